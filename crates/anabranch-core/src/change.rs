@@ -1,0 +1,388 @@
+//! A change as bytes: the header of an Automerge change chunk, read without Automerge.
+//!
+//! The layout is that of the Automerge binary format, version 1: magic, checksum, chunk type, length, then
+//! dependencies, actor, seq, start op, time, message, other actors, columns. This reader is bounded, never
+//! expands a column, and never panics; it is what a server knows about a change, and the first gate that
+//! foreign bytes pass on a client.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::id::{Actor, ChangeHash};
+use crate::stamp::Stamp;
+
+/// The largest change that is admitted, in bytes.
+pub const MAX_CHANGE_BYTES: usize = 1 << 20;
+/// The most dependencies a change may name.
+pub const MAX_DEPENDENCIES: usize = 1_024;
+/// The most other actors a change may name.
+pub const MAX_OTHER_ACTORS: usize = 1_024;
+/// The longest message a change may carry, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 256;
+/// The greatest op counter that is admitted: far above honest use, far below where Automerge overflows.
+pub const MAX_OP: u64 = 1 << 30;
+
+const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
+const CHUNK_TYPE_CHANGE: u8 = 1;
+
+/// Why some bytes are not a change that is admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// Larger than [`MAX_CHANGE_BYTES`].
+    #[error("the change is larger than 1 MiB")]
+    TooLarge,
+    /// Not an (undeflated) change chunk.
+    #[error("the bytes are not a plain change chunk")]
+    NotAChange,
+    /// The bytes end early, or go on after the end.
+    #[error("the change's length is wrong")]
+    Length,
+    /// The checksum does not fit the content.
+    #[error("the change's checksum is wrong")]
+    Checksum,
+    /// A number in the header is not in its one canonical form, or out of range.
+    #[error("{0} of the change is out of range")]
+    OutOfRange(&'static str),
+    /// A derived actor that is not the digest of its change.
+    #[error("the change claims a derived actor that is not its own")]
+    ForgedActor,
+}
+
+/// A change whose header has been read and whose hash has been computed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Change {
+    bytes: Vec<u8>,
+    hash: ChangeHash,
+    dependencies: Vec<ChangeHash>,
+    actor: Actor,
+    seq: u64,
+    start_op: u64,
+    stamp: Stamp,
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The bytes hold values, which never reach a log.
+        f.debug_struct("Change")
+            .field("hash", &self.hash)
+            .field("actor", &self.actor)
+            .field("seq", &self.seq)
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Change {
+    /// Reads a change's header, verifies its checksum and computes its hash.
+    ///
+    /// # Errors
+    /// [`ChangeError`] if the bytes are not exactly one plain change chunk within the limits above.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, ChangeError> {
+        if bytes.len() > MAX_CHANGE_BYTES {
+            return Err(ChangeError::TooLarge);
+        }
+        let hash = chunk_hash(&bytes)?;
+        let mut reader = Reader { bytes: &bytes, at: 9 };
+        let length = reader.length("the length")?;
+        if length != bytes.len() - reader.at {
+            return Err(ChangeError::Length);
+        }
+        let dependencies = reader.dependencies()?;
+        let actor = reader.actor()?;
+        let actor_end = reader.at;
+        let seq = reader.unsigned()?;
+        let start_op = reader.unsigned()?;
+        if seq == 0 || seq > MAX_OP {
+            return Err(ChangeError::OutOfRange("the sequence number"));
+        }
+        if start_op == 0 || start_op > MAX_OP {
+            return Err(ChangeError::OutOfRange("the first op"));
+        }
+        let stamp = Stamp::from_raw(reader.signed()?).ok_or(ChangeError::OutOfRange("the stamp"))?;
+        reader.message()?;
+        reader.other_actors()?;
+        if actor.is_derived() && actor != Self::derived_actor(&bytes, actor_end, actor.as_bytes().len()) {
+            return Err(ChangeError::ForgedActor);
+        }
+        Ok(Self { hash, dependencies, actor, seq, start_op, stamp, bytes })
+    }
+
+    /// The derived actor that this change would have to have: see [`Actor::derived`].
+    #[must_use]
+    pub fn expected_derived_actor(&self) -> Actor {
+        let length = self.actor.as_bytes().len();
+        let mut reader = Reader { bytes: &self.bytes, at: 9 };
+        // The header has been read before, so these cannot fail; a wrong end would only give another digest.
+        let end = reader
+            .length("the length")
+            .and_then(|_| reader.dependencies())
+            .and_then(|_| reader.actor())
+            .map_or(0, |_| reader.at);
+        Self::derived_actor(&self.bytes, end, length)
+    }
+
+    fn derived_actor(bytes: &[u8], actor_end: usize, actor_length: usize) -> Actor {
+        // The checksum (bytes 4..8) covers the actor, so the digest starts after it.
+        let mut blank = bytes[8..].to_vec();
+        if let Some(range) =
+            actor_end.checked_sub(8 + actor_length).and_then(|start| blank.get_mut(start..actor_end - 8))
+        {
+            range.fill(0);
+        }
+        Actor::derived(&blank)
+    }
+
+    /// The chunk, as it is stored and sent.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The chunk itself.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The hash that names the change.
+    #[must_use]
+    pub const fn hash(&self) -> ChangeHash {
+        self.hash
+    }
+
+    /// The changes that this one was written on top of.
+    #[must_use]
+    pub fn dependencies(&self) -> &[ChangeHash] {
+        &self.dependencies
+    }
+
+    /// Who wrote it.
+    #[must_use]
+    pub const fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// Its place in the actor's changes to this entity, from 1.
+    #[must_use]
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The counter of its first op.
+    #[must_use]
+    pub const fn start_op(&self) -> u64 {
+        self.start_op
+    }
+
+    /// When it was written.
+    #[must_use]
+    pub const fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+}
+
+fn chunk_hash(bytes: &[u8]) -> Result<ChangeHash, ChangeError> {
+    let (Some(magic), Some(checksum), Some(&kind)) = (bytes.get(..4), bytes.get(4..8), bytes.get(8)) else {
+        return Err(ChangeError::Length);
+    };
+    if magic != MAGIC || kind != CHUNK_TYPE_CHANGE {
+        return Err(ChangeError::NotAChange);
+    }
+    let hash: [u8; 32] = Sha256::digest(&bytes[8..]).into();
+    if hash[..4] != *checksum {
+        return Err(ChangeError::Checksum);
+    }
+    Ok(ChangeHash::from_bytes(hash))
+}
+
+/// A cursor over a chunk; every read is checked against its end.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], ChangeError> {
+        let end = self.at.checked_add(count).ok_or(ChangeError::Length)?;
+        let taken = self.bytes.get(self.at..end).ok_or(ChangeError::Length)?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    /// An unsigned LEB128 number in its shortest form.
+    fn unsigned(&mut self) -> Result<u64, ChangeError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?[0];
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                if byte == 0 && shift > 0 {
+                    break; // a padded form: the same number would have two hashes
+                }
+                return Ok(value);
+            }
+        }
+        Err(ChangeError::OutOfRange("a number"))
+    }
+
+    /// A signed LEB128 number in its shortest form.
+    fn signed(&mut self) -> Result<i64, ChangeError> {
+        let mut value = 0i64;
+        let mut previous = 0u8;
+        for shift in (0..70).step_by(7) {
+            let byte = self.take(1)?[0];
+            if shift < 63 {
+                value |= i64::from(byte & 0x7f) << shift;
+            } else {
+                // Only the sign is left.
+                if byte != 0x00 && byte != 0x7f {
+                    break;
+                }
+                value |= i64::from(byte & 1) << 63;
+            }
+            if byte & 0x80 == 0 {
+                let sign = byte & 0x40 != 0;
+                let padded =
+                    shift > 0 && ((byte == 0 && previous & 0x40 == 0) || (byte == 0x7f && previous & 0x40 != 0));
+                if padded {
+                    break;
+                }
+                if sign && shift < 57 {
+                    value |= -1i64 << (shift + 7);
+                }
+                return Ok(value);
+            }
+            previous = byte;
+        }
+        Err(ChangeError::OutOfRange("a number"))
+    }
+
+    fn length(&mut self, what: &'static str) -> Result<usize, ChangeError> {
+        usize::try_from(self.unsigned()?).map_err(|_| ChangeError::OutOfRange(what))
+    }
+
+    fn bounded(&mut self, what: &'static str, most: usize) -> Result<usize, ChangeError> {
+        let length = self.length(what)?;
+        if length > most { Err(ChangeError::OutOfRange(what)) } else { Ok(length) }
+    }
+
+    fn dependencies(&mut self) -> Result<Vec<ChangeHash>, ChangeError> {
+        let what = "the number of dependencies";
+        let count = self.bounded(what, MAX_DEPENDENCIES)?;
+        let mut hashes = Vec::with_capacity(count);
+        for chunk in self.take(count * 32)?.chunks_exact(32) {
+            let hash = ChangeHash::try_from(chunk).map_err(|_| ChangeError::Length)?;
+            if hashes.last().is_some_and(|last| *last >= hash) {
+                return Err(ChangeError::OutOfRange("the order of the dependencies"));
+            }
+            hashes.push(hash);
+        }
+        Ok(hashes)
+    }
+
+    fn actor(&mut self) -> Result<Actor, ChangeError> {
+        let length = self.bounded("an actor's length", Actor::MAX_BYTES)?;
+        Actor::from_bytes(self.take(length)?).ok_or(ChangeError::OutOfRange("an actor's length"))
+    }
+
+    fn message(&mut self) -> Result<(), ChangeError> {
+        let length = self.bounded("the message's length", MAX_MESSAGE_BYTES)?;
+        let message = self.take(length)?;
+        std::str::from_utf8(message).map(drop).map_err(|_| ChangeError::OutOfRange("the message"))
+    }
+
+    fn other_actors(&mut self) -> Result<(), ChangeError> {
+        let count = self.bounded("the number of actors", MAX_OTHER_ACTORS)?;
+        (0..count).try_for_each(|_| self.actor().map(drop))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use automerge::transaction::{CommitOptions, Transactable as _};
+    use automerge::{ActorId, Automerge, ROOT};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn honest(time: i64, text: &str) -> Vec<u8> {
+        let mut document = Automerge::new().with_actor(ActorId::from([1u8; 16]));
+        let options = CommitOptions::default().with_time(time);
+        document
+            .transact_with::<_, _, automerge::AutomergeError, _>(|_| options, |tx| tx.put(ROOT, "title", text))
+            .unwrap();
+        document.get_last_local_change().unwrap().raw_bytes().to_vec()
+    }
+
+    proptest! {
+        #[test]
+        fn an_honest_change_reads_as_automerge_reads_it(time in 0i64.., text in ".{0,40}") {
+            let bytes = honest(time, &text);
+            let theirs = automerge::Change::from_bytes(bytes.clone()).unwrap();
+            let ours = Change::parse(bytes).unwrap();
+            prop_assert_eq!(*ours.hash().as_bytes(), theirs.hash().0);
+            prop_assert_eq!(ours.stamp().raw(), theirs.timestamp());
+            prop_assert_eq!(ours.seq(), theirs.seq());
+            prop_assert_eq!(ours.start_op(), theirs.start_op().get());
+            prop_assert_eq!(ours.actor().as_bytes(), theirs.actor_id().to_bytes());
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(Change::parse(bytes).is_err());
+        }
+
+        #[test]
+        fn a_flipped_bit_is_noticed(at in 0usize..60, bit in 0u8..8) {
+            let mut bytes = honest(5, "hello");
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            prop_assert!(Change::parse(bytes).is_err());
+        }
+
+        #[test]
+        fn a_resealed_header_never_panics(at in 9usize..60, value in any::<u8>()) {
+            let mut bytes = honest(5, "hello");
+            let at = 9 + at % (bytes.len() - 9);
+            bytes[at] = value;
+            let hash: [u8; 32] = Sha256::digest(&bytes[8..]).into();
+            bytes[4..8].copy_from_slice(&hash[..4]);
+            // Refused or read: either is fine here, but it must return.
+            drop(Change::parse(bytes));
+        }
+
+        #[test]
+        fn signed_numbers_have_one_form(value in any::<i64>()) {
+            let mut bytes = Vec::new();
+            let mut rest = value;
+            loop {
+                let byte = u8::try_from(rest & 0x7f).unwrap();
+                rest >>= 7;
+                let done = (rest == 0 && byte & 0x40 == 0) || (rest == -1 && byte & 0x40 != 0);
+                bytes.push(if done { byte } else { byte | 0x80 });
+                if done { break; }
+            }
+            prop_assert_eq!(Reader { bytes: &bytes, at: 0 }.signed(), Ok(value));
+            let last = bytes.len() - 1;
+            bytes[last] |= 0x80;
+            bytes.push(if value < 0 { 0x7f } else { 0 });
+            let padded = Reader { bytes: &bytes, at: 0 }.signed();
+            prop_assert!(padded.is_err());
+        }
+    }
+
+    #[test]
+    fn truncation_and_surplus_are_noticed() {
+        let bytes = honest(5, "hello");
+        for end in 0..bytes.len() {
+            assert!(Change::parse(bytes[..end].to_vec()).is_err());
+        }
+        let mut longer = bytes;
+        longer.push(0);
+        assert!(Change::parse(longer).is_err());
+    }
+}

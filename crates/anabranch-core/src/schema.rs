@@ -1,0 +1,307 @@
+//! The schema as data: which collections there are, what kind each field is, and how contested values settle.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::name::{CollectionName, FieldName};
+
+/// The most collections a schema may have.
+pub const MAX_COLLECTIONS: usize = 256;
+/// The most fields a collection may have.
+pub const MAX_FIELDS: usize = 256;
+
+/// Collections and their fields, under a version number that the application raises when it changes them.
+///
+/// ```
+/// use anabranch_core::Schema;
+/// let schema = Schema::from_toml(r#"
+///     version = 1
+///     [collections.notes.fields]
+///     title = { kind = "register" }
+///     body = { kind = "text" }
+///     votes = { kind = "counter" }
+/// "#)?;
+/// assert_eq!(schema.collection("notes").map(|notes| notes.fields.len()), Some(3));
+/// # Ok::<(), anabranch_core::SchemaError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schema {
+    /// Raised by the application whenever the rest changes; a replica refuses to go back.
+    pub version: u32,
+    /// The collections, in the order they were declared.
+    pub collections: IndexMap<CollectionName, Collection>,
+}
+
+/// One collection: entities of the same shape.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collection {
+    /// What becomes of an entity that one replica deletes while another edits it.
+    #[serde(default)]
+    pub deletion: Deletion,
+    /// The fields, in the order they were declared; the view's columns stand in the same order.
+    pub fields: IndexMap<FieldName, Field>,
+}
+
+/// One field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Field {
+    /// What the field is, and so how concurrent writes to it merge.
+    pub kind: Kind,
+    /// How a contested register settles.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Whether the store keeps an SQL index on the field.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub indexed: bool,
+    /// The collection that a `reference` points into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<CollectionName>,
+    /// Whether the entity that a `reference` names is this one's parent: it is pushed first.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub parent: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Field {
+    /// A field of this kind with everything else at its default.
+    #[must_use]
+    pub const fn of(kind: Kind) -> Self {
+        Self { kind, policy: Policy::Lww, indexed: false, to: None, parent: false }
+    }
+}
+
+/// What a field is in the document, and so how concurrent writes to it merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One value, written as a whole; contested values settle by the field's [`Policy`].
+    Register,
+    /// A sum of increments.
+    Counter,
+    /// Text that merges character by character.
+    Text,
+    /// A sequence that merges element by element.
+    List,
+    /// Keys and values that merge key by key.
+    Map,
+    /// Members; a concurrent addition wins over a removal.
+    Set,
+    /// The id of another entity, as a register.
+    Reference,
+}
+
+impl Kind {
+    /// Whether fields of this kind live in a container (or counter) that is born in a genesis change.
+    #[must_use]
+    pub const fn has_genesis(self) -> bool {
+        !matches!(self, Self::Register | Self::Reference)
+    }
+
+    /// The kind's name, as in a schema file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Register => "register",
+            Self::Counter => "counter",
+            Self::Text => "text",
+            Self::List => "list",
+            Self::Map => "map",
+            Self::Set => "set",
+            Self::Reference => "reference",
+        }
+    }
+}
+
+/// How a register with several concurrent values settles: a pure function of values, stamps and op ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Policy {
+    /// The last writer wins: the greatest stamp, then the greatest op id.
+    #[default]
+    Lww,
+    /// Automerge's own winner: the greatest op id.
+    Causal,
+}
+
+/// What becomes of an entity that one replica deletes while another edits it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deletion {
+    /// The edit brings the entity back.
+    #[default]
+    EditWins,
+    /// The entity stays deleted.
+    DeleteWins,
+}
+
+/// A schema that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SchemaError {
+    /// The text is not TOML of the expected shape; the message names line and column.
+    #[error("the schema cannot be read: {0}")]
+    Syntax(String),
+    /// Two names differ only in case, which SQL does not tell apart.
+    #[error("{0:?} and {1:?} differ only in case")]
+    AmbiguousNames(String, String),
+    /// Something is said of a field that does not fit its kind.
+    #[error("{collection}.{field}: {rule}")]
+    Field {
+        /// The field's collection.
+        collection: CollectionName,
+        /// The field.
+        field: FieldName,
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+    /// There are too many collections or fields.
+    #[error("{0}")]
+    TooLarge(&'static str),
+}
+
+impl Schema {
+    /// Reads and checks a schema file.
+    ///
+    /// # Errors
+    /// [`SchemaError`] says what is wrong and where.
+    pub fn from_toml(text: &str) -> Result<Self, SchemaError> {
+        let schema: Self = toml::from_str(text).map_err(|error| SchemaError::Syntax(error.to_string()))?;
+        schema.check()?;
+        Ok(schema)
+    }
+
+    /// The schema as TOML, as [`Schema::from_toml`] reads it.
+    ///
+    /// # Errors
+    /// [`SchemaError::Syntax`] if TOML cannot express it (it always can for a checked schema).
+    pub fn to_toml(&self) -> Result<String, SchemaError> {
+        toml::to_string(self).map_err(|error| SchemaError::Syntax(error.to_string()))
+    }
+
+    /// The collection of this name.
+    #[must_use]
+    pub fn collection(&self, name: &str) -> Option<&Collection> {
+        self.collections.get(name)
+    }
+
+    /// Checks the rules that the types alone do not express.
+    ///
+    /// # Errors
+    /// [`SchemaError`] names the first rule that is broken.
+    pub fn check(&self) -> Result<(), SchemaError> {
+        if self.collections.len() > MAX_COLLECTIONS {
+            return Err(SchemaError::TooLarge("a schema has at most 256 collections"));
+        }
+        distinct_in_sql(self.collections.keys().map(CollectionName::as_str))?;
+        for (name, collection) in &self.collections {
+            if collection.fields.len() > MAX_FIELDS {
+                return Err(SchemaError::TooLarge("a collection has at most 256 fields"));
+            }
+            distinct_in_sql(collection.fields.keys().map(FieldName::as_str))?;
+            let mut parents = 0;
+            for (field_name, field) in &collection.fields {
+                parents += usize::from(field.parent);
+                if let Err(rule) = self.check_field(field, parents) {
+                    let (collection, field) = (name.clone(), field_name.clone());
+                    return Err(SchemaError::Field { collection, field, rule });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_field(&self, field: &Field, parents: usize) -> Result<(), &'static str> {
+        let is_reference = field.kind == Kind::Reference;
+        let is_register = is_reference || field.kind == Kind::Register;
+        match &field.to {
+            None if is_reference => return Err("a reference says which collection it points `to`"),
+            Some(_) if !is_reference => return Err("only a reference has `to`"),
+            Some(to) if !self.collections.contains_key(to) => return Err("`to` names no collection of this schema"),
+            _ => {}
+        }
+        if field.parent && !is_reference {
+            return Err("only a reference can be `parent`");
+        }
+        if parents > 1 {
+            return Err("a collection has at most one `parent`");
+        }
+        if field.policy != Policy::default() && !is_register {
+            return Err("only registers and references have a `policy`; other kinds merge");
+        }
+        Ok(())
+    }
+}
+
+impl Collection {
+    /// The reference field that names an entity's parent, if the collection has one.
+    #[must_use]
+    pub fn parent_field(&self) -> Option<&FieldName> {
+        self.fields.iter().find(|(_, field)| field.parent).map(|(name, _)| name)
+    }
+}
+
+fn distinct_in_sql<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), SchemaError> {
+    let mut seen = std::collections::BTreeMap::new();
+    for name in names {
+        if let Some(other) = seen.insert(name.to_ascii_lowercase(), name) {
+            return Err(SchemaError::AmbiguousNames(other.to_owned(), name.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = r#"
+        version = 1
+        [collections.folders.fields]
+        name = { kind = "register", indexed = true }
+        [collections.notes]
+        deletion = "delete_wins"
+        [collections.notes.fields]
+        title = { kind = "register", policy = "causal" }
+        body = { kind = "text" }
+        folder = { kind = "reference", to = "folders", parent = true }
+    "#;
+
+    #[test]
+    fn a_schema_survives_toml_and_json_in_declared_order() -> Result<(), SchemaError> {
+        let schema = Schema::from_toml(EXAMPLE)?;
+        assert_eq!(Schema::from_toml(&schema.to_toml()?)?, schema);
+        let json = serde_json::to_string(&schema).unwrap();
+        let back: Schema = serde_json::from_str(&json).unwrap();
+        let names: Vec<_> = back.collections["notes"].fields.keys().map(FieldName::as_str).collect();
+        assert_eq!(names, ["title", "body", "folder"]);
+        assert_eq!(back.collections["notes"].parent_field().map(FieldName::as_str), Some("folder"));
+        Ok(())
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            ("body = { kind = \"text\", policy = \"causal\" }", "policy"),
+            ("folder = { kind = \"reference\" }", "points `to`"),
+            ("folder = { kind = \"reference\", to = \"nowhere\" }", "names no collection"),
+            ("title = { kind = \"register\", parent = true }", "parent"),
+            ("title = { kind = \"registre\" }", "registre"),
+            ("title = { kind = \"register\", indexd = true }", "indexd"),
+            ("title = { kind = \"register\" }\nTITLE = { kind = \"register\" }", "case"),
+            ("\"$x\" = { kind = \"register\" }", "$x"),
+        ];
+        for (field, expected) in cases {
+            let text = format!("version = 1\n[collections.notes.fields]\n{field}\n");
+            let error = Schema::from_toml(&text).expect_err(field).to_string();
+            assert!(error.contains(expected), "{field}: {error}");
+        }
+    }
+}
