@@ -1,1 +1,24 @@
-//! x
+//! Sync as plain state machines: [`ClientSession`] and [`ServerSession`].
+//!
+//! Each takes an event and returns what to do. The driver commits the batch, *then* sends the messages, and
+//! reports back; a machine advances only on what has been committed. Neither machine touches a socket, a
+//! file or a clock.
+
+mod append;
+mod backoff;
+mod client;
+mod cursor;
+mod digest;
+mod server;
+
+pub use append::{Appended, LogIndex, LogRow, Offered, append, next_chain};
+pub use backoff::Backoff;
+pub use client::{
+    ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, MAX_PUSH_BYTES, MAX_PUSH_CHANGES,
+    OutboxItem, OutboxRead, SpaceProgress, SyncEvent, WriteBatch,
+};
+pub use digest::SpaceDigest;
+pub use server::{
+    Access, Call, CallResult, LogPage, PAGE_BYTES, PAGE_CHANGES, Pushable, ServerConfig, ServerEvent, ServerSession,
+    ServerStep, WINDOW_PAGES,
+};

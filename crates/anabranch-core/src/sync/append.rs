@@ -1,0 +1,243 @@
+//! Appending to a space's log: the decisions, without the storage.
+//!
+//! A backend calls [`append`] inside the transaction that will store the rows, with an index over what it
+//! holds. The sequence has no gaps, and each place is chained to all places before it.
+
+use std::collections::HashMap;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::change::Change;
+use crate::id::{Actor, ChangeHash, Digest, EntityId, TransactionId};
+use crate::name::CollectionName;
+use crate::wire::{Answer, Envelope, Mark, Missing, RejectCode};
+
+/// A change that has been offered to the log: read and checked by itself, not yet against the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// The entity it belongs to.
+    pub entity: EntityId,
+    /// The entity's collection.
+    pub collection: CollectionName,
+    /// An entity that must be in the log first.
+    pub parent: Option<EntityId>,
+    /// The transaction it is part of.
+    pub transaction: Option<TransactionId>,
+    /// The change.
+    pub change: Change,
+}
+
+impl Offered {
+    /// Reads an envelope's change.
+    ///
+    /// # Errors
+    /// The answer to give if it is not a change that is admitted.
+    pub fn open(envelope: Envelope) -> Result<Self, Answer> {
+        let Envelope { entity, collection, parent, transaction, change } = envelope;
+        match Change::parse(change) {
+            Ok(change) => Ok(Self { entity, collection, parent, transaction, change }),
+            Err(error) => {
+                Err(Answer::Rejected { code: RejectCode::Malformed, message: error.to_string(), retryable: false })
+            }
+        }
+    }
+}
+
+/// What a backend already holds of one space.
+pub trait LogIndex {
+    /// The backend's error.
+    type Error;
+    /// The place of a change, if the log has it.
+    ///
+    /// # Errors
+    /// If the backend cannot say.
+    fn seq_of(&mut self, entity: &EntityId, hash: &ChangeHash) -> Result<Option<u64>, Self::Error>;
+    /// The collection of an entity, if the log has any change of it.
+    ///
+    /// # Errors
+    /// If the backend cannot say.
+    fn collection_of(&mut self, entity: &EntityId) -> Result<Option<CollectionName>, Self::Error>;
+    /// The change that an actor wrote as its `seq`-th to an entity, if the log has it.
+    ///
+    /// # Errors
+    /// If the backend cannot say.
+    fn hash_at(&mut self, entity: &EntityId, actor: &Actor, seq: u64) -> Result<Option<ChangeHash>, Self::Error>;
+}
+
+/// A row to store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRow {
+    /// Its place and chain.
+    pub mark: Mark,
+    /// The change.
+    pub offered: Offered,
+}
+
+/// What [`append`] decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// One answer per offered change, in order.
+    pub answers: Vec<Answer>,
+    /// The rows to store, in order, right after the head.
+    pub rows: Vec<LogRow>,
+}
+
+/// The chain value of the place after one with the chain `previous`.
+#[must_use]
+pub fn next_chain(
+    previous: &Digest,
+    entity: &EntityId,
+    hash: &ChangeHash,
+    transaction: Option<&TransactionId>,
+) -> Digest {
+    let mut hasher = Sha256::new();
+    hasher.update(previous.as_bytes());
+    hasher.update(entity.as_bytes());
+    hasher.update(hash.as_bytes());
+    if let Some(transaction) = transaction {
+        hasher.update(transaction.as_bytes());
+    }
+    Digest::from_bytes(hasher.finalize().into())
+}
+
+/// Decides what becomes of a batch of changes offered to one space, whose log ends at `head`.
+///
+/// Changes that share a transaction and stand next to each other are accepted together or not at all.
+///
+/// # Errors
+/// The index's error; nothing has been decided then.
+pub fn append<I: LogIndex>(
+    index: &mut I,
+    head: Mark,
+    batch: Vec<Result<Offered, Answer>>,
+) -> Result<Appended, I::Error> {
+    let mut log = Tail { index, head, recent: Recent::default() };
+    let mut appended = Appended::default();
+    let mut batch = batch.into_iter().peekable();
+    while let Some(first) = batch.next() {
+        let transaction = transaction_of(&first);
+        let mut group = vec![first];
+        while let Some(next) = batch.next_if(|next| transaction.is_some() && transaction_of(next) == transaction) {
+            group.push(next);
+        }
+        log.append_group(group, &mut appended)?;
+    }
+    Ok(appended)
+}
+
+fn transaction_of(offered: &Result<Offered, Answer>) -> Option<TransactionId> {
+    offered.as_ref().ok().and_then(|offered| offered.transaction)
+}
+
+/// The log's end while a batch is being decided: what is stored, and what this batch has added.
+struct Tail<'a, I> {
+    index: &'a mut I,
+    head: Mark,
+    recent: Recent,
+}
+
+#[derive(Clone, Default)]
+struct Recent {
+    seqs: HashMap<(EntityId, ChangeHash), u64>,
+    collections: HashMap<EntityId, CollectionName>,
+    by_actor: HashMap<(EntityId, Actor, u64), ChangeHash>,
+}
+
+impl<I: LogIndex> Tail<'_, I> {
+    fn append_group(&mut self, group: Vec<Result<Offered, Answer>>, appended: &mut Appended) -> Result<(), I::Error> {
+        let alone = group.len() == 1;
+        // A group that fails must leave no trace in what the next ones see.
+        let before = (!alone).then(|| (self.head, self.recent.clone(), appended.rows.len()));
+        let first_answer = appended.answers.len();
+        for offered in group {
+            let answer = match offered {
+                Ok(offered) => self.append_one(offered, &mut appended.rows)?,
+                Err(answer) => answer,
+            };
+            appended.answers.push(answer);
+        }
+        let failed = |answer: &Answer| matches!(answer, Answer::Held { .. } | Answer::Rejected { .. });
+        if let Some((head, recent, rows)) = before
+            && appended.answers[first_answer..].iter().any(failed)
+        {
+            self.head = head;
+            self.recent = recent;
+            appended.rows.truncate(rows);
+            for answer in &mut appended.answers[first_answer..] {
+                if matches!(answer, Answer::Accepted { .. }) {
+                    *answer = Answer::Rejected {
+                        code: RejectCode::Transaction,
+                        message: "another change of the transaction was not accepted".to_owned(),
+                        retryable: true,
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append_one(&mut self, offered: Offered, rows: &mut Vec<LogRow>) -> Result<Answer, I::Error> {
+        if let Some(answer) = self.objection(&offered)? {
+            return Ok(answer);
+        }
+        let (entity, hash) = (offered.entity, offered.change.hash());
+        let chain = next_chain(&self.head.chain, &entity, &hash, offered.transaction.as_ref());
+        self.head = Mark { seq: self.head.seq + 1, chain };
+        self.recent.seqs.insert((entity, hash), self.head.seq);
+        self.recent.collections.insert(entity, offered.collection.clone());
+        self.recent.by_actor.insert((entity, offered.change.actor().clone(), offered.change.seq()), hash);
+        rows.push(LogRow { mark: self.head, offered });
+        Ok(Answer::Accepted { seq: self.head.seq })
+    }
+
+    fn objection(&mut self, offered: &Offered) -> Result<Option<Answer>, I::Error> {
+        let (entity, change) = (offered.entity, &offered.change);
+        if let Some(seq) = self.seq_of(entity, change.hash())? {
+            return Ok(Some(Answer::Duplicate { seq }));
+        }
+        match self.collection_of(entity)? {
+            Some(collection) if collection != offered.collection => {
+                return Ok(Some(rejected(RejectCode::WrongCollection, "the entity belongs to another collection")));
+            }
+            _ => {}
+        }
+        for dependency in change.dependencies() {
+            if self.seq_of(entity, *dependency)?.is_none() {
+                return Ok(Some(Answer::Held { missing: Missing::Change(*dependency) }));
+            }
+        }
+        if let Some(parent) = offered.parent
+            && parent != entity
+            && self.collection_of(parent)?.is_none()
+        {
+            return Ok(Some(Answer::Held { missing: Missing::Parent(parent) }));
+        }
+        let key = (entity, change.actor().clone(), change.seq());
+        let other = match self.recent.by_actor.get(&key) {
+            Some(hash) => Some(*hash),
+            None => self.index.hash_at(&key.0, &key.1, key.2)?,
+        };
+        if other.is_some() {
+            return Ok(Some(rejected(RejectCode::Fork, "the writer has written something else in this place")));
+        }
+        Ok(None)
+    }
+
+    fn seq_of(&mut self, entity: EntityId, hash: ChangeHash) -> Result<Option<u64>, I::Error> {
+        match self.recent.seqs.get(&(entity, hash)) {
+            Some(seq) => Ok(Some(*seq)),
+            None => self.index.seq_of(&entity, &hash),
+        }
+    }
+
+    fn collection_of(&mut self, entity: EntityId) -> Result<Option<CollectionName>, I::Error> {
+        match self.recent.collections.get(&entity) {
+            Some(collection) => Ok(Some(collection.clone())),
+            None => self.index.collection_of(&entity),
+        }
+    }
+}
+
+fn rejected(code: RejectCode, message: &str) -> Answer {
+    Answer::Rejected { code, message: message.to_owned(), retryable: false }
+}

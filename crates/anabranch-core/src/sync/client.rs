@@ -1,0 +1,536 @@
+//! The client's side of a session: push, pull and live changes over one link, with backoff.
+
+use std::collections::BTreeMap;
+
+use crate::environment::{Entropy, UnixMillis};
+use crate::id::{Actor, Lineage, ReplicaId};
+use crate::name::SpaceName;
+use crate::sync::backoff::Backoff;
+use crate::wire::{
+    Answer, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_CURSOR_BYTES, Mark, Pull, Push, Pushed, RefusalCode,
+    ServerMessage, Welcome,
+};
+
+/// The most changes that a client puts in one push.
+pub const MAX_PUSH_CHANGES: u32 = 1_000;
+/// The target size of a push, in bytes of changes; one larger change travels alone.
+pub const MAX_PUSH_BYTES: u32 = 256 << 10;
+
+/// Who speaks, and about what.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// This replica.
+    pub replica: ReplicaId,
+    /// The actor of this open of the file.
+    pub actor: Actor,
+    /// The version of the application's schema.
+    pub schema_version: u32,
+}
+
+/// How far one space has come with one remote, as the store remembers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpaceProgress {
+    /// The space.
+    pub space: SpaceName,
+    /// Where the last committed pull ended.
+    pub cursor: Option<Cursor>,
+    /// The highest place that the server has acknowledged.
+    pub ack: Option<Mark>,
+}
+
+/// What happens to a session.
+#[derive(Clone, Debug)]
+pub enum ClientEvent {
+    /// Begin, or begin again at once (network regained, or a person asked).
+    Start,
+    /// The link is open.
+    Connected,
+    /// The link is gone, or could not be opened.
+    Disconnected {
+        /// Why, for a person.
+        reason: String,
+        /// When the other side asked to be tried again.
+        retry_after_millis: Option<u32>,
+    },
+    /// The server said something.
+    Message(ServerMessage),
+    /// The answer to an [`OutboxRead`].
+    Outbox {
+        /// The space.
+        space: SpaceName,
+        /// What is pending, in the order in which it must be pushed; empty if nothing is.
+        items: Vec<OutboxItem>,
+    },
+    /// Something was written locally in this space.
+    LocalWrite {
+        /// The space.
+        space: SpaceName,
+    },
+    /// The deadline of an earlier step has come.
+    Timer,
+    /// No more attempts; the link is to be closed.
+    Stop,
+}
+
+/// A pending change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxItem {
+    /// The store's key of it.
+    pub key: i64,
+    /// The change.
+    pub envelope: Envelope,
+}
+
+/// A request for pending changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxRead {
+    /// Of this space.
+    pub space: SpaceName,
+    /// At most this many.
+    pub changes: u32,
+    /// Of at most this many bytes, unless the first alone is larger.
+    pub bytes: u32,
+}
+
+/// What is to be committed in one transaction, before anything else happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteBatch {
+    /// The space.
+    pub space: SpaceName,
+    /// The server's lineage.
+    pub lineage: Lineage,
+    /// Changes to admit and apply, in order.
+    pub incoming: Vec<Envelope>,
+    /// What the server answered about pending changes, by the store's keys.
+    pub answered: Vec<(i64, Answer)>,
+    /// The new cursor.
+    pub cursor: Option<Cursor>,
+    /// The new ack mark.
+    pub ack: Option<Mark>,
+    /// Forget cursor and ack mark, and offer every change of the space again: the server has lost some.
+    pub reoffer: bool,
+    /// Replica and server agree as of this time.
+    pub caught_up_at: Option<UnixMillis>,
+}
+
+/// What the driver does with the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkCommand {
+    /// Open it.
+    Open,
+    /// Close it.
+    Close,
+}
+
+/// Why a session will not try again by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// The server has another, non-empty history. A person must adopt it first.
+    OtherLineage(Lineage),
+    /// The server refuses this replica.
+    Forbidden(String),
+    /// The two do not understand each other.
+    Protocol(String),
+    /// It was asked to stop.
+    Stopped,
+}
+
+/// News for the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncEvent {
+    /// A session is open.
+    Online {
+        /// The server's time.
+        server_now: UnixMillis,
+    },
+    /// The session is gone; the next attempt is at this time.
+    Offline {
+        /// Why.
+        reason: String,
+        /// When.
+        retry_at: UnixMillis,
+        /// Failed attempts in a row.
+        failures: u32,
+    },
+    /// Nothing is pending and nothing is left to pull in any space.
+    CaughtUp,
+    /// The server's log was restored or replaced; everything is offered again.
+    ServerLostHistory(SpaceName),
+    /// There will be no more attempts.
+    Halted(Halt),
+}
+
+/// What to do: commit the batch, *then* the rest.
+#[derive(Clone, Debug, Default)]
+pub struct ClientStep {
+    /// Committed first. If that fails, the machine must be dropped and a new one made from the store.
+    pub batch: Option<WriteBatch>,
+    /// Sent in order.
+    pub send: Vec<ClientMessage>,
+    /// Reads of the outbox; the answers come back as [`ClientEvent::Outbox`].
+    pub reads: Vec<OutboxRead>,
+    /// For the link.
+    pub link: Option<LinkCommand>,
+    /// For the application.
+    pub events: Vec<SyncEvent>,
+    /// Call again with [`ClientEvent::Timer`] at this time.
+    pub deadline: Option<UnixMillis>,
+}
+
+/// The sync of one replica with one server.
+#[derive(Debug)]
+pub struct ClientSession {
+    config: ClientConfig,
+    lineage: Option<Lineage>,
+    spaces: BTreeMap<SpaceName, SpaceSync>,
+    link: Link,
+    backoff: Backoff,
+    next_push: u64,
+    told_caught_up: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Idle,
+    Opening,
+    Waiting {
+        until: UnixMillis,
+    },
+    /// `Hello` has been sent.
+    Greeting,
+    Open {
+        limits: Limits,
+    },
+    Halted,
+}
+
+#[derive(Debug)]
+struct SpaceSync {
+    cursor: Option<Cursor>,
+    ack: Option<Mark>,
+    pulled: bool,
+    outbox: Outbox,
+}
+
+/// Where the pushing of one space stands. One push is in flight at a time: the answers to it decide what
+/// may follow.
+#[derive(Debug)]
+enum Outbox {
+    /// Everything known has been pushed.
+    Empty,
+    /// A read is under way; `again` if something was written meanwhile.
+    Reading { again: bool },
+    /// A push is in flight.
+    Pushing { id: u64, keys: Vec<i64> },
+    /// It must be looked at once the session is open.
+    Unknown,
+}
+
+impl ClientSession {
+    /// A session with what the store remembers of this remote.
+    #[must_use]
+    pub fn new(config: ClientConfig, lineage: Option<Lineage>, spaces: Vec<SpaceProgress>, failures: u32) -> Self {
+        let sync = |progress: SpaceProgress| {
+            let SpaceProgress { space, cursor, ack } = progress;
+            (space, SpaceSync { cursor, ack, pulled: false, outbox: Outbox::Unknown })
+        };
+        Self {
+            config,
+            lineage,
+            spaces: spaces.into_iter().map(sync).collect(),
+            link: Link::Idle,
+            backoff: Backoff::after(failures),
+            next_push: 1,
+            told_caught_up: false,
+        }
+    }
+
+    /// Whether nothing is pending and nothing is left to pull.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        matches!(self.link, Link::Open { .. })
+            && self.spaces.values().all(|space| space.pulled && matches!(space.outbox, Outbox::Empty))
+    }
+
+    /// Failed attempts in a row.
+    #[must_use]
+    pub const fn failures(&self) -> u32 {
+        self.backoff.failures()
+    }
+
+    /// Takes in an event and says what to do.
+    pub fn handle(&mut self, now: UnixMillis, entropy: &mut dyn Entropy, event: ClientEvent) -> ClientStep {
+        let mut step = ClientStep::default();
+        match event {
+            ClientEvent::Start => match self.link {
+                Link::Idle | Link::Waiting { .. } => self.open(&mut step),
+                _ => {}
+            },
+            ClientEvent::Timer => match self.link {
+                Link::Waiting { until } if until <= now => self.open(&mut step),
+                _ => {}
+            },
+            ClientEvent::Connected => self.on_connected(&mut step),
+            ClientEvent::Disconnected { reason, retry_after_millis } => {
+                self.on_disconnected(now, entropy, reason, retry_after_millis, &mut step);
+            }
+            ClientEvent::Message(message) => self.on_message(now, entropy, message, &mut step),
+            ClientEvent::Outbox { space, items } => self.on_outbox(space, items, &mut step),
+            ClientEvent::LocalWrite { space } => self.on_local_write(&space, &mut step),
+            ClientEvent::Stop => self.halt(Halt::Stopped, &mut step),
+        }
+        self.note_caught_up(now, &mut step);
+        if let Link::Waiting { until } = self.link {
+            step.deadline = Some(until);
+        }
+        step
+    }
+
+    fn open(&mut self, step: &mut ClientStep) {
+        self.link = Link::Opening;
+        step.link = Some(LinkCommand::Open);
+    }
+
+    fn halt(&mut self, halt: Halt, step: &mut ClientStep) {
+        self.link = Link::Halted;
+        step.link = Some(LinkCommand::Close);
+        step.events.push(SyncEvent::Halted(halt));
+    }
+
+    /// Says everything in one flight: hello, and a pull per space. One round trip tells whether anything is new.
+    fn on_connected(&mut self, step: &mut ClientStep) {
+        if self.link != Link::Opening {
+            return;
+        }
+        self.link = Link::Greeting;
+        self.told_caught_up = false;
+        let ClientConfig { replica, actor, schema_version } = self.config.clone();
+        step.send.push(ClientMessage::Hello(Hello { replica, actor, schema_version, lineage: self.lineage }));
+        for (name, space) in &mut self.spaces {
+            space.pulled = false;
+            space.outbox = Outbox::Unknown;
+            step.send.push(space.pull(name));
+        }
+    }
+
+    fn on_disconnected(
+        &mut self,
+        now: UnixMillis,
+        entropy: &mut dyn Entropy,
+        reason: String,
+        retry_after_millis: Option<u32>,
+        step: &mut ClientStep,
+    ) {
+        if matches!(self.link, Link::Halted | Link::Idle | Link::Waiting { .. }) {
+            return;
+        }
+        let until = now.saturating_add(self.backoff.fail(retry_after_millis, entropy));
+        self.link = Link::Waiting { until };
+        step.events.push(SyncEvent::Offline { reason, retry_at: until, failures: self.backoff.failures() });
+    }
+
+    fn on_message(
+        &mut self,
+        now: UnixMillis,
+        entropy: &mut dyn Entropy,
+        message: ServerMessage,
+        step: &mut ClientStep,
+    ) {
+        match (message, self.link) {
+            (ServerMessage::Welcome(welcome), Link::Greeting) => self.on_welcome(&welcome, step),
+            (ServerMessage::Refused { code, message, retry_after_millis }, Link::Greeting | Link::Open { .. }) => {
+                self.on_refused(now, entropy, code, message, retry_after_millis, step);
+            }
+            (ServerMessage::Pushed(pushed), Link::Open { .. }) => self.on_pushed(pushed, step),
+            (ServerMessage::Changes { space, changes, cursor, more }, Link::Open { .. }) => {
+                self.on_changes(space, changes, cursor, more, step);
+            }
+            (ServerMessage::CursorUnknown { space }, Link::Open { .. }) => self.on_cursor_unknown(space, step),
+            (_, Link::Greeting) => self.halt(Halt::Protocol("the server did not say welcome".to_owned()), step),
+            // Late words of a link that is already given up.
+            _ => {}
+        }
+    }
+
+    fn on_welcome(&mut self, welcome: &Welcome, step: &mut ClientStep) {
+        let limits = Limits {
+            push_changes: welcome.limits.push_changes.clamp(1, MAX_PUSH_CHANGES),
+            push_bytes: welcome.limits.push_bytes.clamp(1, MAX_PUSH_BYTES),
+        };
+        self.link = Link::Open { limits };
+        self.lineage = Some(welcome.lineage);
+        self.backoff.succeed();
+        step.events.push(SyncEvent::Online { server_now: welcome.now });
+        for (name, space) in &mut self.spaces {
+            space.read_outbox(name, limits, step);
+        }
+    }
+
+    fn on_refused(
+        &mut self,
+        now: UnixMillis,
+        entropy: &mut dyn Entropy,
+        code: RefusalCode,
+        message: String,
+        retry_after_millis: Option<u32>,
+        step: &mut ClientStep,
+    ) {
+        match code {
+            RefusalCode::OtherLineage { lineage, empty: true } => {
+                // The server was wiped: it is ours to fill again. One space at a time is reset on its
+                // `CursorUnknown`, which the next session brings.
+                self.lineage = Some(lineage);
+                step.link = Some(LinkCommand::Close);
+                self.on_disconnected(now, entropy, message, retry_after_millis, step);
+            }
+            RefusalCode::OtherLineage { lineage, .. } => self.halt(Halt::OtherLineage(lineage), step),
+            RefusalCode::Forbidden => self.halt(Halt::Forbidden(message), step),
+            RefusalCode::Unavailable => {
+                step.link = Some(LinkCommand::Close);
+                self.on_disconnected(now, entropy, message, retry_after_millis, step);
+            }
+            RefusalCode::Protocol => self.halt(Halt::Protocol(message), step),
+        }
+    }
+
+    fn on_outbox(&mut self, name: SpaceName, items: Vec<OutboxItem>, step: &mut ClientStep) {
+        let Link::Open { limits } = self.link else { return };
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        let Outbox::Reading { again } = space.outbox else { return };
+        if items.is_empty() {
+            space.outbox = Outbox::Empty;
+            if again {
+                space.read_outbox(&name, limits, step);
+            }
+            return;
+        }
+        let id = self.next_push;
+        self.next_push += 1;
+        let (keys, changes) = items.into_iter().map(|item| (item.key, item.envelope)).unzip();
+        space.outbox = Outbox::Pushing { id, keys };
+        step.send.push(ClientMessage::Push(Push { id, space: name, changes }));
+    }
+
+    fn on_local_write(&mut self, name: &SpaceName, step: &mut ClientStep) {
+        let Some(space) = self.spaces.get_mut(name) else { return };
+        match (&mut space.outbox, self.link) {
+            (Outbox::Reading { again }, _) => *again = true,
+            (Outbox::Empty, Link::Open { limits }) => {
+                self.told_caught_up = false;
+                space.read_outbox(name, limits, step);
+            }
+            // After the push in flight, or after the welcome, the outbox is read anyway.
+            _ => {}
+        }
+    }
+
+    fn on_pushed(&mut self, pushed: Pushed, step: &mut ClientStep) {
+        let (Link::Open { limits }, Some(lineage)) = (self.link, self.lineage) else { return };
+        let Pushed { id, space: name, answers, mark, cursor } = pushed;
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        let keys = match &mut space.outbox {
+            Outbox::Pushing { id: expected, keys } if *expected == id && keys.len() == answers.len() => {
+                std::mem::take(keys)
+            }
+            _ => return self.halt(Halt::Protocol("the server answered what was not asked".to_owned()), step),
+        };
+        let cursor = cursor.filter(|cursor| cursor.0.len() <= MAX_CURSOR_BYTES);
+        space.ack = mark.or(space.ack);
+        space.cursor = cursor.clone().or_else(|| space.cursor.take());
+        let mut batch = WriteBatch::empty(name.clone(), lineage);
+        batch.answered = keys.into_iter().zip(answers).collect();
+        batch.ack = mark;
+        batch.cursor = cursor;
+        step.batch = Some(batch);
+        space.read_outbox(&name, limits, step);
+    }
+
+    fn on_changes(
+        &mut self,
+        name: SpaceName,
+        changes: Vec<Envelope>,
+        cursor: Cursor,
+        more: bool,
+        step: &mut ClientStep,
+    ) {
+        let Some(lineage) = self.lineage else { return };
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        if cursor.0.len() > MAX_CURSOR_BYTES {
+            return self.halt(Halt::Protocol("the server sent a cursor that is too long".to_owned()), step);
+        }
+        if !changes.is_empty() {
+            self.told_caught_up = false;
+            step.send.push(ClientMessage::Received { space: name.clone() });
+        }
+        space.pulled = !more;
+        if space.cursor.as_ref() != Some(&cursor) || !changes.is_empty() {
+            space.cursor = Some(cursor.clone());
+            let mut batch = WriteBatch::empty(name, lineage);
+            batch.incoming = changes;
+            batch.cursor = Some(cursor);
+            step.batch = Some(batch);
+        }
+    }
+
+    fn on_cursor_unknown(&mut self, name: SpaceName, step: &mut ClientStep) {
+        let (Link::Open { limits }, Some(lineage)) = (self.link, self.lineage) else { return };
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        if space.cursor.is_none() && space.ack.is_none() {
+            return self.halt(Halt::Protocol("the server does not know its own beginning".to_owned()), step);
+        }
+        space.cursor = None;
+        space.ack = None;
+        space.pulled = false;
+        let mut batch = WriteBatch::empty(name.clone(), lineage);
+        batch.reoffer = true;
+        step.batch = Some(batch);
+        step.send.push(space.pull(&name));
+        match &mut space.outbox {
+            Outbox::Reading { again } => *again = true,
+            Outbox::Empty | Outbox::Unknown => space.read_outbox(&name, limits, step),
+            Outbox::Pushing { .. } => {}
+        }
+        step.events.push(SyncEvent::ServerLostHistory(name));
+    }
+
+    fn note_caught_up(&mut self, now: UnixMillis, step: &mut ClientStep) {
+        if self.told_caught_up || !self.is_caught_up() {
+            return;
+        }
+        self.told_caught_up = true;
+        step.events.push(SyncEvent::CaughtUp);
+        if let (Some(name), Some(lineage)) = (self.spaces.keys().next(), self.lineage) {
+            let batch = step.batch.get_or_insert_with(|| WriteBatch::empty(name.clone(), lineage));
+            batch.caught_up_at = Some(now);
+        }
+    }
+}
+
+impl SpaceSync {
+    fn pull(&self, name: &SpaceName) -> ClientMessage {
+        ClientMessage::Pull(Pull { space: name.clone(), cursor: self.cursor.clone(), ack: self.ack, live: true })
+    }
+
+    fn read_outbox(&mut self, name: &SpaceName, limits: Limits, step: &mut ClientStep) {
+        self.outbox = Outbox::Reading { again: false };
+        let Limits { push_changes: changes, push_bytes: bytes } = limits;
+        step.reads.push(OutboxRead { space: name.clone(), changes, bytes });
+    }
+}
+
+impl WriteBatch {
+    /// A batch that changes nothing but the remote's lineage.
+    #[must_use]
+    pub const fn empty(space: SpaceName, lineage: Lineage) -> Self {
+        Self {
+            space,
+            lineage,
+            incoming: Vec::new(),
+            answered: Vec::new(),
+            cursor: None,
+            ack: None,
+            reoffer: false,
+            caught_up_at: None,
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The server's side of a session.
+
+use std::collections::BTreeMap;
+use std::mem;
+
+use crate::environment::UnixMillis;
+use crate::id::{Lineage, ReplicaId};
+use crate::name::SpaceName;
+use crate::sync::append::Offered;
+use crate::sync::cursor::CursorContent;
+use crate::wire::{
+    Answer, ClientMessage, Cursor, Envelope, Hello, Limits, Mark, Pull, Push, Pushed, RefusalCode, RejectCode,
+    ServerMessage, Welcome,
+};
+
+/// Pages that a session sends before the client has confirmed the first of them.
+pub const WINDOW_PAGES: u32 = 4;
+/// The target size of a page of changes, in bytes; one larger change travels alone.
+pub const PAGE_BYTES: usize = 256 << 10;
+/// The most changes in a page.
+pub const PAGE_CHANGES: usize = 2_000;
+
+/// The most spaces that one session reads.
+const MAX_SPACES: usize = 1_024;
+/// Accepted places that a session remembers, so as not to send them back. Beyond it they are sent; the
+/// client ignores what it has.
+const MAX_OWN_SEQS: usize = 65_536;
+
+/// What a server tells every session.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The server's history.
+    pub lineage: Lineage,
+    /// Whether it held no change at all when the session began.
+    pub empty: bool,
+    /// What it takes in one push.
+    pub limits: Limits,
+}
+
+/// What a session may do in a space. Asked on every message, so a revoked right ends at once.
+pub trait Access {
+    /// Whether the session may read the space.
+    fn may_read(&self, space: &SpaceName) -> bool;
+    /// Whether the session may write to the space.
+    fn may_write(&self, space: &SpaceName) -> bool;
+}
+
+/// A change to be appended, or the answer it has already got.
+pub type Pushable = Result<Offered, Answer>;
+
+/// What the driver asks the backend on the session's behalf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Append to a space's log.
+    Append {
+        /// The push's id.
+        id: u64,
+        /// The space.
+        space: SpaceName,
+        /// Who pushes.
+        replica: ReplicaId,
+        /// What is pushed.
+        batch: Vec<Pushable>,
+    },
+    /// Read a page of a space's log.
+    Read {
+        /// The space.
+        space: SpaceName,
+        /// Read what follows this place.
+        after: Mark,
+        /// Places the log must have, with these chains; else the answer is "unknown".
+        check: Vec<Mark>,
+    },
+}
+
+/// The backend's answer to a [`Call`].
+#[derive(Clone, Debug)]
+pub enum CallResult {
+    /// To [`Call::Append`], after the commit. `None`: the backend failed and nothing is known.
+    Appended {
+        /// The push's id.
+        id: u64,
+        /// The space.
+        space: SpaceName,
+        /// The answers, and the places of the accepted changes in order.
+        outcome: Option<(Vec<Answer>, Vec<Mark>)>,
+    },
+    /// To [`Call::Read`]. `None`: the backend failed.
+    Read {
+        /// The space.
+        space: SpaceName,
+        /// The page.
+        outcome: Option<LogPage>,
+    },
+}
+
+/// A page of a space's log.
+#[derive(Clone, Debug)]
+pub enum LogPage {
+    /// The log does not have one of the marks that were to be checked.
+    Unknown,
+    /// What follows.
+    Rows {
+        /// The changes with their places.
+        rows: Vec<(Mark, Envelope)>,
+        /// Whether there is more.
+        more: bool,
+    },
+}
+
+/// What happens to a session.
+#[derive(Clone, Debug)]
+pub enum ServerEvent {
+    /// The client said something.
+    Message(ClientMessage),
+    /// The backend answered.
+    Result(CallResult),
+    /// A hint that a space's log has reached this place.
+    Committed {
+        /// The space.
+        space: SpaceName,
+        /// The place.
+        seq: u64,
+    },
+}
+
+/// What the driver does next: first the calls' results come back as events, messages go out at once.
+#[derive(Clone, Debug, Default)]
+pub struct ServerStep {
+    /// Asked of the backend, in order.
+    pub calls: Vec<Call>,
+    /// Sent to the client, in order.
+    pub send: Vec<ServerMessage>,
+    /// The session ends after the messages.
+    pub close: bool,
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct ServerSession {
+    config: ServerConfig,
+    replica: Option<ReplicaId>,
+    feeds: BTreeMap<SpaceName, Feed>,
+    closed: bool,
+}
+
+/// The flow of one space's changes to the client.
+#[derive(Debug)]
+struct Feed {
+    sent: Mark,
+    live: bool,
+    reading: bool,
+    /// The answer to a pull must come, even if it is empty.
+    answer_due: bool,
+    unconfirmed: u32,
+    more: bool,
+    /// The log is known to reach this far.
+    known_head: u64,
+    /// Places that this session itself pushed.
+    own: BTreeMap<u64, Mark>,
+}
+
+impl ServerSession {
+    /// A session that has just been connected.
+    #[must_use]
+    pub const fn new(config: ServerConfig) -> Self {
+        Self { config, replica: None, feeds: BTreeMap::new(), closed: false }
+    }
+
+    /// The spaces that the session follows: it wants to hear of commits there.
+    pub fn live_spaces(&self) -> impl Iterator<Item = &SpaceName> {
+        self.feeds.iter().filter(|(_, feed)| feed.live).map(|(space, _)| space)
+    }
+
+    /// Takes in an event and says what to do.
+    pub fn handle(&mut self, now: UnixMillis, access: &dyn Access, event: ServerEvent) -> ServerStep {
+        let mut step = ServerStep::default();
+        if self.closed {
+            return step;
+        }
+        match event {
+            ServerEvent::Message(message) => self.on_message(now, access, message, &mut step),
+            ServerEvent::Result(CallResult::Appended { id, space, outcome }) => {
+                self.on_appended(id, space, outcome, &mut step);
+            }
+            ServerEvent::Result(CallResult::Read { space, outcome }) => {
+                if access.may_read(&space) {
+                    self.on_read(&space, outcome, &mut step);
+                } else {
+                    self.refuse(RefusalCode::Forbidden, "the right to read has ended", &mut step);
+                }
+            }
+            ServerEvent::Committed { space, seq } => {
+                if let Some(feed) = self.feeds.get_mut(&space) {
+                    feed.known_head = feed.known_head.max(seq);
+                    feed.pump(&space, &mut step);
+                }
+            }
+        }
+        step
+    }
+
+    fn on_message(&mut self, now: UnixMillis, access: &dyn Access, message: ClientMessage, step: &mut ServerStep) {
+        match (message, self.replica) {
+            (ClientMessage::Hello(hello), None) => self.on_hello(now, &hello, step),
+            (ClientMessage::Push(push), Some(replica)) => self.on_push(access, replica, push, step),
+            (ClientMessage::Pull(pull), Some(_)) => self.on_pull(access, pull, step),
+            (ClientMessage::Received { space }, Some(_)) => {
+                if let Some(feed) = self.feeds.get_mut(&space) {
+                    feed.unconfirmed = feed.unconfirmed.saturating_sub(1);
+                    feed.pump(&space, step);
+                }
+            }
+            (ClientMessage::Hello(_), Some(_)) => {
+                self.refuse(RefusalCode::Protocol, "a session has one hello", step);
+            }
+            (_, None) => self.refuse(RefusalCode::Protocol, "a session starts with hello", step),
+        }
+    }
+
+    fn on_hello(&mut self, now: UnixMillis, hello: &Hello, step: &mut ServerStep) {
+        if let Some(theirs) = hello.lineage
+            && theirs != self.config.lineage
+        {
+            // Whatever follows in the same flight is ignored: nothing of one tenant may reach another's server.
+            let code = RefusalCode::OtherLineage { lineage: self.config.lineage, empty: self.config.empty };
+            return self.refuse(code, "this server has another history than the one you synced with", step);
+        }
+        self.replica = Some(hello.replica);
+        let Self { config: ServerConfig { lineage, limits, .. }, .. } = *self;
+        step.send.push(ServerMessage::Welcome(Welcome { lineage, now, limits }));
+    }
+
+    fn on_push(&mut self, access: &dyn Access, replica: ReplicaId, push: Push, step: &mut ServerStep) {
+        let Push { id, space, changes } = push;
+        if !access.may_write(&space) {
+            let answer = Answer::Rejected {
+                code: RejectCode::Forbidden,
+                message: "no right to write to this space".to_owned(),
+                retryable: false,
+            };
+            let answers = vec![answer; changes.len()];
+            return step.send.push(ServerMessage::Pushed(Pushed { id, space, answers, mark: None, cursor: None }));
+        }
+        let bytes: usize = changes.iter().map(|envelope| envelope.change.len()).sum();
+        let limits = self.config.limits;
+        let too_many = u32::try_from(changes.len()).map_or(true, |count| count > limits.push_changes);
+        let too_large = changes.len() > 1 && u32::try_from(bytes).map_or(true, |bytes| bytes > limits.push_bytes);
+        if too_many || too_large {
+            return self.refuse(RefusalCode::Protocol, "the push is larger than this server's limits", step);
+        }
+        let batch = changes.into_iter().map(Offered::open).collect();
+        step.calls.push(Call::Append { id, space, replica, batch });
+    }
+
+    fn on_pull(&mut self, access: &dyn Access, pull: Pull, step: &mut ServerStep) {
+        let Pull { space, cursor, ack, live } = pull;
+        if !access.may_read(&space) {
+            return self.refuse(RefusalCode::Forbidden, "no right to read this space", step);
+        }
+        if self.feeds.len() >= MAX_SPACES && !self.feeds.contains_key(&space) {
+            return self.refuse(RefusalCode::Protocol, "too many spaces in one session", step);
+        }
+        let Some(after) = self.start_of(&space, cursor.as_ref()) else {
+            return step.send.push(ServerMessage::CursorUnknown { space });
+        };
+        let check = [Some(after), ack].into_iter().flatten().filter(|mark| mark.seq > 0).collect();
+        // A second pull of a space replaces the first; what this session pushed stays known.
+        let own = self.feeds.remove(&space).map(|feed| feed.own).unwrap_or_default();
+        let feed = Feed {
+            sent: after,
+            live,
+            reading: true,
+            answer_due: true,
+            unconfirmed: 0,
+            more: false,
+            known_head: after.seq,
+            own,
+        };
+        self.feeds.insert(space.clone(), feed);
+        step.calls.push(Call::Read { space, after, check });
+    }
+
+    /// Where a pull starts, or `None` if the cursor is of another server, space or history.
+    fn start_of(&self, space: &SpaceName, cursor: Option<&Cursor>) -> Option<Mark> {
+        let Some(cursor) = cursor else { return Some(Mark::START) };
+        let content = CursorContent::open(cursor)?;
+        (content.lineage == self.config.lineage && content.space == *space).then_some(content.mark)
+    }
+
+    fn on_appended(
+        &mut self,
+        id: u64,
+        space: SpaceName,
+        outcome: Option<(Vec<Answer>, Vec<Mark>)>,
+        step: &mut ServerStep,
+    ) {
+        let Some((answers, marks)) = outcome else {
+            return self.refuse(RefusalCode::Unavailable, "the server could not store the changes", step);
+        };
+        let mark = marks.last().copied();
+        let mut cursor = None;
+        if let Some(feed) = self.feeds.get_mut(&space) {
+            feed.own.extend(marks.into_iter().map(|mark| (mark.seq, mark)));
+            while feed.own.len() > MAX_OWN_SEQS {
+                feed.own.pop_first();
+            }
+            if feed.skip_own() {
+                cursor = Some(seal(self.config.lineage, &space, feed.sent));
+            }
+        }
+        step.send.push(ServerMessage::Pushed(Pushed { id, space: space.clone(), answers, mark, cursor }));
+        if let Some(feed) = self.feeds.get_mut(&space) {
+            feed.known_head = feed.known_head.max(mark.map_or(0, |mark| mark.seq));
+            feed.pump(&space, step);
+        }
+    }
+
+    fn on_read(&mut self, space: &SpaceName, outcome: Option<LogPage>, step: &mut ServerStep) {
+        let lineage = self.config.lineage;
+        let Some(feed) = self.feeds.get_mut(space) else { return };
+        feed.reading = false;
+        match outcome {
+            None => self.refuse(RefusalCode::Unavailable, "the server could not read its log", step),
+            Some(LogPage::Unknown) => {
+                self.feeds.remove(space);
+                step.send.push(ServerMessage::CursorUnknown { space: space.clone() });
+            }
+            Some(LogPage::Rows { rows, more }) => {
+                feed.send_page(lineage, space, rows, more, step);
+                if !feed.live && !feed.more && !feed.reading {
+                    self.feeds.remove(space);
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, code: RefusalCode, message: &str, step: &mut ServerStep) {
+        step.send.push(ServerMessage::Refused { code, message: message.to_owned(), retry_after_millis: None });
+        step.close = true;
+        self.closed = true;
+    }
+}
+
+impl Feed {
+    fn send_page(
+        &mut self,
+        lineage: Lineage,
+        space: &SpaceName,
+        rows: Vec<(Mark, Envelope)>,
+        more: bool,
+        step: &mut ServerStep,
+    ) {
+        if let Some((last, _)) = rows.last() {
+            self.sent = *last;
+            self.known_head = self.known_head.max(last.seq);
+        }
+        self.more = more;
+        let moved = !rows.is_empty();
+        let mut changes = Vec::with_capacity(rows.len());
+        for (mark, envelope) in rows {
+            if self.own.remove(&mark.seq).is_none() {
+                changes.push(envelope);
+            }
+        }
+        let skipped = self.skip_own();
+        if moved || skipped || mem::take(&mut self.answer_due) {
+            // Whoever is told "more" is told when there is no more.
+            self.answer_due = more;
+            self.unconfirmed += u32::from(!changes.is_empty());
+            let cursor = seal(lineage, space, self.sent);
+            step.send.push(ServerMessage::Changes { space: space.clone(), changes, cursor, more: self.more });
+        }
+        self.pump(space, step);
+    }
+
+    /// Moves over places that this session pushed itself and that come right after what was sent.
+    fn skip_own(&mut self) -> bool {
+        if self.reading {
+            return false; // the page under way starts after the old place
+        }
+        let before = self.sent.seq;
+        while let Some(mark) = self.own.remove(&(self.sent.seq + 1)) {
+            self.sent = mark;
+        }
+        self.sent.seq > before
+    }
+
+    /// Reads on if there is something to read and the client keeps up.
+    fn pump(&mut self, space: &SpaceName, step: &mut ServerStep) {
+        let wanted = self.more || (self.live && self.known_head > self.sent.seq);
+        if wanted && !self.reading && self.unconfirmed < WINDOW_PAGES {
+            self.reading = true;
+            step.calls.push(Call::Read { space: space.clone(), after: self.sent, check: Vec::new() });
+        }
+    }
+}
+
+fn seal(lineage: Lineage, space: &SpaceName, mark: Mark) -> Cursor {
+    CursorContent { lineage, space: space.clone(), mark }.seal()
+}

@@ -1,0 +1,241 @@
+//! What client and server say to each other.
+
+use bincode::{Decode, Encode};
+
+use crate::environment::UnixMillis;
+use crate::id::{Actor, ChangeHash, Digest, EntityId, Lineage, ReplicaId, TransactionId};
+use crate::name::{CollectionName, SpaceName};
+
+/// The longest cursor a client stores, in bytes.
+pub const MAX_CURSOR_BYTES: usize = 256;
+
+/// A change and what everyone between writer and reader needs to know about it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Envelope {
+    /// The entity it belongs to.
+    pub entity: EntityId,
+    /// The entity's collection.
+    pub collection: CollectionName,
+    /// An entity that must be on the server first.
+    pub parent: Option<EntityId>,
+    /// The transaction it is part of; its changes stand next to each other.
+    pub transaction: Option<TransactionId>,
+    /// The Automerge change chunk, never deflated.
+    pub change: Vec<u8>,
+}
+
+/// A place in a space's log: the chain makes it checkable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Mark {
+    /// The place, from 1; 0 is before the first change.
+    pub seq: u64,
+    /// `H(chain of seq - 1, entity, hash, transaction)`.
+    pub chain: Digest,
+}
+
+impl Mark {
+    /// Before the first change of any log.
+    pub const START: Self = Self { seq: 0, chain: Digest::from_bytes([0; 32]) };
+}
+
+/// How far a replica has read a space. Opaque to clients: they store it and send it back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct Cursor(pub Vec<u8>);
+
+/// What a client sends.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum ClientMessage {
+    /// Opens a session; always the first message.
+    Hello(Hello),
+    /// Offers changes.
+    Push(Push),
+    /// Asks for a space's changes after a cursor, and for later ones if `live`.
+    Pull(Pull),
+    /// The client has committed a page of changes: the server may send another.
+    Received {
+        /// The page's space.
+        space: SpaceName,
+    },
+}
+
+/// The first message of a session. Tokens travel in the transport's headers, never here.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Hello {
+    /// The replica that speaks.
+    pub replica: ReplicaId,
+    /// The actor that it writes with during this open of its file.
+    pub actor: Actor,
+    /// The version of its schema.
+    pub schema_version: u32,
+    /// The server history that it has synced with before. A server of another lineage refuses the session.
+    pub lineage: Option<Lineage>,
+}
+
+/// A batch of changes of one space.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Push {
+    /// Chosen by the client; the answer repeats it.
+    pub id: u64,
+    /// The space.
+    pub space: SpaceName,
+    /// The changes, each after those that it depends on.
+    pub changes: Vec<Envelope>,
+}
+
+/// Asks for changes.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Pull {
+    /// The space.
+    pub space: SpaceName,
+    /// Where the client's last pull ended; `None` to start at the beginning.
+    pub cursor: Option<Cursor>,
+    /// The highest place that the server has acknowledged to this client: a server that no longer has it was
+    /// restored from a backup.
+    pub ack: Option<Mark>,
+    /// Whether to go on sending changes as they are committed.
+    pub live: bool,
+}
+
+/// What a server sends.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum ServerMessage {
+    /// The answer to `Hello`.
+    Welcome(Welcome),
+    /// The answer to `Push`.
+    Pushed(Pushed),
+    /// Changes in the order of the space's log, without those that this session itself has pushed.
+    Changes {
+        /// The space.
+        space: SpaceName,
+        /// The changes.
+        changes: Vec<Envelope>,
+        /// Where this page ends.
+        cursor: Cursor,
+        /// Whether there is more right now.
+        more: bool,
+    },
+    /// The cursor or the ack mark is not in this server's log: it was restored from a backup, or replaced.
+    CursorUnknown {
+        /// The space.
+        space: SpaceName,
+    },
+    /// The session cannot go on.
+    Refused {
+        /// Why.
+        code: RefusalCode,
+        /// For a person.
+        message: String,
+        /// When to try again, if that can help.
+        retry_after_millis: Option<u32>,
+    },
+}
+
+/// The answer to [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Welcome {
+    /// The server's history.
+    pub lineage: Lineage,
+    /// The server's time.
+    pub now: UnixMillis,
+    /// What the server takes.
+    pub limits: Limits,
+}
+
+/// What a server takes in one push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Limits {
+    /// The most changes.
+    pub push_changes: u32,
+    /// The most bytes of changes.
+    pub push_bytes: u32,
+}
+
+/// The answer to a [`Push`]. Sent only after the accepted changes are committed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Pushed {
+    /// The push's id.
+    pub id: u64,
+    /// The push's space.
+    pub space: SpaceName,
+    /// One answer per change, in order.
+    pub answers: Vec<Answer>,
+    /// The place of the last accepted change, if there is one: the client's next ack mark.
+    pub mark: Option<Mark>,
+    /// A new cursor, if the accepted changes follow right after what this session has been sent.
+    pub cursor: Option<Cursor>,
+}
+
+/// What became of one pushed change. A partial failure is normal.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Answer {
+    /// Committed at this place of the log.
+    Accepted {
+        /// Its place.
+        seq: u64,
+    },
+    /// It had been committed before, at this place.
+    Duplicate {
+        /// Its place.
+        seq: u64,
+    },
+    /// Something that must come first is not there; nothing was stored.
+    Held {
+        /// What is missing.
+        missing: Missing,
+    },
+    /// Refused.
+    Rejected {
+        /// Why.
+        code: RejectCode,
+        /// For a person.
+        message: String,
+        /// Whether the same change may be accepted later.
+        retryable: bool,
+    },
+}
+
+/// What a held change waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Missing {
+    /// A change that it depends on.
+    Change(ChangeHash),
+    /// Its parent entity.
+    Parent(EntityId),
+}
+
+/// Why a change was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[non_exhaustive]
+pub enum RejectCode {
+    /// The bytes are not a change that is admitted.
+    Malformed,
+    /// The entity belongs to another collection.
+    WrongCollection,
+    /// Another change has the same entity, actor and seq: one of the two replicas is a copy of the other.
+    Fork,
+    /// Another change of the same transaction was refused.
+    Transaction,
+    /// The session may not write to this space.
+    Forbidden,
+    /// The server could not store it just now.
+    Unavailable,
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub enum RefusalCode {
+    /// The messages break the protocol.
+    Protocol,
+    /// The session may not read this space, or not at all.
+    Forbidden,
+    /// The server's history is another one. It is not empty unless the flag says so.
+    OtherLineage {
+        /// The server's lineage.
+        lineage: Lineage,
+        /// Whether the server holds no change at all.
+        empty: bool,
+    },
+    /// The server cannot answer now.
+    Unavailable,
+}
