@@ -11,6 +11,7 @@
 mod change;
 pub mod document;
 mod environment;
+mod error;
 mod id;
 mod name;
 mod schema;
@@ -22,6 +23,7 @@ pub use change::{
     Change, ChangeError, MAX_CHANGE_BYTES, MAX_DEPENDENCIES, MAX_MESSAGE_BYTES, MAX_OP, MAX_OTHER_ACTORS,
 };
 pub use environment::{Entropy, Environment, SplitMix64, UnixMillis};
+pub use error::ErrorKind;
 pub use id::{Actor, ChangeHash, Digest, EntityId, Heads, Lineage, ParseIdError, ReplicaId, TransactionId};
 pub use name::{CollectionName, FieldName, MAX_NAME_BYTES, NameError, SpaceName};
 pub use schema::{Collection, Deletion, Field, Kind, MAX_COLLECTIONS, MAX_FIELDS, Policy, Schema, SchemaError};

@@ -58,9 +58,13 @@ pub enum ClientEvent {
     Outbox {
         /// The space.
         space: SpaceName,
-        /// What is pending, in the order in which it must be pushed; empty if nothing is.
+        /// What is pending, in the order in which it must be pushed; empty if nothing can be pushed now.
         items: Vec<OutboxItem>,
+        /// When something that waits for its next attempt may be pushed.
+        retry_at: Option<UnixMillis>,
     },
+    /// From now on this space is synced, too.
+    Follow(SpaceProgress),
     /// Something was written locally in this space.
     LocalWrite {
         /// The space.
@@ -210,6 +214,7 @@ struct SpaceSync {
     ack: Option<Mark>,
     pulled: bool,
     outbox: Outbox,
+    retry_at: Option<UnixMillis>,
 }
 
 /// Where the pushing of one space stands. One push is in flight at a time: the answers to it decide what
@@ -230,14 +235,10 @@ impl ClientSession {
     /// A session with what the store remembers of this remote.
     #[must_use]
     pub fn new(config: ClientConfig, lineage: Option<Lineage>, spaces: Vec<SpaceProgress>, failures: u32) -> Self {
-        let sync = |progress: SpaceProgress| {
-            let SpaceProgress { space, cursor, ack } = progress;
-            (space, SpaceSync { cursor, ack, pulled: false, outbox: Outbox::Unknown })
-        };
         Self {
             config,
             lineage,
-            spaces: spaces.into_iter().map(sync).collect(),
+            spaces: spaces.into_iter().map(SpaceSync::begin).collect(),
             link: Link::Idle,
             backoff: Backoff::after(failures),
             next_push: 1,
@@ -266,24 +267,58 @@ impl ClientSession {
                 Link::Idle | Link::Waiting { .. } => self.open(&mut step),
                 _ => {}
             },
-            ClientEvent::Timer => match self.link {
-                Link::Waiting { until } if until <= now => self.open(&mut step),
-                _ => {}
-            },
+            ClientEvent::Timer => self.on_timer(now, &mut step),
+            ClientEvent::Follow(progress) => self.on_follow(progress, &mut step),
             ClientEvent::Connected => self.on_connected(&mut step),
             ClientEvent::Disconnected { reason, retry_after_millis } => {
                 self.on_disconnected(now, entropy, reason, retry_after_millis, &mut step);
             }
             ClientEvent::Message(message) => self.on_message(now, entropy, message, &mut step),
-            ClientEvent::Outbox { space, items } => self.on_outbox(space, items, &mut step),
+            ClientEvent::Outbox { space, items, retry_at } => self.on_outbox(space, items, retry_at, &mut step),
             ClientEvent::LocalWrite { space } => self.on_local_write(&space, &mut step),
             ClientEvent::Stop => self.halt(Halt::Stopped, &mut step),
         }
         self.note_caught_up(now, &mut step);
-        if let Link::Waiting { until } = self.link {
-            step.deadline = Some(until);
-        }
+        step.deadline = match self.link {
+            Link::Waiting { until } => Some(until),
+            Link::Open { .. } => self.spaces.values().filter_map(|space| space.retry_at).min(),
+            _ => None,
+        };
         step
+    }
+
+    fn on_timer(&mut self, now: UnixMillis, step: &mut ClientStep) {
+        match self.link {
+            Link::Waiting { until } if until <= now => self.open(step),
+            Link::Open { limits } => {
+                for (name, space) in &mut self.spaces {
+                    if space.retry_at.is_some_and(|at| at <= now) {
+                        space.retry_at = None;
+                        match &mut space.outbox {
+                            Outbox::Empty => space.read_outbox(name, limits, step),
+                            Outbox::Reading { again } => *again = true,
+                            Outbox::Pushing { .. } | Outbox::Unknown => {}
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_follow(&mut self, progress: SpaceProgress, step: &mut ClientStep) {
+        if self.spaces.contains_key(&progress.space) {
+            return;
+        }
+        let (name, mut space) = SpaceSync::begin(progress);
+        self.told_caught_up = false;
+        if let Link::Greeting | Link::Open { .. } = self.link {
+            step.send.push(space.pull(&name));
+        }
+        if let Link::Open { limits } = self.link {
+            space.read_outbox(&name, limits, step);
+        }
+        self.spaces.insert(name, space);
     }
 
     fn open(&mut self, step: &mut ClientStep) {
@@ -393,10 +428,17 @@ impl ClientSession {
         }
     }
 
-    fn on_outbox(&mut self, name: SpaceName, items: Vec<OutboxItem>, step: &mut ClientStep) {
+    fn on_outbox(
+        &mut self,
+        name: SpaceName,
+        items: Vec<OutboxItem>,
+        retry_at: Option<UnixMillis>,
+        step: &mut ClientStep,
+    ) {
         let Link::Open { limits } = self.link else { return };
         let Some(space) = self.spaces.get_mut(&name) else { return };
         let Outbox::Reading { again } = space.outbox else { return };
+        space.retry_at = retry_at;
         if items.is_empty() {
             space.outbox = Outbox::Empty;
             if again {
@@ -507,6 +549,11 @@ impl ClientSession {
 }
 
 impl SpaceSync {
+    fn begin(progress: SpaceProgress) -> (SpaceName, Self) {
+        let SpaceProgress { space, cursor, ack } = progress;
+        (space, Self { cursor, ack, pulled: false, outbox: Outbox::Unknown, retry_at: None })
+    }
+
     fn pull(&self, name: &SpaceName) -> ClientMessage {
         ClientMessage::Pull(Pull { space: name.clone(), cursor: self.cursor.clone(), ack: self.ack, live: true })
     }

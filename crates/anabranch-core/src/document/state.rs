@@ -1,0 +1,234 @@
+//! The state of an entity: a pure function of its changes and the schema.
+
+use std::collections::HashSet;
+use std::ops::RangeFull;
+
+use automerge::{Automerge, ChangeHash, ObjType, ROOT, ReadDoc as _, ScalarValue, Value};
+use serde_json::{Map, Value as Json, json};
+
+use super::Document;
+use super::contain::contained;
+use super::error::DocumentError;
+use super::genesis::{genesis, is_birth, is_genesis};
+use super::slot::{Held, Reader, Source as _, held_at_root};
+use super::value::canonical_json;
+use super::{COLLECTION_KEY, DELETED_KEY};
+use crate::id::{Actor, Digest};
+use crate::name::{CollectionName, FieldName};
+use crate::schema::{Collection, Deletion, Field, Kind, Policy};
+use crate::stamp::Stamp;
+
+/// An entity as the application sees it.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct State {
+    /// The entity's collection; `None` before the change that says so has arrived.
+    pub collection: Option<CollectionName>,
+    /// The fields that have a value. A field that was never written, or was cleared, is absent.
+    pub fields: Map<String, Json>,
+    /// Whether the entity is deleted.
+    pub deleted: bool,
+    /// When the entity was created.
+    pub created: Stamp,
+    /// When it was last written to.
+    pub updated: Stamp,
+    /// The slots in which several different values stand.
+    pub contests: Vec<Contest>,
+}
+
+/// A slot in which concurrent writes left different values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contest {
+    /// The field, followed by the path into it: `title`, `address.city`, `steps.3`.
+    pub field: String,
+    /// The values: first the one that the state shows, then the others, best first.
+    pub contenders: Vec<Contender>,
+}
+
+/// One value of a contest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contender {
+    /// The value.
+    pub value: Json,
+    /// When it was written.
+    pub stamp: Stamp,
+    /// Who wrote it.
+    pub actor: Actor,
+}
+
+impl State {
+    /// The whole state as canonical JSON: equal on two replicas exactly if their states are equal.
+    #[must_use]
+    pub fn to_canonical_json(&self) -> String {
+        let contender = |contender: &Contender| {
+            json!({
+                "actor": contender.actor.to_string(),
+                "stamp": contender.stamp.raw(),
+                "value": contender.value,
+            })
+        };
+        let contest = |contest: &Contest| {
+            let contenders: Vec<_> = contest.contenders.iter().map(contender).collect();
+            json!({ "contenders": contenders, "field": contest.field })
+        };
+        canonical_json(&json!({
+            "collection": self.collection.as_ref().map(CollectionName::as_str),
+            "contests": self.contests.iter().map(contest).collect::<Vec<_>>(),
+            "created": self.created.raw(),
+            "deleted": self.deleted,
+            "fields": self.fields,
+            "updated": self.updated.raw(),
+        }))
+    }
+
+    /// The digest of [`State::to_canonical_json`].
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.to_canonical_json().as_bytes())
+    }
+}
+
+impl Document {
+    /// The entity's state under a schema's collection.
+    ///
+    /// Fields that the collection does not know (they come from a newer schema), and all fields if there is
+    /// no collection, are shown by what the document tells of them, contested values settled as by
+    /// [`Policy::Lww`].
+    ///
+    /// # Errors
+    /// [`DocumentError::Poisoned`] if Automerge panicked, [`DocumentError::TooDeep`] if a foreign writer
+    /// nested values deeper than [`MAX_DEPTH`](super::MAX_DEPTH).
+    pub fn state(&self, collection: Option<&Collection>) -> Result<State, DocumentError> {
+        self.sound()?;
+        contained(|| self.read_state(collection))?
+    }
+
+    fn read_state(&self, schema: Option<&Collection>) -> Result<State, DocumentError> {
+        let (collection, created) = self.birth()?.map_or((None, Stamp::ZERO), |(name, stamp)| (Some(name), stamp));
+        let mut fields = Fields { collection: collection.as_ref(), reader: Reader::attentive(&self.automerge) };
+        let mut values = Map::new();
+        for item in self.automerge.map_range(ROOT, RangeFull) {
+            let key = item.key.to_string();
+            if key.starts_with('$') {
+                continue;
+            }
+            let ops = match item.conflict {
+                true => held_at_root(&self.automerge, &key)?,
+                false => vec![Held { id: item.id(), value: item.value.into_value() }],
+            };
+            let value = match schema.and_then(|schema| schema.fields.get_key_value(key.as_str())) {
+                Some((name, field)) => fields.known(&self.automerge, name, field, ops)?,
+                None => fields.unknown(&key, ops)?,
+            };
+            // A cleared register is as good as one that was never written.
+            values.extend(value.filter(|value| !value.is_null()).map(|value| (key, value)));
+        }
+        let contests = fields.reader.into_contests();
+        let deletion = schema.map_or_else(Deletion::default, |schema| schema.deletion);
+        let deleted = self.is_deleted(deletion)?;
+        Ok(State { collection, fields: values, deleted, created, updated: self.updated, contests })
+    }
+
+    /// The collection, and when it was first written. Several replicas may create an entity of a well-known
+    /// id; the earliest is the creator.
+    pub(super) fn birth(&self) -> Result<Option<(CollectionName, Stamp)>, DocumentError> {
+        let ops = held_at_root(&self.automerge, COLLECTION_KEY)?;
+        let named = ops.into_iter().filter_map(|op| {
+            let name = CollectionName::new(op.value.as_str()?).ok()?;
+            Some((self.automerge.stamp_of(&op.id), op.id, name))
+        });
+        let first = named.min_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        Ok(first.map(|(stamp, _, name)| (name, stamp)))
+    }
+
+    fn is_deleted(&self, policy: Deletion) -> Result<bool, DocumentError> {
+        let mut deletes = held_at_root(&self.automerge, DELETED_KEY)?;
+        deletes.retain(|op| !op.is(&ScalarValue::Null));
+        let deletes: Vec<_> = deletes.iter().filter_map(|op| self.automerge.hash_for_opid(&op.id)).collect();
+        Ok(match policy {
+            Deletion::DeleteWins => !deletes.is_empty(),
+            Deletion::EditWins => deletes.iter().any(|delete| !self.is_edited_beside(delete, &deletes)),
+        })
+    }
+
+    /// Whether some edit is neither before nor after a deletion. Geneses are nobody's edits, and another
+    /// deletion is no reason to bring the entity back.
+    fn is_edited_beside(&self, delete: &ChangeHash, deletes: &[ChangeHash]) -> bool {
+        let mut after = HashSet::from([*delete]);
+        // All changes that are not before it, dependencies first.
+        self.automerge.get_changes_meta(&[*delete]).iter().any(|change| {
+            let follows = change.deps.iter().any(|dependency| after.contains(dependency));
+            if follows {
+                after.insert(change.hash);
+            }
+            !follows && !deletes.contains(&change.hash) && !is_genesis(change)
+        })
+    }
+}
+
+/// Reads the fields at the root of a document.
+struct Fields<'a> {
+    collection: Option<&'a CollectionName>,
+    reader: Reader<'a, Automerge>,
+}
+
+impl Fields<'_> {
+    /// A field whose kind the schema tells.
+    fn known(
+        &mut self,
+        automerge: &Automerge,
+        name: &FieldName,
+        field: &Field,
+        mut ops: Vec<Held>,
+    ) -> Result<Option<Json>, DocumentError> {
+        if !field.kind.has_genesis() {
+            ops.retain(|op| !is_birth(&op.value, &op.id));
+            return self.register(name.as_str(), ops, field.policy);
+        }
+        let Some(collection) = self.collection else { return Ok(None) };
+        let genesis = genesis(collection, name, field.kind)?;
+        if field.kind == Kind::Counter {
+            let born = ops.into_iter().find(|op| op.id == genesis.object);
+            return born.map(|op| self.born(name.as_str(), field.kind, &op)).transpose();
+        }
+        // By its id and not by its key: what else stands at the key does not matter.
+        let hash = ChangeHash(*genesis.change.hash().as_bytes());
+        if automerge.get_change_meta_by_hash(&hash).is_none() {
+            return Ok(None);
+        }
+        let value = Value::Object(automerge.object_type(&genesis.object)?);
+        let op = Held { value, id: genesis.object.clone() };
+        self.born(name.as_str(), field.kind, &op).map(Some)
+    }
+
+    /// A field that only the document tells of.
+    fn unknown(&mut self, key: &str, ops: Vec<Held>) -> Result<Option<Json>, DocumentError> {
+        let Some(op) = ops.iter().rfind(|op| is_birth(&op.value, &op.id)).cloned() else {
+            return self.register(key, ops, Policy::Lww);
+        };
+        let is_set = match (self.collection, FieldName::new(key)) {
+            (Some(collection), Ok(field)) => genesis(collection, &field, Kind::Set)?.object == op.id,
+            _ => false,
+        };
+        let kind = match op.value {
+            _ if is_set => Kind::Set,
+            Value::Object(ObjType::Text) => Kind::Text,
+            Value::Object(ObjType::List) => Kind::List,
+            Value::Object(_) => Kind::Map,
+            Value::Scalar(_) => Kind::Counter,
+        };
+        self.born(key, kind, &op).map(Some)
+    }
+
+    fn register(&mut self, key: &str, ops: Vec<Held>, policy: Policy) -> Result<Option<Json>, DocumentError> {
+        let settled = self.reader.under(key.to_owned(), |reader| reader.settle(ops, policy, 0))?;
+        Ok(settled.map(|settled| settled.value))
+    }
+
+    /// The content of a container or counter.
+    fn born(&mut self, key: &str, kind: Kind, op: &Held) -> Result<Json, DocumentError> {
+        match kind {
+            Kind::Set => Ok(Json::Array(self.reader.set(&op.id))),
+            _ => self.reader.under(key.to_owned(), |reader| reader.value(&op.value, &op.id, 0)),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Changes that no replica of ours would write: they are read, refused or contained, and never abort.
+
+use automerge::transaction::{CommitOptions, Transactable as _, Transaction};
+use automerge::{ActorId, ObjType, ROOT, ScalarValue};
+
+use super::*;
+
+/// What a foreign writer makes of a note, in one change.
+fn foreign(note: &Replica, write: impl FnOnce(&mut Transaction<'_>)) -> Change {
+    let mut document = note.document.automerge.clone().with_actor(ActorId::from([2, 2]));
+    let mut transaction = document.transaction();
+    write(&mut transaction);
+    transaction.commit_with(CommitOptions::default().with_time(5));
+    Change::parse(document.get_last_local_change().unwrap().raw_bytes().to_vec()).unwrap()
+}
+
+/// A change as its author would have it, with the header made to lie.
+fn lying(change: &Change, lie: impl FnOnce(&mut automerge::ExpandedChange)) -> Change {
+    let mut expanded = automerge::Change::from_bytes(change.bytes().to_vec()).unwrap().decode();
+    expanded.hash = None;
+    lie(&mut expanded);
+    Change::parse(automerge::Change::from(expanded).raw_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn values_of_a_foreign_writer_have_a_form() {
+    let mut note = Replica::create(1, json!({ "title": "x" }));
+    let change = foreign(&note, |transaction| {
+        let object = transaction.put_object(ROOT, "title", ObjType::Map).unwrap();
+        transaction.put(&object, "bytes", ScalarValue::Bytes(vec![1, b'{'])).unwrap();
+        transaction.put(&object, "counter", ScalarValue::counter(3)).unwrap();
+        transaction.put(&object, "nan", f64::NAN).unwrap();
+        transaction.put(&object, "when", ScalarValue::Timestamp(7)).unwrap();
+        let text = transaction.put_object(&object, "text", ObjType::Text).unwrap();
+        transaction.splice_text(&text, 0, 0, "abc").unwrap();
+        transaction.put(ROOT, "unknown field", 1).unwrap();
+        transaction.put(ROOT, "$deleted", "yes").unwrap();
+    });
+    note.document.apply(&[change]).unwrap();
+    let state = note.state();
+    assert_eq!(
+        Value::Object(state.fields),
+        json!({
+            "title": {
+                "bytes": { "$bytes": "017b" }, "counter": 3, "nan": null, "when": 7, "text": "abc",
+            },
+            "unknown field": 1,
+        })
+    );
+    assert!(state.deleted);
+    note.document.fold().unwrap();
+}
+
+#[test]
+fn a_value_nested_too_deeply_is_an_error_and_no_abort() {
+    let mut note = Replica::create(1, json!({ "title": "x" }));
+    let change = foreign(&note, |transaction| {
+        let mut object = transaction.put_object(ROOT, "deep", ObjType::List).unwrap();
+        for _ in 0..3_000 {
+            object = transaction.insert_object(&object, 0, ObjType::List).unwrap();
+        }
+    });
+    note.document.apply(&[change]).unwrap();
+    assert_eq!(note.document.state(Some(&notes())), Err(DocumentError::TooDeep));
+    assert_eq!(note.document.fold(), Err(DocumentError::TooDeep));
+}
+
+#[test]
+fn a_change_that_skips_its_actors_previous_one_is_out_of_sequence() {
+    let mut a = Replica::create(1, json!({}));
+    a.edit(2, &[set("title", json!("x"))]);
+    let skipping = lying(&a.changes[1], |change| change.seq = 3.try_into().unwrap());
+    let mut document = Document::new(&actor(2));
+    document.apply(&a.changes[..1]).unwrap();
+    let error = document.apply(std::slice::from_ref(&skipping));
+    assert_eq!(error, Err(ApplyError::OutOfSequence(skipping.hash())));
+    document.apply(&a.changes).unwrap();
+    assert_eq!(document.state(Some(&notes())).unwrap(), a.state());
+}
+
+#[test]
+fn a_change_that_hides_its_actors_previous_one_still_comes_after_it() {
+    let first = Replica::create(1, json!({ "title": "x" })).changes.remove(0);
+    let mut second = Replica::create(1, json!({}));
+    second.edit(2, &[set("title", json!("y"))]);
+    // It claims to be the actor's second change, and to know nothing of the first.
+    let hiding = lying(&first, |change| change.seq = 2.try_into().unwrap());
+    let batch = [hiding.clone(), second.changes[0].clone()];
+    let admitted = admit(&batch, |_| false, |_| 0).unwrap();
+    assert!(!admitted.linear);
+    assert_eq!(admitted.ordered[1], &hiding);
+    // Whether Automerge takes it does not matter; that it is contained does.
+    let mut document = Document::new(&actor(3));
+    if document.apply(&batch).is_ok() {
+        drop(document.state(None));
+    }
+}
+
+#[test]
+fn after_a_panic_the_document_is_poisoned() {
+    let mut note = Replica::create(1, json!({}));
+    // An object that does not exist: Automerge panics on it.
+    let hostile = lying(&foreign(&note, |transaction| transaction.put(ROOT, "title", 1).unwrap()), |change| {
+        let nowhere = automerge::legacy::OpId::new(77, &change.actor_id);
+        change.operations[0].obj = automerge::legacy::ObjectId::Id(nowhere);
+    });
+    assert_eq!(note.document.apply(&[hostile]), Err(ApplyError::Poisoned));
+    assert_eq!(note.document.state(None), Err(DocumentError::Poisoned));
+    assert_eq!(note.document.fold(), Err(DocumentError::Poisoned));
+    assert_eq!(note.document.apply(&[]), Err(ApplyError::Poisoned));
+    assert_eq!(note.document.delete(at(9)), Err(EditError::Document(DocumentError::Poisoned)));
+    // The log is untouched, and gives the document back.
+    assert!(Document::load(&actor(1), None, note.changes).unwrap().is_born());
+}

@@ -1,0 +1,449 @@
+//! The engine: everything that writes, without a thread of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anabranch_core::document::{Document, canonical_json};
+use anabranch_core::{Actor, Clock, CollectionName, EntityId, Environment, ReplicaId, Schema, SpaceName, Stamp};
+use rusqlite::{Connection, params};
+use serde_json::Value;
+use tracing::{debug, error};
+
+use crate::cache::{DocumentCache, EntityKey};
+use crate::error::StoreError;
+use crate::file;
+use crate::rows::{self, EntityRow, SpaceKey};
+use crate::views;
+
+/// Owns the write connection and the documents in memory. [`Store`](crate::Store) runs one on a thread;
+/// a simulator runs one directly.
+pub struct Engine {
+    path: PathBuf,
+    pub(crate) connection: Connection,
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) environment: Box<dyn Environment>,
+    pub(crate) clock: Clock,
+    replica: ReplicaId,
+    pub(crate) actor: Actor,
+    pub(crate) cache: DocumentCache,
+    /// Changes when another process commits.
+    data_version: i64,
+    stats: Arc<Stats>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("replica", &self.replica).finish_non_exhaustive()
+    }
+}
+
+/// Counters since the file was opened.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Documents loaded from the file. Reading entities never raises it.
+    pub documents_loaded: AtomicU64,
+    /// Transactions committed (each one fsync).
+    pub commits: AtomicU64,
+    /// Writes that those transactions held.
+    pub writes: AtomicU64,
+    /// Documents folded by compaction.
+    pub compactions: AtomicU64,
+}
+
+/// What a [`Job`] returns to have what it wrote undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undo;
+
+/// A unit of work that shares a transaction with others but succeeds or fails by itself.
+pub trait Job: Send {
+    /// Does the work.
+    ///
+    /// # Errors
+    /// [`Undo`] to have undone what this job wrote, and only that. The job itself keeps the reason, for
+    /// [`Job::finish`].
+    fn run(&mut self, write: &mut Write<'_>) -> Result<(), Undo>;
+    /// Called once after the commit, with its outcome.
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+/// What a transaction changed, told after it has been committed.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// The entities whose rows changed.
+    pub entities: Vec<Touched>,
+    /// The spaces in which something was added to the outbox.
+    pub pushable: BTreeSet<SpaceName>,
+    /// Whether outbox or sync state changed.
+    pub sync_state: bool,
+}
+
+/// An entity whose row changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// Its space.
+    pub space: SpaceName,
+    /// Its collection.
+    pub collection: CollectionName,
+    /// Its id.
+    pub id: EntityId,
+}
+
+/// What has to be brought up to date in an entity's row before the commit.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    pub(crate) fields: BTreeSet<String>,
+    pub(crate) added_bytes: usize,
+    pub(crate) synced: bool,
+    /// The document changed, not just the outbox.
+    pub(crate) document: bool,
+}
+
+/// The changes of one transaction under way.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    pub(crate) dirty: BTreeMap<EntityKey, Dirty>,
+    pub(crate) pushable: BTreeSet<SpaceKey>,
+    pub(crate) sync_state: bool,
+    pub(crate) clock_moved: bool,
+}
+
+/// A transaction under way, as a [`Job`] sees it.
+pub struct Write<'a> {
+    pub(crate) engine: &'a mut Engine,
+    pub(crate) pending: &'a mut Pending,
+    /// Documents that this job has changed; they are thrown away if it fails.
+    pub(crate) used: Vec<EntityKey>,
+}
+
+impl fmt::Debug for Write<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Write").finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens a file that already is a replica, or makes one if a schema is given.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be opened, is not ours, is damaged, or has seen a newer schema.
+    pub fn open(
+        path: &Path,
+        schema: Option<Schema>,
+        mut environment: Box<dyn Environment>,
+    ) -> Result<Self, StoreError> {
+        if schema.is_none() && !path.exists() {
+            return Err(StoreError::NotInitialised(path.display().to_string()));
+        }
+        let connection = file::open_writer(path)?;
+        let now = environment.now();
+        let replica = ReplicaId::mint(now, environment.entropy());
+        // Never reused: a file that was copied or restored must not write under its original's name.
+        let actor = Actor::mint(environment.entropy());
+        let mut engine = Self {
+            path: path.to_owned(),
+            connection,
+            schema: Arc::new(Schema { version: 0, collections: Default::default() }),
+            environment,
+            clock: Clock::default(),
+            replica,
+            actor,
+            cache: DocumentCache::default(),
+            data_version: 0,
+            stats: Arc::default(),
+        };
+        engine.transaction(|engine| engine.prepare(schema))?;
+        Ok(engine)
+    }
+
+    /// The schema in use.
+    #[must_use]
+    pub const fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// This replica's id.
+    #[must_use]
+    pub const fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    /// The actor of this open.
+    #[must_use]
+    pub const fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// The counters.
+    #[must_use]
+    pub const fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Runs jobs in one transaction, commits once, and finishes them. `None` if nothing was committed.
+    pub fn commit(&mut self, mut jobs: Vec<Box<dyn Job>>) -> Option<Committed> {
+        let outcome = match self.run_jobs(&mut jobs) {
+            Ok(committed) => self.finish_commit().map(|()| committed),
+            Err(error) => {
+                self.roll_back();
+                Err(error)
+            }
+        };
+        let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
+        match outcome {
+            Ok(committed) => {
+                self.stats.commits.fetch_add(1, Ordering::Relaxed);
+                self.stats.writes.fetch_add(count, Ordering::Relaxed);
+                debug!(writes = count, entities = committed.entities.len(), "committed");
+                jobs.into_iter().for_each(|job| job.finish(Ok(())));
+                Some(committed)
+            }
+            Err(error) => {
+                error!(kind = ?error.kind(), "a transaction failed");
+                jobs.into_iter().for_each(|job| job.finish(Err(error.for_another())));
+                None
+            }
+        }
+    }
+
+    fn run_jobs(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<Committed, StoreError> {
+        self.begin()?;
+        let mut pending = Pending::default();
+        for job in jobs {
+            self.run_job(&mut **job, &mut pending)?;
+        }
+        self.flush(&mut pending)
+    }
+
+    fn run_job(&mut self, job: &mut dyn Job, pending: &mut Pending) -> Result<(), StoreError> {
+        self.connection.execute_batch("SAVEPOINT job")?;
+        let mut write = Write { engine: self, pending, used: Vec::new() };
+        let result = catch_unwind(AssertUnwindSafe(|| job.run(&mut write))).unwrap_or(Err(Undo));
+        let used = write.used;
+        if result.is_err() {
+            for key in used {
+                drop(self.cache.take(key));
+            }
+            self.connection.execute_batch("ROLLBACK TO job")?;
+        }
+        Ok(self.connection.execute_batch("RELEASE job")?)
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
+        // IMMEDIATE: a transaction that reads first and upgrades later fails at once when another is writing.
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        if version != self.data_version {
+            // Another process has written: what is in memory may be old.
+            self.data_version = version;
+            self.cache.clear();
+            self.reload_clock()?;
+        }
+        Ok(())
+    }
+
+    fn finish_commit(&mut self) -> Result<(), StoreError> {
+        let Err(failure) = self.connection.execute_batch("COMMIT") else { return Ok(()) };
+        // The disk failed at the worst moment. Nothing in memory can be trusted; look at the file afresh.
+        self.roll_back();
+        self.connection = file::open_writer(&self.path)?;
+        self.data_version = 0;
+        Err(StoreError::CommitUnknown(failure.to_string()))
+    }
+
+    fn roll_back(&mut self) {
+        self.cache.clear();
+        if !self.connection.is_autocommit()
+            && let Err(failure) = self.connection.execute_batch("ROLLBACK")
+        {
+            error!(%failure, "a rollback failed");
+        }
+    }
+
+    fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.begin()?;
+        match work(self) {
+            Ok(value) => self.finish_commit().map(|()| value),
+            Err(error) => {
+                self.roll_back();
+                Err(error)
+            }
+        }
+    }
+
+    /// Brings a file that has just been opened up to date with the schema, and this replica with the file.
+    fn prepare(&mut self, given: Option<Schema>) -> Result<(), StoreError> {
+        let stored: Option<String> = rows::meta(&self.connection, "schema")?;
+        let stored = stored
+            .map(|json| serde_json::from_str::<Schema>(&json))
+            .transpose()
+            .map_err(|_| StoreError::DamagedRow("the schema cannot be read"))?;
+        let schema = match (given, stored.as_ref()) {
+            (None, None) => return Err(StoreError::NotInitialised(self.path.display().to_string())),
+            (None, Some(stored)) => stored.clone(),
+            (Some(given), Some(stored)) if given.version < stored.version => {
+                return Err(StoreError::SchemaOutdated { stored: stored.version, given: given.version });
+            }
+            (Some(given), Some(stored)) if given.version == stored.version && given != *stored => {
+                return Err(StoreError::SchemaChanged(given.version));
+            }
+            (Some(given), _) => given,
+        };
+        schema.check()?;
+        self.schema = Arc::new(schema);
+        if stored.as_ref() != Some(&*self.schema) {
+            let json = serde_json::to_string(&*self.schema).map_err(|_| StoreError::OutOfRange)?;
+            rows::set_meta(&self.connection, "schema", json)?;
+            views::rebuild(&self.connection, &self.schema)?;
+            self.project_again()?;
+        }
+        match rows::meta::<String>(&self.connection, "replica")? {
+            Some(id) => self.replica = id.parse()?,
+            None => rows::set_meta(&self.connection, "replica", self.replica.to_string())?,
+        }
+        self.reload_clock()
+    }
+
+    /// Derives the states that a new schema version may read differently.
+    fn project_again(&mut self) -> Result<(), StoreError> {
+        let mut statement = self.connection.prepare("SELECT key FROM entities")?;
+        let keys: Vec<EntityKey> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        drop(statement);
+        let mut pending = Pending::default();
+        for key in keys {
+            pending.dirty.insert(key, Dirty { document: true, ..Dirty::default() });
+        }
+        self.flush(&mut pending).map(drop)
+    }
+
+    fn reload_clock(&mut self) -> Result<(), StoreError> {
+        let last = rows::meta::<i64>(&self.connection, "clock")?.and_then(Stamp::from_raw).unwrap_or_default();
+        self.clock = Clock::after(last.max(self.clock.last()));
+        Ok(())
+    }
+
+    /// Brings the rows of all touched entities up to date, once per transaction however often they were written.
+    fn flush(&mut self, pending: &mut Pending) -> Result<Committed, StoreError> {
+        let mut committed = Committed { sync_state: pending.sync_state, ..Committed::default() };
+        let now = self.environment.now();
+        for (key, dirty) in std::mem::take(&mut pending.dirty) {
+            // A job that was undone may have left the mark of an entity that it had created.
+            let Some(row) = rows::entity_by_key(&self.connection, key)? else { continue };
+            if dirty.document {
+                self.flush_document(&row, &dirty)?;
+            }
+            self.flush_outbox(&row, &dirty, now)?;
+            let space = rows::space_name(&self.connection, row.space)?;
+            committed.entities.push(Touched { space, collection: row.collection, id: row.id });
+        }
+        for space in &pending.pushable {
+            committed.pushable.insert(rows::space_name(&self.connection, *space)?);
+        }
+        if pending.clock_moved {
+            rows::set_meta(&self.connection, "clock", self.clock.last().raw())?;
+        }
+        Ok(committed)
+    }
+
+    fn flush_document(&mut self, row: &EntityRow, dirty: &Dirty) -> Result<(), StoreError> {
+        let document = self.take_document(row)?;
+        let damaged = |source| StoreError::Damaged { entity: row.id, source };
+        let mut state = document.state(self.schema.collection(row.collection.as_str())).map_err(damaged)?;
+        let digest = state.digest();
+        let json = canonical_json(&Value::Object(std::mem::take(&mut state.fields)));
+        let mut statement = self.connection.prepare_cached(
+            "UPDATE entities SET state = ?, digest = ?, heads = ?, created_at = ?, updated_at = ?, deleted = ?, \
+             born = ?, conflicts = ?, log_bytes = log_bytes + ? WHERE key = ?",
+        )?;
+        statement.execute(params![
+            json,
+            digest.as_bytes(),
+            document.heads().to_bytes(),
+            state.created.millis(),
+            state.updated.millis(),
+            state.deleted,
+            state.collection.is_some(),
+            i64::try_from(state.contests.len())?,
+            i64::try_from(dirty.added_bytes)?,
+            row.key,
+        ])?;
+        drop(statement);
+        self.cache.put(row.key, document);
+        Ok(())
+    }
+
+    fn flush_outbox(&self, row: &EntityRow, dirty: &Dirty, now: i64) -> Result<(), StoreError> {
+        let mut select = self.connection.prepare_cached(
+            "SELECT (SELECT count(DISTINCT change) FROM outbox WHERE entity = e.key), e.dirty_fields \
+             FROM entities e WHERE e.key = ?",
+        )?;
+        let (count, fields): (i64, String) = select.query_row([row.key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let fields = if count == 0 {
+            "[]".to_owned()
+        } else {
+            let mut all: BTreeSet<String> = serde_json::from_str(&fields).unwrap_or_default();
+            all.extend(dirty.fields.iter().cloned());
+            serde_json::to_string(&all).map_err(|_| StoreError::OutOfRange)?
+        };
+        let synced_at = dirty.synced.then_some(now);
+        let mut update = self.connection.prepare_cached(
+            "UPDATE entities SET pending = ?, dirty_fields = ?, last_sync_at = coalesce(?, last_sync_at) WHERE key = ?",
+        )?;
+        update.execute(params![count, fields, synced_at, row.key])?;
+        Ok(())
+    }
+
+    /// The entity's document, out of the cache or the file. Whoever takes it puts it back.
+    pub(crate) fn take_document(&mut self, row: &EntityRow) -> Result<Document, StoreError> {
+        if let Some(document) = self.cache.take(row.key) {
+            return Ok(document);
+        }
+        self.stats.documents_loaded.fetch_add(1, Ordering::Relaxed);
+        rows::load_document(&self.connection, row, &self.actor)
+    }
+}
+
+impl Write<'_> {
+    /// The schema in use.
+    #[must_use]
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.engine.schema
+    }
+
+    /// Changes an entity's document, and keeps it only if that succeeds.
+    pub(crate) fn with_document<T>(
+        &mut self,
+        row: &EntityRow,
+        work: impl FnOnce(&mut Self, &mut Document) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut document = self.engine.take_document(row)?;
+        // From here on the document in memory may be ahead of the file.
+        self.used.push(row.key);
+        let value = work(self, &mut document)?;
+        self.engine.cache.put(row.key, document);
+        Ok(value)
+    }
+
+    pub(crate) fn dirty(&mut self, key: EntityKey) -> &mut Dirty {
+        self.pending.dirty.entry(key).or_default()
+    }
+
+    pub(crate) fn now(&self) -> i64 {
+        self.engine.environment.now()
+    }
+}
+
+impl Write<'_> {
+    /// Whether a commit of this connection is on disk before it is reported: WAL with `synchronous=FULL`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn is_fully_synchronous(&mut self) -> Result<bool, StoreError> {
+        let pragma = |name| self.engine.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let mode: String = self.engine.connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        Ok(mode == "wal" && pragma("synchronous")? == 2)
+    }
+}

@@ -1,0 +1,170 @@
+//! The store's errors.
+
+use anabranch_core::document::{ApplyError, DocumentError, EditError};
+use anabranch_core::{ChangeError, CollectionName, EntityId, ErrorKind, NameError, SchemaError};
+
+/// Why the store could not do what it was asked. [`StoreError::kind`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no such entity in this space.
+    #[error("there is no entity {0}")]
+    NoEntity(EntityId),
+    /// An entity with this id exists already.
+    #[error("there already is an entity {0}")]
+    EntityExists(EntityId),
+    /// The schema has no such collection.
+    #[error("the schema has no collection {0:?}")]
+    NoCollection(CollectionName),
+    /// The edit does not fit the schema or the entity.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    /// A name breaks its rules.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The schema cannot be used.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The file has been used with a newer schema than the one given.
+    #[error("the file has been used with schema version {stored}; this application has version {given}")]
+    SchemaOutdated {
+        /// The version in the file.
+        stored: u32,
+        /// The version given.
+        given: u32,
+    },
+    /// The schema differs from the one in the file, but its version does not.
+    #[error("the schema differs from the file's, but both have version {0}: raise the version")]
+    SchemaChanged(u32),
+    /// The file does not exist, or has no schema yet.
+    #[error("{0} is not an initialised replica")]
+    NotInitialised(String),
+    /// There is a replica in the file already.
+    #[error("{0} is a replica already")]
+    AlreadyInitialised(String),
+    /// The file is not a replica of this library, or of a newer release.
+    #[error("the file is not a replica that this release can open: {0}")]
+    NotAReplica(&'static str),
+    /// The SQL of a query is wrong, or tries to write.
+    #[error("the query failed: {0}")]
+    Query(String),
+    /// The document of an entity cannot be loaded from the file.
+    #[error("entity {entity} is damaged: {source}")]
+    Damaged {
+        /// The entity.
+        entity: EntityId,
+        /// What is wrong.
+        source: DocumentError,
+    },
+    /// What the file holds does not read back as what was written.
+    #[error("the file is damaged: {0}")]
+    DamagedRow(&'static str),
+    /// SQLite failed.
+    #[error("the database failed: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The commit's outcome is unknown: the disk failed in the middle. Look before writing it again.
+    #[error("the commit failed and its outcome is unknown: {0}")]
+    CommitUnknown(String),
+    /// The transaction that this write shared with others failed; nothing of it was stored.
+    #[error("the transaction failed: {0}")]
+    Aborted(String),
+    /// The replica has been closed.
+    #[error("the replica is closed")]
+    Closed,
+    /// A bug: something panicked while it wrote. Nothing was stored.
+    #[error("a write panicked; nothing of it was stored")]
+    Panicked,
+    /// A bug: a number does not fit.
+    #[error("a number is out of range")]
+    OutOfRange,
+}
+
+impl StoreError {
+    /// What the caller should do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoEntity(_) => ErrorKind::NotFound,
+            Self::EntityExists(_)
+            | Self::NoCollection(_)
+            | Self::Edit(_)
+            | Self::Name(_)
+            | Self::Schema(_)
+            | Self::SchemaOutdated { .. }
+            | Self::SchemaChanged(_)
+            | Self::NotInitialised(_)
+            | Self::AlreadyInitialised(_)
+            | Self::Query(_)
+            | Self::Closed => ErrorKind::Invalid,
+            Self::NotAReplica(_) | Self::Damaged { .. } | Self::DamagedRow(_) => ErrorKind::Damaged,
+            Self::Sqlite(error) => sqlite_kind(error),
+            Self::CommitUnknown(_) | Self::Aborted(_) => ErrorKind::Retry,
+            Self::Panicked | Self::OutOfRange => ErrorKind::Internal,
+        }
+    }
+}
+
+fn sqlite_kind(error: &rusqlite::Error) -> ErrorKind {
+    use rusqlite::ErrorCode;
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Damaged,
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::CannotOpen
+            | ErrorCode::OutOfMemory
+            | ErrorCode::ReadOnly
+            | ErrorCode::PermissionDenied,
+        ) => ErrorKind::Retry,
+        _ => ErrorKind::Internal,
+    }
+}
+
+impl StoreError {
+    /// The same failure of a shared transaction, for one more of the writes that were in it.
+    pub(crate) fn for_another(&self) -> Self {
+        match self {
+            Self::CommitUnknown(reason) => Self::CommitUnknown(reason.clone()),
+            Self::Sqlite(rusqlite::Error::SqliteFailure(code, text)) => {
+                Self::Sqlite(rusqlite::Error::SqliteFailure(*code, text.clone()))
+            }
+            Self::OutOfRange => Self::OutOfRange,
+            other => Self::Aborted(other.to_string()),
+        }
+    }
+}
+
+impl From<std::num::TryFromIntError> for StoreError {
+    fn from(_: std::num::TryFromIntError) -> Self {
+        Self::OutOfRange
+    }
+}
+
+impl From<anabranch_core::ParseIdError> for StoreError {
+    fn from(_: anabranch_core::ParseIdError) -> Self {
+        Self::DamagedRow("an id cannot be read")
+    }
+}
+
+/// Why a foreign change was not applied; what is stored in `quarantine.reason`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuarantineReason {
+    /// Not a change that is admitted.
+    #[error("{0}")]
+    Malformed(#[from] ChangeError),
+    /// The document refused it.
+    #[error("{0}")]
+    Refused(String),
+    /// The entity is in another collection.
+    #[error("the entity belongs to another collection")]
+    WrongCollection,
+}
+
+impl From<ApplyError> for QuarantineReason {
+    fn from(error: ApplyError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}

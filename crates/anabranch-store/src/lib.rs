@@ -1,0 +1,33 @@
+//! The replica's store: change log, entities, outbox and sync state in one SQLite file.
+//!
+//! Data comes in through one writer thread, which owns the write connection and shares one fsync between all
+//! writes that wait for it ([`Store::write`]). Reads have connections of their own and never load a document
+//! ([`Store::read`]).
+//!
+//! What is deliberately absent: the network, an async runtime, a storage trait. The client's store *is*
+//! SQLite, and any SQLite tool can read its views. For simulations the same code runs without the thread:
+//! [`Engine`].
+
+mod cache;
+mod commit;
+mod compaction;
+mod engine;
+mod error;
+mod file;
+mod local;
+mod outbox;
+mod read;
+mod receive;
+mod rows;
+mod store;
+mod views;
+
+pub use cache::EntityKey;
+pub use commit::{Commit, Promise};
+pub use engine::{Committed, Engine, Job, Stats, Touched, Undo, Write};
+pub use error::{QuarantineReason, StoreError};
+pub use outbox::OutboxPage;
+pub use read::{EntityRecord, LogEntry, Read, RemoteState, Totals};
+pub use receive::Received;
+pub use rows::{Origin, RemoteKey};
+pub use store::{OpenMode, Store};

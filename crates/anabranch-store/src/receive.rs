@@ -1,0 +1,421 @@
+//! Foreign changes: admission, orphans, quarantine, and the answers of a server.
+
+use std::collections::HashMap;
+
+use anabranch_core::document::Document;
+use anabranch_core::sync::{Backoff, WriteBatch};
+use anabranch_core::wire::{Answer, Envelope, Missing};
+use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, Digest, EntityId, SpaceName};
+use rusqlite::{OptionalExtension as _, params};
+use tracing::warn;
+
+use crate::engine::Write;
+use crate::error::{QuarantineReason, StoreError};
+use crate::rows::{self, EntityRow, Origin, RemoteKey, SpaceKey};
+
+/// Orphans that one entity may have; what comes beyond is quarantined.
+const MAX_ORPHANS: i64 = 1_000;
+/// How often a change is offered to a server that lacks what it depends on.
+const MAX_HELD_ATTEMPTS: u32 = 16;
+
+/// What became of a batch of foreign changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Changes that were new and have been applied.
+    pub applied: usize,
+    /// Changes that were here already.
+    pub known: usize,
+    /// Changes that wait for others.
+    pub orphaned: usize,
+    /// Changes that were refused.
+    pub quarantined: usize,
+    /// A stamp was too far ahead; the local clock did not follow it.
+    pub skew: Option<ClockSkew>,
+}
+
+/// A change with what its envelope said.
+struct Arrival {
+    change: Change,
+    transaction: Option<Vec<u8>>,
+}
+
+impl Write<'_> {
+    /// Commits what a step of the sync with `remote` decided.
+    ///
+    /// # Errors
+    /// If the database fails. A bad change is no error: it is quarantined.
+    pub fn apply_batch(&mut self, remote: RemoteKey, batch: WriteBatch) -> Result<Received, StoreError> {
+        let WriteBatch { space, lineage, incoming, answered, cursor, ack, reoffer, caught_up_at } = batch;
+        let space = rows::ensure_space(&self.engine.connection, &space)?;
+        self.pending.sync_state = true;
+        let received = self.receive(space, incoming, Origin::Remote(remote))?;
+        for (seq, answer) in answered {
+            self.take_answer(remote, space, seq, answer)?;
+        }
+        let connection = &self.engine.connection;
+        connection.execute("UPDATE remotes SET lineage = ? WHERE key = ?", params![lineage.as_bytes(), remote])?;
+        let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO sync_state (remote, space) VALUES (?, ?)")?;
+        insert.execute([remote, space])?;
+        drop(insert);
+        if reoffer {
+            connection.execute(
+                "UPDATE sync_state SET cursor = NULL, ack_seq = NULL, ack_chain = NULL WHERE remote = ? AND space = ?",
+                [remote, space],
+            )?;
+            self.reoffer_space(remote, space)?;
+        }
+        let connection = &self.engine.connection;
+        if let Some(cursor) = cursor {
+            let mut update =
+                connection.prepare_cached("UPDATE sync_state SET cursor = ? WHERE remote = ? AND space = ?")?;
+            update.execute(params![cursor.0, remote, space])?;
+        }
+        if let Some(ack) = ack {
+            let mut update = connection
+                .prepare_cached("UPDATE sync_state SET ack_seq = ?, ack_chain = ? WHERE remote = ? AND space = ?")?;
+            update.execute(params![i64::try_from(ack.seq)?, ack.chain.as_bytes(), remote, space])?;
+        }
+        if let Some(at) = caught_up_at {
+            connection.execute("UPDATE sync_state SET last_success_at = ? WHERE remote = ?", [at, remote])?;
+            connection.execute("UPDATE remotes SET failures = 0, last_error = NULL WHERE key = ?", [remote])?;
+        }
+        Ok(received)
+    }
+
+    /// Takes in changes from another replica; they are offered to every server, too.
+    ///
+    /// # Errors
+    /// If the database fails. A bad change is no error: it is quarantined.
+    pub fn apply_peer(&mut self, space: &SpaceName, incoming: Vec<Envelope>) -> Result<Received, StoreError> {
+        let space = rows::ensure_space(&self.engine.connection, space)?;
+        self.receive(space, incoming, Origin::Peer)
+    }
+
+    fn receive(&mut self, space: SpaceKey, incoming: Vec<Envelope>, origin: Origin) -> Result<Received, StoreError> {
+        let mut received = Received::default();
+        // One load and one batch per entity, however its changes are interleaved with others'.
+        let mut order: Vec<(EntityId, Vec<Envelope>)> = Vec::new();
+        let mut places: HashMap<EntityId, usize> = HashMap::new();
+        for envelope in incoming {
+            let place = *places.entry(envelope.entity).or_insert_with(|| {
+                order.push((envelope.entity, Vec::new()));
+                order.len() - 1
+            });
+            order[place].1.push(envelope);
+        }
+        for (id, envelopes) in order {
+            self.receive_entity(space, id, envelopes, origin, &mut received)?;
+        }
+        Ok(received)
+    }
+
+    fn receive_entity(
+        &mut self,
+        space: SpaceKey,
+        id: EntityId,
+        envelopes: Vec<Envelope>,
+        origin: Origin,
+        received: &mut Received,
+    ) -> Result<(), StoreError> {
+        let Some(first) = envelopes.first() else { return Ok(()) };
+        let row = match rows::find_entity(&self.engine.connection, space, id)? {
+            Some(row) => row,
+            None => {
+                let row = rows::insert_entity(&self.engine.connection, space, id, &first.collection)?;
+                self.engine.cache.put(row.key, Document::new(&self.engine.actor));
+                row
+            }
+        };
+        let mut arrivals = Vec::with_capacity(envelopes.len());
+        for envelope in envelopes {
+            if let Some(arrival) = self.admit(&row, envelope, origin, received)? {
+                arrivals.push(arrival);
+            }
+        }
+        self.dirty(row.key).synced |= matches!(origin, Origin::Remote(_));
+        if arrivals.is_empty() {
+            return Ok(());
+        }
+        arrivals.extend(self.take_orphans(&row)?);
+        self.apply_arrivals(&row, arrivals, origin, received)
+    }
+
+    /// Reads one envelope. `None` if there is nothing to apply: it is here already, or was refused.
+    fn admit(
+        &mut self,
+        row: &EntityRow,
+        envelope: Envelope,
+        origin: Origin,
+        received: &mut Received,
+    ) -> Result<Option<Arrival>, StoreError> {
+        let Envelope { collection, change: bytes, transaction, .. } = envelope;
+        if let Err(reason) = same_collection(&row.collection, &collection) {
+            self.quarantine(row, None, &bytes, &reason, received)?;
+            return Ok(None);
+        }
+        let change = match Change::parse(bytes.clone()) {
+            Ok(change) => change,
+            Err(error) => {
+                self.quarantine(row, None, &bytes, &error.into(), received)?;
+                return Ok(None);
+            }
+        };
+        let now = self.now();
+        if let Err(skew) = self.engine.clock.observe(change.stamp(), now) {
+            received.skew = Some(skew);
+        }
+        self.pending.clock_moved = true;
+        if let Some(seq) = rows::change_seq(&self.engine.connection, row.key, &change.hash())? {
+            received.known += 1;
+            if let Origin::Remote(remote) = origin {
+                // The server has it: the answer to our push was lost on the way.
+                self.settle(remote, row.key, seq)?;
+            }
+            return Ok(None);
+        }
+        Ok(Some(Arrival { change, transaction: transaction.map(|id| id.as_bytes().to_vec()) }))
+    }
+
+    fn apply_arrivals(
+        &mut self,
+        row: &EntityRow,
+        arrivals: Vec<Arrival>,
+        origin: Origin,
+        received: &mut Received,
+    ) -> Result<(), StoreError> {
+        let mut document = self.engine.take_document(row)?;
+        self.used.push(row.key);
+        let before = arrivals.len();
+        let arrivals: Vec<_> = arrivals.into_iter().filter(|a| !document.has(&a.change.hash())).collect();
+        received.known += before - arrivals.len();
+        let (ready, waiting) = in_causal_order(&document, arrivals);
+        for arrival in waiting {
+            self.orphan(row, &arrival, origin, received)?;
+        }
+        let changes: Vec<Change> = ready.iter().map(|arrival| arrival.change.clone()).collect();
+        if document.apply(&changes).is_ok() {
+            for arrival in &ready {
+                self.log_foreign(row, arrival, origin)?;
+            }
+            received.applied += ready.len();
+        } else {
+            // One of them is bad, and the document in memory may be poisoned: back to the file, one by one.
+            drop(document);
+            document = rows::load_document(&self.engine.connection, row, &self.engine.actor)?;
+            for arrival in ready {
+                document = self.apply_alone(row, document, arrival, origin, received)?;
+            }
+        }
+        self.engine.cache.put(row.key, document);
+        Ok(())
+    }
+
+    fn apply_alone(
+        &mut self,
+        row: &EntityRow,
+        mut document: Document,
+        arrival: Arrival,
+        origin: Origin,
+        received: &mut Received,
+    ) -> Result<Document, StoreError> {
+        match document.apply(std::slice::from_ref(&arrival.change)) {
+            Ok(_) => {
+                self.log_foreign(row, &arrival, origin)?;
+                received.applied += 1;
+                Ok(document)
+            }
+            Err(error) => {
+                let hash = arrival.change.hash();
+                self.quarantine(row, Some(hash), arrival.change.bytes(), &error.into(), received)?;
+                rows::load_document(&self.engine.connection, row, &self.engine.actor)
+            }
+        }
+    }
+
+    fn log_foreign(&mut self, row: &EntityRow, arrival: &Arrival, origin: Origin) -> Result<(), StoreError> {
+        let Arrival { change, transaction } = arrival;
+        let seq = rows::insert_change(&self.engine.connection, row.key, change, transaction.as_deref(), origin)?;
+        let except = if let Origin::Remote(remote) = origin { Some(remote) } else { None };
+        self.offer(row, seq, except)?;
+        let dirty = self.dirty(row.key);
+        dirty.document = true;
+        dirty.added_bytes += change.bytes().len();
+        Ok(())
+    }
+
+    fn orphan(
+        &mut self,
+        row: &EntityRow,
+        arrival: &Arrival,
+        origin: Origin,
+        received: &mut Received,
+    ) -> Result<(), StoreError> {
+        let connection = &self.engine.connection;
+        let mut count = connection.prepare_cached("SELECT count(*) FROM orphans WHERE entity = ?")?;
+        let count: i64 = count.query_row([row.key], |row| row.get(0))?;
+        let hash = arrival.change.hash();
+        if count >= MAX_ORPHANS {
+            let reason = QuarantineReason::Refused("too many changes wait for others".to_owned());
+            return self.quarantine(row, Some(hash), arrival.change.bytes(), &reason, received);
+        }
+        let mut insert = connection.prepare_cached(
+            "INSERT OR IGNORE INTO orphans (entity, hash, origin, received_at, txn, bytes) VALUES (?, ?, ?, ?, ?, ?)",
+        )?;
+        let (bytes, transaction) = (arrival.change.bytes(), &arrival.transaction);
+        insert.execute(params![row.key, hash.as_bytes(), origin.as_str(), self.now(), transaction, bytes])?;
+        received.orphaned += 1;
+        Ok(())
+    }
+
+    /// Takes the entity's orphans out, to be tried again with what has just come.
+    fn take_orphans(&self, row: &EntityRow) -> Result<Vec<Arrival>, StoreError> {
+        let connection = &self.engine.connection;
+        let mut select = connection.prepare_cached("SELECT bytes, txn FROM orphans WHERE entity = ?")?;
+        let mut found = select.query([row.key])?;
+        let mut orphans = Vec::new();
+        while let Some(orphan) = found.next()? {
+            let change =
+                Change::parse(orphan.get(0)?).map_err(|_| StoreError::DamagedRow("an orphan cannot be read"))?;
+            orphans.push(Arrival { change, transaction: orphan.get(1)? });
+        }
+        if !orphans.is_empty() {
+            connection.execute("DELETE FROM orphans WHERE entity = ?", [row.key])?;
+        }
+        Ok(orphans)
+    }
+
+    fn quarantine(
+        &self,
+        row: &EntityRow,
+        hash: Option<ChangeHash>,
+        bytes: &[u8],
+        reason: &QuarantineReason,
+        received: &mut Received,
+    ) -> Result<(), StoreError> {
+        // Bytes that are no change have no hash of their own.
+        let hash = hash.map_or_else(|| *Digest::of(bytes).as_bytes(), |hash| *hash.as_bytes());
+        warn!(entity = %row.id, %reason, "a foreign change was quarantined");
+        let mut insert = self.engine.connection.prepare_cached(
+            "INSERT OR IGNORE INTO quarantine (entity, hash, reason, received_at, bytes) VALUES (?, ?, ?, ?, ?)",
+        )?;
+        insert.execute(params![row.key, hash, reason.to_string(), self.now(), bytes])?;
+        received.quarantined += 1;
+        Ok(())
+    }
+
+    /// Acts on the server's answer about one pushed change.
+    fn take_answer(&mut self, remote: RemoteKey, space: SpaceKey, seq: i64, answer: Answer) -> Result<(), StoreError> {
+        let mut select = self
+            .engine
+            .connection
+            .prepare_cached("SELECT entity, attempts FROM outbox WHERE remote = ? AND change = ?")?;
+        let found = select.query_row([remote, seq], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?))).optional()?;
+        drop(select);
+        // Answered before, in a session whose last words were lost.
+        let Some((entity, attempts)) = found else { return Ok(()) };
+        match answer {
+            Answer::Accepted { .. } | Answer::Duplicate { .. } => {
+                self.settle(remote, entity, seq)?;
+                self.dirty(entity).synced = true;
+                Ok(())
+            }
+            Answer::Held { missing } if attempts < MAX_HELD_ATTEMPTS => {
+                self.reoffer_missing(remote, space, entity, missing)?;
+                self.retry_later(remote, seq, attempts, "held: the server lacks what it depends on")
+            }
+            Answer::Held { .. } => self.park(remote, entity, seq, "held: the server lacks what it depends on"),
+            Answer::Rejected { retryable: true, message, .. } => self.retry_later(remote, seq, attempts, &message),
+            Answer::Rejected { code, message, .. } => self.park(remote, entity, seq, &format!("{code:?}: {message}")),
+        }
+    }
+
+    fn settle(&mut self, remote: RemoteKey, entity: i64, seq: i64) -> Result<(), StoreError> {
+        let mut delete = self.engine.connection.prepare_cached("DELETE FROM outbox WHERE remote = ? AND change = ?")?;
+        delete.execute([remote, seq])?;
+        drop(delete);
+        self.dirty(entity);
+        Ok(())
+    }
+
+    fn retry_later(&mut self, remote: RemoteKey, seq: i64, attempts: u32, error: &str) -> Result<(), StoreError> {
+        let wait = Backoff::after(attempts).fail(None, self.engine.environment.entropy());
+        let not_before = self.now().saturating_add(wait);
+        self.engine.connection.execute(
+            "UPDATE outbox SET attempts = attempts + 1, not_before = ?, last_error = ? WHERE remote = ? AND change = ?",
+            params![not_before, error, remote, seq],
+        )?;
+        Ok(())
+    }
+
+    fn park(&mut self, remote: RemoteKey, entity: i64, seq: i64, error: &str) -> Result<(), StoreError> {
+        self.engine.connection.execute(
+            "UPDATE outbox SET state = 'parked', attempts = attempts + 1, last_error = ? \
+             WHERE remote = ? AND change = ?",
+            params![error, remote, seq],
+        )?;
+        self.dirty(entity);
+        Ok(())
+    }
+
+    fn reoffer_missing(
+        &mut self,
+        remote: RemoteKey,
+        space: SpaceKey,
+        entity: i64,
+        missing: Missing,
+    ) -> Result<(), StoreError> {
+        let row = match missing {
+            Missing::Change(_) => rows::entity_by_key(&self.engine.connection, entity)?,
+            Missing::Parent(parent) => rows::find_entity(&self.engine.connection, space, parent)?,
+        };
+        row.map_or(Ok(()), |row| self.reoffer_entity(remote, &row))
+    }
+}
+
+fn same_collection(ours: &CollectionName, theirs: &CollectionName) -> Result<(), QuarantineReason> {
+    if ours == theirs { Ok(()) } else { Err(QuarantineReason::WrongCollection) }
+}
+
+/// Splits changes into those that can be applied now, each after its dependencies, and those that must wait.
+fn in_causal_order(document: &Document, arrivals: Vec<Arrival>) -> (Vec<Arrival>, Vec<Arrival>) {
+    let mut arrived: HashMap<ChangeHash, usize> = HashMap::new();
+    let mut arrivals: Vec<Option<Arrival>> = arrivals.into_iter().map(Some).collect();
+    for (place, arrival) in arrivals.iter_mut().enumerate() {
+        let Some(hash) = arrival.as_ref().map(|arrival| arrival.change.hash()) else { continue };
+        if *arrived.entry(hash).or_insert(place) != place {
+            *arrival = None;
+        }
+    }
+    // Kahn's algorithm over the dependencies inside the batch; one outside that is not in the document never
+    // comes to zero.
+    let mut open = vec![0usize; arrivals.len()];
+    let mut dependants: Vec<Vec<usize>> = vec![Vec::new(); arrivals.len()];
+    let mut ready = Vec::new();
+    for (place, arrival) in arrivals.iter().enumerate() {
+        let Some(arrival) = arrival else { continue };
+        for dependency in arrival.change.dependencies() {
+            if let Some(other) = arrived.get(dependency) {
+                dependants[*other].push(place);
+                open[place] += 1;
+            } else if !document.has(dependency) {
+                open[place] = usize::MAX / 2;
+            }
+        }
+        if open[place] == 0 {
+            ready.push(place);
+        }
+    }
+    let mut ordered = Vec::with_capacity(arrivals.len());
+    let mut next = 0;
+    while let Some(&place) = ready.get(next) {
+        next += 1;
+        for dependant in &dependants[place] {
+            open[*dependant] -= 1;
+            if open[*dependant] == 0 {
+                ready.push(*dependant);
+            }
+        }
+        ordered.extend(arrivals[place].take());
+    }
+    (ordered, arrivals.into_iter().flatten().collect())
+}

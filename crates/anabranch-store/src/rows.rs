@@ -1,0 +1,186 @@
+//! Rows and what they hold: the SQL that several parts share.
+
+use anabranch_core::document::Document;
+use anabranch_core::{Actor, Change, ChangeHash, CollectionName, EntityId, Heads, SpaceName};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::cache::EntityKey;
+use crate::error::StoreError;
+
+/// A row key in `spaces`.
+pub(crate) type SpaceKey = i64;
+/// A row key in `remotes`.
+pub type RemoteKey = i64;
+
+/// Where a change came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Written here.
+    Local,
+    /// Pulled from this remote.
+    Remote(RemoteKey),
+    /// Received from another replica.
+    Peer,
+}
+
+impl Origin {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Remote(_) => "remote",
+            Self::Peer => "peer",
+        }
+    }
+}
+
+/// The part of an entity's row that a write needs.
+#[derive(Clone, Debug)]
+pub(crate) struct EntityRow {
+    pub(crate) key: EntityKey,
+    pub(crate) space: SpaceKey,
+    pub(crate) id: EntityId,
+    pub(crate) collection: CollectionName,
+}
+
+pub(crate) fn space_key(connection: &Connection, space: &SpaceName) -> Result<Option<SpaceKey>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT key FROM spaces WHERE name = ?")?;
+    Ok(statement.query_row([space.as_str()], |row| row.get(0)).optional()?)
+}
+
+pub(crate) fn ensure_space(connection: &Connection, space: &SpaceName) -> Result<SpaceKey, StoreError> {
+    if let Some(key) = space_key(connection, space)? {
+        return Ok(key);
+    }
+    connection.execute("INSERT INTO spaces (name) VALUES (?)", [space.as_str()])?;
+    Ok(connection.last_insert_rowid())
+}
+
+pub(crate) fn space_name(connection: &Connection, key: SpaceKey) -> Result<SpaceName, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT name FROM spaces WHERE key = ?")?;
+    let name: String = statement.query_row([key], |row| row.get(0))?;
+    Ok(SpaceName::new(name)?)
+}
+
+pub(crate) fn find_entity(
+    connection: &Connection,
+    space: SpaceKey,
+    id: EntityId,
+) -> Result<Option<EntityRow>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT key, collection FROM entities WHERE space = ? AND id = ?")?;
+    let found = statement
+        .query_row(params![space, id.to_string()], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    let Some((key, collection)) = found else { return Ok(None) };
+    Ok(Some(EntityRow { key, space, id, collection: CollectionName::new(collection)? }))
+}
+
+pub(crate) fn entity_by_key(connection: &Connection, key: EntityKey) -> Result<Option<EntityRow>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT space, id, collection FROM entities WHERE key = ?")?;
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?));
+    let Some((space, id, collection)) = statement.query_row([key], read).optional()? else { return Ok(None) };
+    Ok(Some(EntityRow { key, space, id: id.parse()?, collection: CollectionName::new(collection)? }))
+}
+
+pub(crate) fn insert_entity(
+    connection: &Connection,
+    space: SpaceKey,
+    id: EntityId,
+    collection: &CollectionName,
+) -> Result<EntityRow, StoreError> {
+    let mut statement = connection.prepare_cached("INSERT INTO entities (space, id, collection) VALUES (?, ?, ?)")?;
+    let key = statement.insert(params![space, id.to_string(), collection.as_str()])?;
+    Ok(EntityRow { key, space, id, collection: collection.clone() })
+}
+
+pub(crate) fn actor_key(connection: &Connection, actor: &Actor) -> Result<i64, StoreError> {
+    let mut find = connection.prepare_cached("SELECT key FROM actors WHERE actor = ?")?;
+    if let Some(key) = find.query_row([actor.as_bytes()], |row| row.get(0)).optional()? {
+        return Ok(key);
+    }
+    let mut insert = connection.prepare_cached("INSERT INTO actors (actor) VALUES (?)")?;
+    Ok(insert.insert([actor.as_bytes()])?)
+}
+
+/// The row key of a change, if the log has it unfolded.
+pub(crate) fn change_seq(
+    connection: &Connection,
+    entity: EntityKey,
+    hash: &ChangeHash,
+) -> Result<Option<i64>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT seq FROM changes WHERE entity = ? AND hash = ?")?;
+    Ok(statement.query_row(params![entity, hash.as_bytes()], |row| row.get(0)).optional()?)
+}
+
+/// Appends a change to the log and returns its row key.
+pub(crate) fn insert_change(
+    connection: &Connection,
+    entity: EntityKey,
+    change: &Change,
+    transaction: Option<&[u8]>,
+    origin: Origin,
+) -> Result<i64, StoreError> {
+    let actor = actor_key(connection, change.actor())?;
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO changes (entity, hash, actor, actor_seq, txn, stamp, origin, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    Ok(statement.insert(params![
+        entity,
+        change.hash().as_bytes(),
+        actor,
+        i64::try_from(change.seq())?,
+        transaction,
+        change.stamp().raw(),
+        origin.as_str(),
+        change.bytes(),
+    ])?)
+}
+
+/// Reads an entity's change rows back, verifying each against its hash.
+pub(crate) fn logged_changes(connection: &Connection, entity: EntityKey) -> Result<Vec<Change>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT hash, bytes FROM changes WHERE entity = ? ORDER BY seq")?;
+    let mut rows = statement.query([entity])?;
+    let mut changes = Vec::new();
+    while let Some(row) = rows.next()? {
+        let hash: [u8; 32] = row.get(0)?;
+        let change = Change::parse(row.get(1)?).map_err(|_| StoreError::DamagedRow("a change cannot be read"))?;
+        if *change.hash().as_bytes() != hash {
+            return Err(StoreError::DamagedRow("a change does not have its hash"));
+        }
+        changes.push(change);
+    }
+    Ok(changes)
+}
+
+/// Loads an entity's document: the snapshot, then what the log has beside it.
+pub(crate) fn load_document(connection: &Connection, row: &EntityRow, actor: &Actor) -> Result<Document, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT document FROM snapshots WHERE entity = ?")?;
+    let folded: Option<Vec<u8>> = statement.query_row([row.key], |row| row.get(0)).optional()?;
+    let changes = logged_changes(connection, row.key)?;
+    Document::load(actor, folded.as_deref(), changes).map_err(|source| StoreError::Damaged { entity: row.id, source })
+}
+
+pub(crate) fn heads_of(row: &Row<'_>, column: &str) -> Result<Heads, StoreError> {
+    let bytes: Vec<u8> = row.get(column)?;
+    Ok(Heads::from_bytes(&bytes)?)
+}
+
+pub(crate) fn remotes(connection: &Connection) -> Result<Vec<RemoteKey>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT key FROM remotes ORDER BY key")?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+pub(crate) fn meta<T: rusqlite::types::FromSql>(connection: &Connection, key: &str) -> Result<Option<T>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?")?;
+    Ok(statement.query_row([key], |row| row.get(0)).optional()?)
+}
+
+pub(crate) fn set_meta(
+    connection: &Connection,
+    key: &str,
+    value: impl rusqlite::types::ToSql,
+) -> Result<(), StoreError> {
+    let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)")?;
+    statement.execute(params![key, value])?;
+    Ok(())
+}

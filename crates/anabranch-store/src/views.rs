@@ -1,0 +1,66 @@
+//! One SQL view per collection, with a column per field.
+
+use std::fmt::Write as _;
+
+use anabranch_core::{Collection, CollectionName, Kind, Schema};
+use rusqlite::Connection;
+
+use crate::error::StoreError;
+
+/// Makes views and field indexes match the schema.
+///
+/// Names need no escaping beyond quotes: they are checked identifiers.
+pub(crate) fn rebuild(connection: &Connection, schema: &Schema) -> Result<(), StoreError> {
+    for (kind, name) in existing(connection)? {
+        connection.execute_batch(&format!("DROP {kind} \"{name}\""))?;
+    }
+    for (name, collection) in &schema.collections {
+        connection.execute_batch(&view(name, collection))?;
+        for field in collection.fields.iter().filter(|(_, field)| field.indexed).map(|(field, _)| field) {
+            connection.execute_batch(&format!(
+                "CREATE INDEX \"field:{name}.{field}\" ON entities (json_extract(state, '$.{field}')) \
+                 WHERE collection = '{name}' AND deleted = 0 AND born = 1"
+            ))?;
+        }
+    }
+    connection.execute_batch(
+        "CREATE VIEW \"$log\" AS \
+         SELECT c.seq, s.name AS space, e.collection, e.id, lower(hex(c.hash)) AS hash, c.origin, \
+                strftime('%Y-%m-%dT%H:%M:%fZ', (c.stamp >> 16) / 1000.0, 'unixepoch') AS written_at, \
+                length(c.bytes) AS bytes, \
+                EXISTS (SELECT 1 FROM outbox o WHERE o.change = c.seq) AS pending \
+         FROM changes c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space",
+    )?;
+    Ok(())
+}
+
+fn existing(connection: &Connection) -> Result<Vec<(String, String)>, StoreError> {
+    let mut statement = connection.prepare(
+        "SELECT upper(type), name FROM sqlite_schema WHERE type = 'view' OR (type = 'index' AND name LIKE 'field:%')",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn view(name: &CollectionName, collection: &Collection) -> String {
+    let mut sql = format!("CREATE VIEW \"{name}\" AS SELECT e.id AS id");
+    for (field, definition) in &collection.fields {
+        let value = format!("json_extract(e.state, '$.{field}')");
+        let column = match definition.kind {
+            Kind::Register | Kind::Reference => value,
+            Kind::Counter => format!("coalesce({value}, 0)"),
+            Kind::Text => format!("coalesce({value}, '')"),
+            Kind::List | Kind::Set => format!("coalesce({value}, '[]')"),
+            Kind::Map => format!("coalesce({value}, '{{}}')"),
+        };
+        // Writing to a string cannot fail.
+        write!(sql, ", {column} AS \"{field}\"").unwrap_or_default();
+    }
+    write!(
+        sql,
+        ", (SELECT name FROM spaces WHERE key = e.space) AS \"$space\" \
+         FROM entities e WHERE e.collection = '{name}' AND e.deleted = 0 AND e.born = 1"
+    )
+    .unwrap_or_default();
+    sql
+}

@@ -1,0 +1,286 @@
+//! Foreign changes, answers of a server, the outbox and compaction.
+
+mod support;
+
+use std::sync::atomic::Ordering;
+
+use anabranch_core::document::Edit;
+use anabranch_core::sync::{OutboxRead, WriteBatch};
+use anabranch_core::wire::{Answer, Cursor, Envelope, Mark, Missing, RejectCode};
+use anabranch_core::{Change, ChangeHash, Digest, EntityId, Heads, Lineage};
+use anabranch_store::{OutboxPage, Received, Store, StoreError};
+use serde_json::json;
+use support::{Folder, create, edit, field, fields, name, space};
+
+const LINEAGE: Lineage = Lineage::from_bytes([7; 16]);
+
+fn set(title: &str) -> Vec<Edit> {
+    vec![Edit::Set { field: field("title"), value: json!(title) }]
+}
+
+fn all_changes(store: &Store, id: EntityId) -> Result<Vec<Envelope>, StoreError> {
+    store.write(move |write| write.changes_beyond(&space("main"), id, &Heads::default())).wait()
+}
+
+fn pull(store: &Store, incoming: Vec<Envelope>) -> Result<Received, StoreError> {
+    let batch = WriteBatch { incoming, ..WriteBatch::empty(space("main"), LINEAGE) };
+    store.write(move |write| write.apply_batch(1, batch)).wait()
+}
+
+fn answer(store: &Store, answered: Vec<(i64, Answer)>) -> Result<(), StoreError> {
+    let batch = WriteBatch { answered, ..WriteBatch::empty(space("main"), LINEAGE) };
+    store.write(move |write| write.apply_batch(1, batch).map(drop)).wait()
+}
+
+fn outbox(store: &Store, changes: u32) -> Result<OutboxPage, StoreError> {
+    let read = OutboxRead { space: space("main"), changes, bytes: 1 << 20 };
+    store.write(move |write| write.outbox_page(1, &read)).wait()
+}
+
+fn accept_everything(store: &Store) -> Result<usize, StoreError> {
+    let items = outbox(store, 100_000)?.items;
+    let count = items.len();
+    answer(store, items.iter().map(|item| (item.key, Answer::Accepted { seq: 1 })).collect())?;
+    Ok(count)
+}
+
+fn digests(store: &Store) -> Result<(Digest, Digest), StoreError> {
+    store.read(|read| Ok((read.space_digest(&space("main"))?, read.state_digest(&space("main"))?)))
+}
+
+#[test]
+fn g05_receiving_a_change_again_changes_nothing() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let (one, two) = (folder.open("1.db"), folder.open("2.db"));
+    let id = create(&one, json!({ "title": "one", "body": "text", "tags": ["a"] }))?;
+    edit(&one, id, set("two"))?;
+    let changes = all_changes(&one, id)?;
+    assert_eq!(pull(&two, changes.clone())?.applied, changes.len());
+    let before = digests(&two)?;
+    let totals = two.read(|read| read.totals())?;
+    let twice: Vec<_> = changes.iter().rev().chain(&changes).cloned().collect();
+    let again = pull(&two, twice)?;
+    assert_eq!((again.applied, again.known), (0, 2 * changes.len()));
+    assert_eq!((digests(&two)?, two.read(|read| read.totals())?), (before, totals));
+    Ok(())
+}
+
+#[test]
+fn g06_a_change_is_not_visible_before_those_it_depends_on() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let (one, two) = (folder.open("1.db"), folder.open("2.db"));
+    let id = create(&one, json!({ "title": "0" }))?;
+    for n in 1..5 {
+        edit(&one, id, set(&n.to_string()))?;
+    }
+    let changes = all_changes(&one, id)?;
+    let seen = || two.read(|read| read.entity(&space("main"), id));
+    // Last first: nothing shows until the first has come, then all of it does.
+    for (n, change) in changes.iter().enumerate().skip(1).rev() {
+        let received = pull(&two, vec![change.clone()])?;
+        assert_eq!((received.applied, received.orphaned), (0, changes.len() - n), "orphans are tried and kept");
+        assert_eq!(seen()?, None);
+    }
+    assert_eq!(pull(&two, vec![changes[0].clone()])?.applied, changes.len());
+    assert_eq!(seen()?.expect("the entity").state["title"], "4");
+    assert_eq!(digests(&one)?, digests(&two)?);
+    assert_eq!(two.read(|read| read.totals())?.orphaned, 0);
+    Ok(())
+}
+
+#[test]
+fn g06_a_child_is_pushed_after_its_parent_even_if_it_is_older() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("1.db");
+    let folders = name("folders");
+    let make = |title: &'static str| {
+        let folders = folders.clone();
+        store
+            .write(move |write| write.create(&space("main"), &folders, None, &fields(json!({ "title": title }))))
+            .wait()
+    };
+    let (child, parent, grandparent) = (make("child")?, make("parent")?, make("grandparent")?);
+    let into = |to: EntityId| vec![Edit::Set { field: field("parent"), value: json!(to.to_string()) }];
+    edit(&store, child, into(parent))?;
+    edit(&store, parent, into(grandparent))?;
+    let order = |page: OutboxPage| {
+        let mut order: Vec<_> = page.items.iter().map(|item| item.envelope.entity).collect();
+        order.dedup();
+        order
+    };
+    assert_eq!(order(outbox(&store, 100)?), [grandparent, parent, child]);
+    assert_eq!(order(outbox(&store, 1)?), [grandparent], "a page that is cut off does not begin with the child");
+    let page = outbox(&store, 100)?;
+    let last = page.items.last().expect("an item");
+    assert_eq!(last.envelope.parent, Some(parent));
+    // A cycle of parents must not keep anything from being pushed.
+    edit(&store, grandparent, into(child))?;
+    assert_eq!(outbox(&store, 100)?.items.len(), 6);
+    Ok(())
+}
+
+#[test]
+fn a_bad_change_is_quarantined_and_the_good_ones_beside_it_are_applied() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let (one, two) = (folder.open("1.db"), folder.open("2.db"));
+    let id = create(&one, json!({ "title": "one", "body": "text" }))?;
+    let other = create(&one, json!({ "title": "other" }))?;
+    let mut batch = all_changes(&one, id)?;
+    let good = batch.len();
+    let mut garbage = batch[0].clone();
+    garbage.change = vec![0x85; 40];
+    let mut stray = batch[0].clone();
+    stray.collection = name("folders");
+    batch.extend([garbage, stray]);
+    batch.extend(all_changes(&one, other)?);
+    let received = pull(&two, batch)?;
+    assert_eq!((received.applied, received.quarantined), (good + 1, 2));
+    assert_eq!(digests(&one)?, digests(&two)?);
+    assert_eq!(two.read(|read| read.totals())?.quarantined, 2);
+    Ok(())
+}
+
+#[test]
+fn answers_settle_what_they_are_about() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("1.db");
+    let (good, bad) = (create(&store, json!({ "title": "good" }))?, create(&store, json!({ "title": "bad" }))?);
+    edit(&store, bad, set("worse"))?;
+    let page = outbox(&store, 2)?;
+    let refused = Answer::Rejected { code: RejectCode::Forbidden, message: "no".to_owned(), retryable: false };
+    answer(&store, vec![(page.items[0].key, Answer::Accepted { seq: 1 }), (page.items[1].key, refused)])?;
+    let totals = store.read(|read| read.totals())?;
+    assert_eq!((totals.pending, totals.parked), (2, 1));
+    assert!(outbox(&store, 10)?.items.is_empty(), "what builds on a parked change waits with it");
+    edit(&store, good, set("better"))?;
+    assert_eq!(outbox(&store, 10)?.items.len(), 1, "another entity goes on");
+    let record = store.read(|read| read.entity(&space("main"), good))?.expect("the entity");
+    assert_eq!((record.pending, record.dirty_fields.as_slice()), (1, ["title".to_owned()].as_slice()));
+    Ok(())
+}
+
+#[test]
+fn a_held_change_waits_and_brings_what_is_missing_along() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("1.db");
+    let id = create(&store, json!({ "title": "one" }))?;
+    accept_everything(&store)?;
+    edit(&store, id, set("two"))?;
+    let item = outbox(&store, 10)?.items.remove(0);
+    let missing = Missing::Change(ChangeHash::from_bytes([1; 32]));
+    answer(&store, vec![(item.key, Answer::Held { missing })])?;
+    let page = outbox(&store, 10)?;
+    assert!(page.items.is_empty() && page.retry_at.is_some(), "not at once again: that would be a hot loop");
+    assert_eq!(store.read(|read| read.totals())?.pending, 2, "the creation is offered again, too");
+    Ok(())
+}
+
+#[test]
+fn an_echo_of_what_is_in_the_outbox_counts_as_its_acceptance() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("1.db");
+    let id = create(&store, json!({ "title": "one" }))?;
+    assert_eq!(store.read(|read| read.totals())?.pending, 1);
+    pull(&store, all_changes(&store, id)?)?;
+    assert_eq!(store.read(|read| read.totals())?.pending, 0);
+    Ok(())
+}
+
+#[test]
+fn what_a_peer_brought_is_offered_to_the_server() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let (one, two) = (folder.open("1.db"), folder.open("2.db"));
+    let id = create(&one, json!({ "title": "one" }))?;
+    let changes = all_changes(&one, id)?;
+    two.write(move |write| write.apply_peer(&space("main"), changes)).wait()?;
+    assert_eq!(outbox(&two, 10)?.items.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn compaction_folds_an_acknowledged_log_and_nothing_is_lost() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("1.db");
+    let id = create(&store, json!({ "title": "one", "body": "" }))?;
+    let typing: Vec<_> = (0..400)
+        .map(|n| {
+            let splice = Edit::Splice { field: field("body"), at: n, delete: 0, insert: "x".to_owned() };
+            store.write(move |write| write.edit(&space("main"), id, &[splice]))
+        })
+        .collect();
+    for commit in typing {
+        commit.wait()?;
+    }
+    let before = digests(&store)?;
+    let logged = all_changes(&store, id)?;
+    assert_eq!(store.stats().compactions.load(Ordering::Relaxed), 0, "what is pending is not folded");
+    accept_everything(&store)?;
+    // The writer folds when it is idle; another write waits for that.
+    store.write(|_| Ok::<_, StoreError>(())).wait()?;
+    assert_eq!(store.stats().compactions.load(Ordering::Relaxed), 1);
+    let rows = store.read(|read| read.log(&space("main"), Some(id)))?;
+    assert!(rows.is_empty(), "{} rows are left", rows.len());
+    assert_eq!(digests(&store)?, before);
+    assert_eq!(all_changes(&store, id)?, logged, "every change is still there, byte for byte");
+
+    drop(store);
+    let store = folder.open("1.db");
+    edit(&store, id, set("after"))?;
+    pull(&store, logged.clone())?;
+    let record = store.read(|read| read.entity(&space("main"), id))?.expect("the entity");
+    assert_eq!((record.state["title"].as_str(), record.pending), (Some("after"), 1));
+    assert_eq!(record.state["body"].as_str().map(str::len), Some(400));
+
+    // A server that lost its history is offered all of it again, in causal order.
+    let batch = WriteBatch { reoffer: true, ..WriteBatch::empty(space("main"), LINEAGE) };
+    store.write(move |write| write.apply_batch(1, batch)).wait()?;
+    let page = outbox(&store, 100_000)?;
+    assert_eq!(page.items.len(), logged.len() + 1);
+    let fresh = folder.open("2.db");
+    let received = pull(&fresh, page.items.into_iter().map(|item| item.envelope).collect())?;
+    assert_eq!((received.applied, received.orphaned), (logged.len() + 1, 0));
+    assert_eq!(digests(&fresh)?, digests(&store)?);
+    Ok(())
+}
+
+#[test]
+fn sync_state_moves_with_the_changes_and_survives() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let one = folder.open("1.db");
+    let id = create(&one, json!({ "title": "one" }))?;
+    let mark = Mark { seq: 3, chain: Digest::of(b"chain") };
+    {
+        let two = folder.open("2.db");
+        let batch = WriteBatch {
+            incoming: all_changes(&one, id)?,
+            cursor: Some(Cursor(vec![1, 2, 3])),
+            ack: Some(mark),
+            caught_up_at: Some(5),
+            ..WriteBatch::empty(space("main"), LINEAGE)
+        };
+        two.write(move |write| write.apply_batch(1, batch)).wait()?;
+    }
+    let two = folder.open("2.db");
+    let remote = two.read(|read| read.remotes())?.remove(0);
+    assert_eq!((remote.lineage, remote.last_success_at), (Some(LINEAGE), Some(5)));
+    assert_eq!((remote.spaces[0].cursor.clone(), remote.spaces[0].ack), (Some(Cursor(vec![1, 2, 3])), Some(mark)));
+    assert!(two.read(|read| read.entity(&space("main"), id))?.is_some());
+    Ok(())
+}
+
+#[test]
+fn a_damaged_change_is_noticed_when_it_is_read_back() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let id = create(&folder.open("1.db"), json!({ "title": "one" }))?;
+    let raw = rusqlite::Connection::open(folder.path("1.db"))?;
+    let mut bytes: Vec<u8> = raw.query_row("SELECT bytes FROM changes", [], |row| row.get(0))?;
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    raw.execute("UPDATE changes SET bytes = ?", [bytes.clone()])?;
+    assert!(Change::parse(bytes).is_err());
+    let store = folder.open("1.db");
+    let result = edit(&store, id, set("two"));
+    assert!(matches!(result, Err(StoreError::DamagedRow(_))), "{result:?}");
+    assert!(store.read(|read| read.entity(&space("main"), id))?.is_some(), "reading goes on");
+    Ok(())
+}

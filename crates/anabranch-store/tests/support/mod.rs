@@ -1,0 +1,95 @@
+//! What the store's tests share.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::path::PathBuf;
+
+use anabranch_core::document::Edit;
+use anabranch_core::{
+    CollectionName, EntityId, Entropy, Environment, FieldName, Schema, SpaceName, SplitMix64, UnixMillis,
+};
+use anabranch_store::{OpenMode, Store, StoreError};
+use serde_json::{Map, Value};
+
+pub(crate) const SCHEMA: &str = r#"
+    version = 1
+    [collections.folders.fields]
+    title = { kind = "register" }
+    parent = { kind = "reference", to = "folders", parent = true }
+    [collections.notes.fields]
+    title = { kind = "register", indexed = true }
+    body = { kind = "text" }
+    stars = { kind = "counter" }
+    tags = { kind = "set" }
+    items = { kind = "list" }
+    extra = { kind = "map" }
+"#;
+
+pub(crate) fn schema() -> Schema {
+    Schema::from_toml(SCHEMA).expect("the tests' schema")
+}
+
+/// A clock that stands still and randomness that repeats.
+pub(crate) struct Fixed {
+    now: UnixMillis,
+    entropy: SplitMix64,
+}
+
+impl Environment for Fixed {
+    fn now(&self) -> UnixMillis {
+        self.now
+    }
+
+    fn entropy(&mut self) -> &mut dyn Entropy {
+        &mut self.entropy
+    }
+}
+
+static SEED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+
+pub(crate) fn environment() -> Box<dyn Environment> {
+    let seed = SEED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    Box::new(Fixed { now: 1_800_000_000_000, entropy: SplitMix64::new(seed) })
+}
+
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+
+    pub(crate) fn open(&self, file: &str) -> Store {
+        Store::open(&self.path(file), OpenMode::Either(schema()), environment()).expect("a replica")
+    }
+}
+
+pub(crate) fn space(name: &str) -> SpaceName {
+    SpaceName::new(name).expect("a space name")
+}
+
+pub(crate) fn name(name: &str) -> CollectionName {
+    CollectionName::new(name).expect("a collection name")
+}
+
+pub(crate) fn field(name: &str) -> FieldName {
+    FieldName::new(name).expect("a field name")
+}
+
+pub(crate) fn fields(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+pub(crate) fn create(store: &Store, value: Value) -> Result<EntityId, StoreError> {
+    store.write(move |write| write.create(&space("main"), &name("notes"), None, &fields(value))).wait()
+}
+
+pub(crate) fn edit(store: &Store, id: EntityId, edits: Vec<Edit>) -> Result<bool, StoreError> {
+    store.write(move |write| write.edit(&space("main"), id, &edits)).wait()
+}

@@ -1,0 +1,76 @@
+//! Offline-first replication: apps that work with no network and lose nothing.
+//!
+//! Every entity is a CRDT document; one SQLite file holds the change log, the outbox and a queryable view of
+//! the current state, and they move together. Replicas sync through a server or straight with each other,
+//! and always converge.
+//!
+//! ```
+//! use anabranch::{Replica, Schema};
+//! use serde_json::json;
+//!
+//! # fn main() -> Result<(), anabranch::Error> {
+//! # let folder = tempfile::tempdir().expect("a temporary folder");
+//! let schema = Schema::from_toml(r#"
+//!     version = 1
+//!     [collections.notes.fields]
+//!     title = { kind = "register" }   # last writer wins
+//!     body = { kind = "text" }        # merges by character
+//!     stars = { kind = "counter" }    # sums
+//! "#)?;
+//! let phone = Replica::open(folder.path().join("phone.db"), schema.clone())?;
+//! let laptop = Replica::open(folder.path().join("laptop.db"), schema)?;
+//!
+//! let notes = phone.space("home")?.collection("notes")?;
+//! let id = notes.create(json!({ "title": "Shopping", "body": "milk" })).wait()?; // fsynced
+//! phone.exchange(&laptop)?;
+//!
+//! // Apart, both edit the same note.
+//! notes.edit(id, |note| note.splice("body", 4, 0, ", eggs").increment("stars", 1)).wait()?;
+//! let there = laptop.space("home")?.collection("notes")?;
+//! there.edit(id, |note| note.splice("body", 0, 0, "oat ").increment("stars", 1)).wait()?;
+//!
+//! phone.exchange(&laptop)?;
+//! let note = there.get(id)?.expect("the note");
+//! assert_eq!(note.state["body"], "oat milk, eggs");
+//! assert_eq!(note.state["stars"], 2);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The handles
+//! - [`Replica`] is one open file: cheap to clone, `Send + Sync`. [`Space`] and [`Collection`] hang from it.
+//! - **Reads are synchronous** and never load a document. **Writes return a [`Commit`]**: started at once,
+//!   resolved after the fsync, by `.await` or [`Commit::wait`].
+//! - [`Watch`] gives the latest value, then coalesced changes.
+//! - [`Replica::sync`] pushes, pulls and follows a server; [`Replica::exchange`] needs none.
+//!
+//! No call needs an async runtime: the library runs its own thread for the event loop. Being offline is never
+//! an error of a local call.
+
+mod collection;
+mod edits;
+mod environment;
+mod error;
+mod exchange;
+mod replica;
+mod status;
+mod sync;
+mod watch;
+
+pub use anabranch_core::document::{Edit, Path, Step};
+pub use anabranch_core::{
+    CollectionName, Digest, EntityId, ErrorKind, FieldName, ReplicaId, Schema, SchemaError, SpaceName,
+};
+pub use anabranch_store::{EntityRecord, LogEntry};
+pub use collection::{Collection, Space};
+pub use edits::Edits;
+pub use environment::SystemEnvironment;
+pub use error::Error;
+pub use exchange::Exchanged;
+pub use replica::{OpenOptions, Replica};
+pub use status::{Phase, Status};
+pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
+pub use watch::Watch;
+
+/// A write under way: resolves once it is fsynced, by `.await` or [`wait`](anabranch_store::Commit::wait).
+pub type Commit<T> = anabranch_store::Commit<T, Error>;

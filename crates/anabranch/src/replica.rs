@@ -1,0 +1,214 @@
+//! The replica: one open file and everything that hangs from it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use anabranch_core::{Digest, Environment, ReplicaId, Schema, SpaceName};
+use anabranch_store::{OpenMode, Store};
+use serde_json::{Map, Value};
+use tokio::runtime::Runtime;
+
+use crate::collection::Space;
+use crate::environment::SystemEnvironment;
+use crate::error::Error;
+use crate::status::{Online, Status};
+use crate::sync::{Sync, WebSocket};
+use crate::watch::{Scope, Watch, Watchers};
+
+/// One device's copy of the data: a handle to one open file. Cheap to clone; the file is closed with the last.
+///
+/// See the [crate's guide](crate) for an example.
+#[derive(Clone)]
+pub struct Replica {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) watchers: Arc<Watchers>,
+    pub(crate) online: Arc<Mutex<Online>>,
+    runtime: OnceLock<Runtime>,
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").field("path", &self.inner.store.path()).finish_non_exhaustive()
+    }
+}
+
+/// How a replica's file is opened, when [`Replica::open`] is not enough.
+pub struct OpenOptions {
+    path: PathBuf,
+    environment: Box<dyn Environment>,
+}
+
+impl fmt::Debug for OpenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenOptions").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl OpenOptions {
+    /// Takes time and randomness from `environment` instead of from the system: for tests.
+    #[must_use]
+    pub fn environment(mut self, environment: impl Environment + 'static) -> Self {
+        self.environment = Box::new(environment);
+        self
+    }
+
+    /// Opens a file that is a replica already, with the schema that it holds.
+    ///
+    /// # Errors
+    /// If there is no replica in the file, or it cannot be opened.
+    pub fn existing(self) -> Result<Replica, Error> {
+        self.open(OpenMode::Existing)
+    }
+
+    /// Makes a new file.
+    ///
+    /// # Errors
+    /// If the file is there already, or cannot be made.
+    pub fn create(self, schema: Schema) -> Result<Replica, Error> {
+        self.open(OpenMode::Create(schema))
+    }
+
+    /// Opens the file with this schema, making it if need be.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or has been used with a newer schema.
+    pub fn open_or_create(self, schema: Schema) -> Result<Replica, Error> {
+        self.open(OpenMode::Either(schema))
+    }
+
+    fn open(self, mode: OpenMode) -> Result<Replica, Error> {
+        let store = Store::open(&self.path, mode, self.environment)?;
+        let watchers = Arc::new(Watchers::default());
+        let notified = Arc::clone(&watchers);
+        store.on_commit(move |committed| {
+            notified.notify(committed);
+            true
+        });
+        let inner = Inner { store, watchers, online: Arc::default(), runtime: OnceLock::new() };
+        Ok(Replica { inner: Arc::new(inner) })
+    }
+}
+
+impl Replica {
+    /// Opens a file with this schema, making it if need be.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, is damaged, or has been used with a newer schema.
+    pub fn open(path: impl AsRef<Path>, schema: Schema) -> Result<Self, Error> {
+        Self::at(path).open_or_create(schema)
+    }
+
+    /// Options for opening the file at `path`.
+    pub fn at(path: impl AsRef<Path>) -> OpenOptions {
+        OpenOptions { path: path.as_ref().to_owned(), environment: Box::new(SystemEnvironment::new()) }
+    }
+
+    /// A space by name. Nothing has to be created: a space begins with its first entity.
+    ///
+    /// # Errors
+    /// If the name breaks the rules of [`SpaceName`].
+    pub fn space(&self, name: &str) -> Result<Space, Error> {
+        Ok(Space::new(self.clone(), SpaceName::new(name)?))
+    }
+
+    /// Sync with the server at `url` (`http`, `https`, `ws` or `wss`), to be configured and started.
+    #[must_use]
+    pub fn sync(&self, url: &str) -> Sync {
+        Sync::new(self.clone(), url.to_owned(), WebSocket::new(url))
+    }
+
+    /// Runs SQL that reads, and returns each row as an object. Each collection is a view with a column per field.
+    ///
+    /// # Errors
+    /// If the SQL is wrong or tries to write.
+    pub fn query(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Map<String, Value>>, Error> {
+        Ok(self.inner.store.read(|read| read.query(sql, parameters))?)
+    }
+
+    /// Watches a query: its rows now, and again after commits that may have changed them.
+    #[must_use]
+    pub fn watch_query(&self, sql: &str, parameters: Vec<Value>) -> Watch<Vec<Map<String, Value>>> {
+        let (replica, sql) = (self.clone(), sql.to_owned());
+        Watch::new(&self.inner.watchers, Scope::Everything, move || replica.query(&sql, &parameters))
+    }
+
+    /// What is pending, parked, contested, and how the sync stands.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn status(&self) -> Result<Status, Error> {
+        let (totals, remotes) =
+            self.inner.store.read(|read| read.snapshot(|read| Ok((read.totals()?, read.remotes()?))))?;
+        let online = self.inner.online.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Status::new(totals, remotes, online))
+    }
+
+    /// Watches the status.
+    #[must_use]
+    pub fn watch_status(&self) -> Watch<Status> {
+        let replica = self.clone();
+        Watch::new(&self.inner.watchers, Scope::Status, move || replica.status())
+    }
+
+    /// The digest of a space's changes: equal to a server's, or another replica's, that holds the same.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn space_digest(&self, space: &SpaceName) -> Result<Digest, Error> {
+        Ok(self.inner.store.read(|read| read.space_digest(space))?)
+    }
+
+    /// The digest of a space's states, as the application sees them.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn state_digest(&self, space: &SpaceName) -> Result<Digest, Error> {
+        Ok(self.inner.store.read(|read| read.state_digest(space))?)
+    }
+
+    /// This replica's id.
+    #[must_use]
+    pub fn id(&self) -> ReplicaId {
+        self.inner.store.replica()
+    }
+
+    /// The schema in use.
+    #[must_use]
+    pub fn schema(&self) -> &Schema {
+        self.inner.store.schema()
+    }
+
+    /// The store beneath, for tools.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The library's own event loop, started when it is first needed.
+    pub(crate) fn runtime(&self) -> Result<&Runtime, Error> {
+        if let Some(runtime) = self.inner.runtime.get() {
+            return Ok(runtime);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("anabranch-sync")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::invalid(format!("the event loop cannot be started: {error}")))?;
+        Ok(self.inner.runtime.get_or_init(|| runtime))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // The last handle may be dropped inside somebody's async task, where waiting is not allowed.
+            runtime.shutdown_background();
+        }
+    }
+}

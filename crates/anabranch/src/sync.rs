@@ -1,0 +1,193 @@
+//! Sync with a server: configure, start, follow.
+
+mod driver;
+mod link;
+mod websocket;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_core::sync::Halt;
+use anabranch_core::{ErrorKind, SpaceName};
+use anabranch_store::Commit as StoreCommit;
+use tokio::sync::mpsc;
+
+use crate::Commit;
+use crate::error::Error;
+use crate::replica::Replica;
+
+pub use link::{FarEnd, Link, LinkError, Transport};
+pub use websocket::WebSocket;
+
+use driver::{Command, Driver, Mode};
+
+/// Why a sync ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum SyncError {
+    /// The server could not be reached, or the connection broke.
+    #[error("offline: {0}")]
+    Offline(String),
+    /// The deadline came first.
+    #[error("the deadline came before everything was synced")]
+    Deadline,
+    /// It will not get better by itself.
+    #[error("{}", describe(.0))]
+    Halted(Halt),
+}
+
+impl SyncError {
+    pub(crate) const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Offline(_) | Self::Deadline => ErrorKind::Retry,
+            Self::Halted(_) => ErrorKind::Refused,
+        }
+    }
+}
+
+fn describe(halt: &Halt) -> String {
+    match halt {
+        Halt::OtherLineage(lineage) => {
+            format!("the server has another history ({lineage}) than the one synced with before; nothing was sent")
+        }
+        Halt::Forbidden(reason) => format!("the server refuses: {reason}"),
+        Halt::Protocol(reason) => format!("server and replica do not understand each other: {reason}"),
+        Halt::Stopped => "stopped".to_owned(),
+    }
+}
+
+/// Sync with one server, not started yet. Made by [`Replica::sync`].
+pub struct Sync {
+    replica: Replica,
+    url: String,
+    spaces: Vec<SpaceName>,
+    transport: Arc<dyn Transport>,
+}
+
+impl fmt::Debug for Sync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sync").field("url", &self.url).field("spaces", &self.spaces).finish_non_exhaustive()
+    }
+}
+
+/// What a bounded sync did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct SyncReport {
+    /// Changes that the server took.
+    pub pushed: u64,
+    /// Changes that the server had already.
+    pub duplicates: u64,
+    /// Changes that the server refused or holds.
+    pub refused: u64,
+    /// Changes that came and were new.
+    pub pulled: u64,
+    /// Flights of messages that were sent and answered.
+    pub round_trips: u64,
+    /// Bytes sent, in frames.
+    pub bytes_sent: u64,
+    /// Bytes received, in frames.
+    pub bytes_received: u64,
+}
+
+impl Sync {
+    pub(crate) fn new(replica: Replica, url: String, transport: impl Transport) -> Self {
+        Self { replica, url, spaces: Vec::new(), transport: Arc::new(transport) }
+    }
+
+    /// Syncs this space even if nothing is in it yet. Spaces that are in the file are synced anyway.
+    ///
+    /// # Errors
+    /// If the name breaks the rules of [`SpaceName`].
+    pub fn space(mut self, name: &str) -> Result<Self, Error> {
+        self.spaces.push(SpaceName::new(name)?);
+        Ok(self)
+    }
+
+    /// Reaches the server through `transport` instead of a WebSocket to the URL.
+    #[must_use]
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Arc::new(transport);
+        self
+    }
+
+    /// Starts to sync in the background: pushes what is pending, pulls what is new, follows changes as they
+    /// come, and reconnects with backoff. It goes on until the handle is dropped.
+    ///
+    /// # Errors
+    /// If the event loop cannot be started or the file cannot be written. Being offline is no error.
+    pub fn start(self) -> Result<SyncHandle, Error> {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let replica = self.replica.clone();
+        let driver = self.driver(Mode::Forever, receiver)?;
+        replica.runtime()?.spawn(async move {
+            // A background sync ends only when it is told to, or for a reason that the status shows.
+            drop(driver.run().await);
+        });
+        Ok(SyncHandle { commands, replica })
+    }
+
+    /// Syncs once: resolves when everything is on both sides, or to an error when the server cannot be reached
+    /// or `deadline` has passed. What was done by then stays done.
+    pub fn now(self, deadline: Duration) -> Commit<SyncReport> {
+        let (promise, commit) = StoreCommit::pending();
+        let replica = self.replica.clone();
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let driver = self.driver(Mode::Once, receiver);
+        match driver.and_then(|driver| Ok((driver, replica.runtime()?))) {
+            Ok((driver, runtime)) => {
+                runtime.spawn(async move {
+                    let _open = commands;
+                    let outcome = tokio::time::timeout(deadline, driver.run()).await;
+                    promise.resolve(outcome.unwrap_or(Err(SyncError::Deadline)).map_err(Error::from));
+                });
+            }
+            Err(error) => promise.resolve(Err(error)),
+        }
+        commit
+    }
+
+    fn driver(self, mode: Mode, commands: mpsc::UnboundedReceiver<Command>) -> Result<Driver, Error> {
+        let (url, spaces) = (self.url.clone(), self.spaces.clone());
+        let remote = self.replica.store().write(move |write| {
+            spaces.iter().try_for_each(|space| write.ensure_space(space))?;
+            write.ensure_remote(&url)
+        });
+        let remote = remote.wait()?;
+        Driver::new(&self.replica, remote, self.transport, mode, commands)
+    }
+}
+
+/// A sync in the background. It stops when the handle is dropped.
+pub struct SyncHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    replica: Replica,
+}
+
+impl fmt::Debug for SyncHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SyncHandle").field("replica", &self.replica).finish_non_exhaustive()
+    }
+}
+
+impl SyncHandle {
+    /// Tries again at once, without waiting for the backoff: the network is back, or a person asked.
+    pub fn retry_now(&self) {
+        // If the driver has ended, the status says why.
+        drop(self.commands.send(Command::Retry));
+    }
+
+    /// Resolves when nothing is pending and nothing is left to pull, now or later.
+    pub fn caught_up(&self) -> Commit<()> {
+        let (promise, commit) = StoreCommit::pending();
+        drop(self.commands.send(Command::CaughtUp(promise)));
+        commit
+    }
+}
+
+impl Drop for SyncHandle {
+    fn drop(&mut self) {
+        drop(self.commands.send(Command::Stop));
+    }
+}
