@@ -15,7 +15,7 @@ pub use append::{Appended, LogIndex, LogRow, Offered, append, next_chain};
 pub use backoff::Backoff;
 pub use client::{
     ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, MAX_PUSH_BYTES, MAX_PUSH_CHANGES,
-    OutboxItem, OutboxRead, SpaceProgress, SyncEvent, WriteBatch,
+    OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
 };
 pub use digest::SpaceDigest;
 pub use server::{

@@ -10,6 +10,9 @@ pub enum StoreError {
     /// There is no such entity in this space.
     #[error("there is no entity {0}")]
     NoEntity(EntityId),
+    /// The entity is deleted: restore it first.
+    #[error("entity {0} is deleted")]
+    Deleted(EntityId),
     /// An entity with this id exists already.
     #[error("there already is an entity {0}")]
     EntityExists(EntityId),
@@ -84,7 +87,7 @@ impl StoreError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoEntity(_) => ErrorKind::NotFound,
+            Self::NoEntity(_) | Self::Deleted(_) => ErrorKind::NotFound,
             Self::EntityExists(_)
             | Self::NoCollection(_)
             | Self::Edit(_)

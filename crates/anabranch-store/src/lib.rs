@@ -27,7 +27,7 @@ pub use commit::{Commit, Promise};
 pub use engine::{Committed, Engine, Job, Stats, Touched, Undo, Write};
 pub use error::{QuarantineReason, StoreError};
 pub use outbox::OutboxPage;
-pub use read::{EntityRecord, LogEntry, Read, RemoteState, Totals};
+pub use read::{EntityRecord, LogEntry, QueryRows, Read, RemoteState, Totals};
 pub use receive::Received;
 pub use rows::{Origin, RemoteKey};
 pub use store::{OpenMode, Store};

@@ -52,12 +52,16 @@ impl Write<'_> {
     /// Makes all edits in one change. `false` if they change nothing.
     ///
     /// # Errors
-    /// If the entity is not there, or an edit does not fit it; nothing is stored then.
+    /// If the entity is not there or is deleted, or an edit does not fit it; nothing is stored then.
     pub fn edit(&mut self, space: &SpaceName, id: EntityId, edits: &[Edit]) -> Result<bool, StoreError> {
         let row = self.entity(space, id)?;
         let schema = self.collection(&row.collection)?;
         let stamp = self.tick();
         self.with_document(&row, |write, document| {
+            let damaged = |source| StoreError::Damaged { entity: id, source };
+            if document.is_deleted(schema.deletion).map_err(damaged)? {
+                return Err(StoreError::Deleted(id));
+            }
             let changes = document.edit(&schema, stamp, edits)?;
             write.log(&row, &changes)?;
             if !changes.is_empty() {

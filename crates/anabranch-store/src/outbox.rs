@@ -45,10 +45,7 @@ impl Write<'_> {
         }
         connection.execute("INSERT INTO remotes (url) VALUES (?)", [url])?;
         let key = connection.last_insert_rowid();
-        let mut statement = connection.prepare("SELECT key FROM spaces")?;
-        let spaces: Vec<SpaceKey> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        drop(statement);
-        spaces.into_iter().try_for_each(|space| self.reoffer_space(key, space))?;
+        self.reoffer_everything(key)?;
         Ok(key)
     }
 
@@ -100,6 +97,14 @@ impl Write<'_> {
             )?
             .query_row([remote, now], |row| row.get(0))?;
         Ok(OutboxPage { items, retry_at })
+    }
+
+    /// Offers every change of every space again.
+    pub(crate) fn reoffer_everything(&mut self, remote: RemoteKey) -> Result<(), StoreError> {
+        let mut statement = self.engine.connection.prepare("SELECT key FROM spaces")?;
+        let spaces: Vec<SpaceKey> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        drop(statement);
+        spaces.into_iter().try_for_each(|space| self.reoffer_space(remote, space))
     }
 
     /// Offers every change of a space again: the server has lost some, and which is not known.

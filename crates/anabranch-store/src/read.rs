@@ -47,6 +47,15 @@ pub struct EntityRecord {
     pub last_sync_at: Option<UnixMillis>,
 }
 
+/// What a query found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueryRows {
+    /// The names of the columns, in the query's order.
+    pub columns: Vec<String>,
+    /// The rows, each with a value per column.
+    pub rows: Vec<Vec<Value>>,
+}
+
 /// A row of the change log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogEntry {
@@ -185,6 +194,15 @@ impl<'a> Read<'a> {
     /// # Errors
     /// [`StoreError::Query`] if the SQL is wrong, tries to write, or returns more than a million rows.
     pub fn query(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Map<String, Value>>, StoreError> {
+        let QueryRows { columns, rows } = self.query_rows(sql, parameters)?;
+        Ok(rows.into_iter().map(|row| columns.iter().cloned().zip(row).collect()).collect())
+    }
+
+    /// As [`Read::query`], with the columns in the query's order, and known even if there are no rows.
+    ///
+    /// # Errors
+    /// As [`Read::query`].
+    pub fn query_rows(&self, sql: &str, parameters: &[Value]) -> Result<QueryRows, StoreError> {
         let failed = |error: rusqlite::Error| StoreError::Query(error.to_string());
         let mut statement = self.connection.prepare(sql).map_err(failed)?;
         if !statement.readonly() {
@@ -198,13 +216,10 @@ impl<'a> Read<'a> {
             if found.len() == MAX_QUERY_ROWS {
                 return Err(StoreError::Query("more than a million rows".to_owned()));
             }
-            let mut object = Map::new();
-            for (place, name) in columns.iter().enumerate() {
-                object.insert(name.clone(), json_value(row.get_ref(place)?));
-            }
-            found.push(object);
+            let value = |place| Ok(json_value(row.get_ref(place)?));
+            found.push((0..columns.len()).map(value).collect::<Result<_, StoreError>>()?);
         }
-        Ok(found)
+        Ok(QueryRows { columns, rows: found })
     }
 
     /// The change log, oldest first: of one entity, or of a whole space.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anabranch_core::document::Document;
-use anabranch_core::sync::{Backoff, WriteBatch};
+use anabranch_core::sync::{Backoff, Reoffer, WriteBatch};
 use anabranch_core::wire::{Answer, Envelope, Missing};
 use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, Digest, EntityId, SpaceName};
 use rusqlite::{OptionalExtension as _, params};
@@ -57,12 +57,23 @@ impl Write<'_> {
         let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO sync_state (remote, space) VALUES (?, ?)")?;
         insert.execute([remote, space])?;
         drop(insert);
-        if reoffer {
-            connection.execute(
-                "UPDATE sync_state SET cursor = NULL, ack_seq = NULL, ack_chain = NULL WHERE remote = ? AND space = ?",
-                [remote, space],
-            )?;
-            self.reoffer_space(remote, space)?;
+        match reoffer {
+            Reoffer::Nothing => {}
+            Reoffer::Space => {
+                connection.execute(
+                    "UPDATE sync_state SET cursor = NULL, ack_seq = NULL, ack_chain = NULL \
+                     WHERE remote = ? AND space = ?",
+                    [remote, space],
+                )?;
+                self.reoffer_space(remote, space)?;
+            }
+            Reoffer::Everything => {
+                connection.execute(
+                    "UPDATE sync_state SET cursor = NULL, ack_seq = NULL, ack_chain = NULL WHERE remote = ?",
+                    [remote],
+                )?;
+                self.reoffer_everything(remote)?;
+            }
         }
         let connection = &self.engine.connection;
         if let Some(cursor) = cursor {

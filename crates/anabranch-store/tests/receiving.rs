@@ -5,7 +5,7 @@ mod support;
 use std::sync::atomic::Ordering;
 
 use anabranch_core::document::Edit;
-use anabranch_core::sync::{OutboxRead, WriteBatch};
+use anabranch_core::sync::{OutboxRead, Reoffer, WriteBatch};
 use anabranch_core::wire::{Answer, Cursor, Envelope, Mark, Missing, RejectCode};
 use anabranch_core::{Change, ChangeHash, Digest, EntityId, Heads, Lineage};
 use anabranch_store::{OutboxPage, Received, Store, StoreError};
@@ -232,7 +232,7 @@ fn compaction_folds_an_acknowledged_log_and_nothing_is_lost() -> Result<(), Stor
     assert_eq!(record.state["body"].as_str().map(str::len), Some(400));
 
     // A server that lost its history is offered all of it again, in causal order.
-    let batch = WriteBatch { reoffer: true, ..WriteBatch::empty(space("main"), LINEAGE) };
+    let batch = WriteBatch { reoffer: Reoffer::Space, ..WriteBatch::empty(space("main"), LINEAGE) };
     store.write(move |write| write.apply_batch(1, batch)).wait()?;
     let page = outbox(&store, 100_000)?;
     assert_eq!(page.items.len(), logged.len() + 1);

@@ -213,6 +213,21 @@ fn a_database_of_another_application_is_left_alone() -> Result<(), StoreError> {
 }
 
 #[test]
+fn a_deleted_entity_is_not_edited_until_it_is_restored() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("a.db");
+    let id = support::create(&store, json!({ "title": "one" }))?;
+    store.write(move |write| write.delete(&space("main"), id)).wait()?;
+    assert!(matches!(support::edit(&store, id, vec![increment(1)]), Err(StoreError::Deleted(_))));
+    assert!(store.read(|read| read.query("SELECT * FROM notes", &[]))?.is_empty());
+    assert!(store.read(|read| read.entity(&space("main"), id))?.is_some_and(|record| record.deleted));
+    store.write(move |write| write.restore(&space("main"), id)).wait()?;
+    support::edit(&store, id, vec![increment(1)])?;
+    assert_eq!(store.read(|read| read.query("SELECT stars FROM notes", &[]))?[0]["stars"], 1);
+    Ok(())
+}
+
+#[test]
 fn a_new_field_needs_no_ceremony() -> Result<(), StoreError> {
     let folder = Folder::new();
     let id = support::create(&folder.open("a.db"), json!({ "title": "one" }))?;

@@ -61,7 +61,7 @@ pub use anabranch_core::document::{Edit, Path, Step};
 pub use anabranch_core::{
     CollectionName, Digest, EntityId, ErrorKind, FieldName, ReplicaId, Schema, SchemaError, SpaceName,
 };
-pub use anabranch_store::{EntityRecord, LogEntry};
+pub use anabranch_store::{EntityRecord, LogEntry, QueryRows};
 pub use collection::{Collection, Space};
 pub use edits::Edits;
 pub use environment::SystemEnvironment;

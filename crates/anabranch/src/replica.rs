@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anabranch_core::{Digest, Environment, ReplicaId, Schema, SpaceName};
-use anabranch_store::{OpenMode, Store};
+use anabranch_store::{OpenMode, QueryRows, Store};
 use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
@@ -128,6 +128,14 @@ impl Replica {
     /// If the SQL is wrong or tries to write.
     pub fn query(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Map<String, Value>>, Error> {
         Ok(self.inner.store.read(|read| read.query(sql, parameters))?)
+    }
+
+    /// As [`Replica::query`], with the columns in the query's order, and known even if there are no rows.
+    ///
+    /// # Errors
+    /// As [`Replica::query`].
+    pub fn query_rows(&self, sql: &str, parameters: &[Value]) -> Result<QueryRows, Error> {
+        Ok(self.inner.store.read(|read| read.query_rows(sql, parameters))?)
     }
 
     /// Watches a query: its rows now, and again after commits that may have changed them.

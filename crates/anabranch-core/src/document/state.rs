@@ -140,7 +140,14 @@ impl Document {
         Ok(first.map(|(stamp, _, name)| (name, stamp)))
     }
 
-    fn is_deleted(&self, policy: Deletion) -> Result<bool, DocumentError> {
+    /// Whether the entity is deleted, by its collection's policy.
+    ///
+    /// Under [`Deletion::EditWins`] it is if some visible deletion has no concurrent edit beside it; another
+    /// deletion is no edit, so two people who delete at the same time do not bring the entity back.
+    ///
+    /// # Errors
+    /// As [`Document::state`].
+    pub fn is_deleted(&self, policy: Deletion) -> Result<bool, DocumentError> {
         let mut deletes = held_at_root(&self.automerge, DELETED_KEY)?;
         deletes.retain(|op| !op.is(&ScalarValue::Null));
         let deletes: Vec<_> = deletes.iter().filter_map(|op| self.automerge.hash_for_opid(&op.id)).collect();

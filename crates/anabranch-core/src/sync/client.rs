@@ -111,16 +111,28 @@ pub struct WriteBatch {
     pub cursor: Option<Cursor>,
     /// The new ack mark.
     pub ack: Option<Mark>,
-    /// Forget cursor and ack mark, and offer every change of the space again: the server has lost some.
-    pub reoffer: bool,
+    /// What the server has lost, and so must be offered again; the cursors and ack marks of it are forgotten.
+    pub reoffer: Reoffer,
     /// Replica and server agree as of this time.
     pub caught_up_at: Option<UnixMillis>,
+}
+
+/// What is to be offered to a server again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reoffer {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Every change of the batch's space.
+    Space,
+    /// Every change of every space.
+    Everything,
 }
 
 /// What the driver does with the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkCommand {
-    /// Open it.
+    /// Open it; one that is open is closed first.
     Open,
     /// Close it.
     Close,
@@ -191,6 +203,8 @@ pub struct ClientSession {
     backoff: Backoff,
     next_push: u64,
     told_caught_up: bool,
+    /// Another lineage was adopted, and the server has not said welcome since.
+    adopted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,6 +257,7 @@ impl ClientSession {
             backoff: Backoff::after(failures),
             next_push: 1,
             told_caught_up: false,
+            adopted: false,
         }
     }
 
@@ -394,6 +409,7 @@ impl ClientSession {
         };
         self.link = Link::Open { limits };
         self.lineage = Some(welcome.lineage);
+        self.adopted = false;
         self.backoff.succeed();
         step.events.push(SyncEvent::Online { server_now: welcome.now });
         for (name, space) in &mut self.spaces {
@@ -412,11 +428,14 @@ impl ClientSession {
     ) {
         match code {
             RefusalCode::OtherLineage { lineage, empty: true } => {
-                // The server was wiped: it is ours to fill again. One space at a time is reset on its
-                // `CursorUnknown`, which the next session brings.
-                self.lineage = Some(lineage);
-                step.link = Some(LinkCommand::Close);
-                self.on_disconnected(now, entropy, message, retry_after_millis, step);
+                self.adopt(lineage, step);
+                if std::mem::replace(&mut self.adopted, true) {
+                    // A server that keeps changing its mind is not followed in a hot loop.
+                    step.link = Some(LinkCommand::Close);
+                    self.on_disconnected(now, entropy, message, retry_after_millis, step);
+                } else {
+                    self.open(step);
+                }
             }
             RefusalCode::OtherLineage { lineage, .. } => self.halt(Halt::OtherLineage(lineage), step),
             RefusalCode::Forbidden => self.halt(Halt::Forbidden(message), step),
@@ -425,6 +444,21 @@ impl ClientSession {
                 self.on_disconnected(now, entropy, message, retry_after_millis, step);
             }
             RefusalCode::Protocol => self.halt(Halt::Protocol(message), step),
+        }
+    }
+
+    /// The server was wiped, or is a new one and empty: it is ours to fill again.
+    fn adopt(&mut self, lineage: Lineage, step: &mut ClientStep) {
+        self.lineage = Some(lineage);
+        for (name, space) in &mut self.spaces {
+            space.cursor = None;
+            space.ack = None;
+            step.events.push(SyncEvent::ServerLostHistory(name.clone()));
+        }
+        if let Some(name) = self.spaces.keys().next() {
+            let mut batch = WriteBatch::empty(name.clone(), lineage);
+            batch.reoffer = Reoffer::Everything;
+            step.batch = Some(batch);
         }
     }
 
@@ -524,7 +558,7 @@ impl ClientSession {
         space.ack = None;
         space.pulled = false;
         let mut batch = WriteBatch::empty(name.clone(), lineage);
-        batch.reoffer = true;
+        batch.reoffer = Reoffer::Space;
         step.batch = Some(batch);
         step.send.push(space.pull(&name));
         match &mut space.outbox {
@@ -576,7 +610,7 @@ impl WriteBatch {
             answered: Vec::new(),
             cursor: None,
             ack: None,
-            reoffer: false,
+            reoffer: Reoffer::Nothing,
             caught_up_at: None,
         }
     }

@@ -228,6 +228,7 @@ impl Driver {
         self.send(&send, events);
         match link {
             Some(LinkCommand::Open) => {
+                self.link = None;
                 let transport = Arc::clone(&self.transport);
                 self.connecting = Some(tokio::spawn(async move { transport.connect().await }));
             }

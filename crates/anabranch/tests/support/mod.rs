@@ -1,0 +1,99 @@
+//! What the library's tests share: files in a folder, and a server that can be stopped and started.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch::{Collection, Replica, Schema, SpaceName, Sync, SystemEnvironment};
+use anabranch_server::{Server, ServerHandle, ServerOptions, SqliteBackend};
+use tokio::runtime::Runtime;
+
+/// A hang guard, not a measurement.
+pub(crate) const GUARD: Duration = Duration::from_secs(120);
+
+pub(crate) fn schema() -> Schema {
+    let text = r#"
+        version = 1
+        [collections.notes.fields]
+        title = { kind = "register" }
+        body = { kind = "text" }
+        stars = { kind = "counter" }
+        tags = { kind = "set" }
+        items = { kind = "list" }
+    "#;
+    Schema::from_toml(text).expect("the tests' schema")
+}
+
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+
+    pub(crate) fn replica(&self, file: &str) -> Replica {
+        Replica::open(self.path(file), schema()).expect("a replica")
+    }
+}
+
+pub(crate) fn notes(replica: &Replica) -> Collection {
+    replica.space("main").and_then(|space| space.collection("notes")).expect("the notes")
+}
+
+pub(crate) fn main_space() -> SpaceName {
+    SpaceName::new("main").expect("a space name")
+}
+
+/// A server in the background, on a port of its own, with its log in a file.
+pub(crate) struct TestServer {
+    runtime: Runtime,
+    handle: Option<ServerHandle>,
+    address: SocketAddr,
+    path: PathBuf,
+}
+
+impl TestServer {
+    pub(crate) fn start(path: PathBuf) -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (handle, address) = runtime.block_on(serve(&path, any));
+        Self { runtime, handle: Some(handle), address, path }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Stops it in the middle of whatever it does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(handle) = self.handle.take() {
+            self.runtime.block_on(handle.abort());
+        }
+    }
+
+    /// Starts it again, on the same file and port.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let (handle, address) = self.runtime.block_on(serve(&self.path, self.address));
+        assert_eq!(address, self.address);
+        self.handle = Some(handle);
+    }
+
+    /// The sync of a replica's `main` space with this server.
+    pub(crate) fn sync(&self, replica: &Replica) -> Sync {
+        replica.sync(&self.url()).space("main").expect("a space name")
+    }
+}
+
+async fn serve(path: &std::path::Path, address: SocketAddr) -> (ServerHandle, SocketAddr) {
+    let backend = SqliteBackend::open(path, Box::new(SystemEnvironment::new())).expect("a backend");
+    let server = Server::bind(address, Arc::new(backend), ServerOptions::default()).await.expect("a server");
+    let address = server.local_addr();
+    (server.spawn(), address)
+}
