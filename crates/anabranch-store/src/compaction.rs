@@ -49,13 +49,16 @@ impl Engine {
         self.commit(vec![Box::new(Compaction { key })])
     }
 
-    /// An entity whose log is worth folding now: it has grown past the threshold and is wholly acknowledged.
+    /// An entity whose log is worth folding now: wholly acknowledged, past the threshold, and larger than what
+    /// it was folded into last, so that folding costs each change a constant share however large the document.
     ///
     /// # Errors
     /// If the database fails.
     pub fn next_to_compact(&self) -> Result<Option<EntityKey>, StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT key FROM entities WHERE log_bytes > 16384 AND pending = 0 ORDER BY log_bytes DESC LIMIT 1",
+            "SELECT key FROM entities e WHERE log_bytes > 16384 AND pending = 0 \
+               AND log_bytes > coalesce((SELECT length(document) FROM snapshots s WHERE s.entity = e.key), 0) \
+             ORDER BY log_bytes DESC LIMIT 1",
         )?;
         Ok(statement.query_row([], |row| row.get(0)).optional()?)
     }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anabranch_core::document::{Document, canonical_json};
-use anabranch_core::{Actor, Clock, CollectionName, EntityId, Environment, ReplicaId, Schema, SpaceName, Stamp};
+use anabranch_core::{
+    Actor, Clock, Collection, CollectionName, EntityId, Environment, Field, ReplicaId, Schema, SpaceName, Stamp,
+};
 use rusqlite::{Connection, params};
 use serde_json::Value;
 use tracing::{debug, error};
@@ -298,7 +300,7 @@ impl Engine {
             let json = serde_json::to_string(&*self.schema).map_err(|_| StoreError::OutOfRange)?;
             rows::set_meta(&self.connection, "schema", json)?;
             views::rebuild(&self.connection, &self.schema)?;
-            self.project_again()?;
+            self.project_again(stored.as_ref())?;
         }
         match rows::meta::<String>(&self.connection, "replica")? {
             Some(id) => self.replica = id.parse()?,
@@ -307,15 +309,24 @@ impl Engine {
         self.reload_clock()
     }
 
-    /// Derives the states that a new schema version may read differently.
-    fn project_again(&mut self) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare("SELECT key FROM entities")?;
-        let keys: Vec<EntityKey> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        drop(statement);
+    /// Derives the states that a new schema version may read differently: those of collections in which an
+    /// existing field, or the deletion policy, means something else now, and contested ones. Fields that were
+    /// only added change no state.
+    fn project_again(&mut self, before: Option<&Schema>) -> Result<(), StoreError> {
+        let Some(before) = before else { return Ok(()) };
+        let mut statement = self.connection.prepare("SELECT key, collection, conflicts FROM entities")?;
+        let mut rows = statement.query([])?;
         let mut pending = Pending::default();
-        for key in keys {
-            pending.dirty.insert(key, Dirty { document: true, ..Dirty::default() });
+        while let Some(row) = rows.next()? {
+            let (key, collection): (EntityKey, String) = (row.get(0)?, row.get(1)?);
+            let contested = row.get::<_, i64>(2)? > 0;
+            let (old, new) = (before.collection(&collection), self.schema.collection(&collection));
+            if contested || reads_differently(old, new) {
+                pending.dirty.insert(key, Dirty { document: true, ..Dirty::default() });
+            }
         }
+        drop(rows);
+        drop(statement);
         self.flush(&mut pending).map(drop)
     }
 
@@ -404,6 +415,13 @@ impl Engine {
         self.stats.documents_loaded.fetch_add(1, Ordering::Relaxed);
         rows::load_document(&self.connection, row, &self.actor)
     }
+}
+
+/// Whether what is known under both versions of a collection means something else under the new one.
+fn reads_differently(old: Option<&Collection>, new: Option<&Collection>) -> bool {
+    let (Some(old), Some(new)) = (old, new) else { return old.is_some() != new.is_some() };
+    let same = |(name, field): (_, &Field)| new.fields.get(name).is_some_and(|now: &Field| now.kind == field.kind);
+    old.deletion != new.deletion || !old.fields.iter().all(same)
 }
 
 impl Write<'_> {

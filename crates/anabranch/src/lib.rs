@@ -74,3 +74,8 @@ pub use watch::Watch;
 
 /// A write under way: resolves once it is fsynced, by `.await` or [`wait`](anabranch_store::Commit::wait).
 pub type Commit<T> = anabranch_store::Commit<T, Error>;
+
+/// Compiles and runs the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

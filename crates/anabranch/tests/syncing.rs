@@ -92,7 +92,7 @@ fn a_live_change_reaches_the_others() -> Result<(), Error> {
 }
 
 #[test]
-fn a_background_sync_survives_the_server_s_restart() -> Result<(), Error> {
+fn g07_a_background_sync_survives_the_server_s_restart() -> Result<(), Error> {
     let folder = Folder::new();
     let mut server = TestServer::start(folder.path("server.db"));
     let (a, b) = (folder.replica("a.db"), folder.replica("b.db"));
@@ -136,7 +136,7 @@ fn a_reconnect_with_nothing_new_is_one_round_trip_of_constant_size() -> Result<(
 }
 
 #[test]
-fn a_wiped_server_is_filled_again_and_one_with_another_history_is_left_alone() -> Result<(), Error> {
+fn g10_a_wiped_server_is_filled_again_and_one_with_another_history_is_left_alone() -> Result<(), Error> {
     let folder = Folder::new();
     let a = folder.replica("a.db");
     let create = |title: &str| -> Result<EntityId, Error> { notes(&a).create(json!({ "title": title })).wait() };
@@ -173,7 +173,7 @@ fn a_wiped_server_is_filled_again_and_one_with_another_history_is_left_alone() -
 }
 
 #[test]
-fn a_server_restored_from_a_backup_gets_back_what_it_lost() -> Result<(), Error> {
+fn g10_a_server_restored_from_a_backup_gets_back_what_it_lost() -> Result<(), Error> {
     let folder = Folder::new();
     let (a, b) = (folder.replica("a.db"), folder.replica("b.db"));
     let mut server = TestServer::start(folder.path("server.db"));
