@@ -12,7 +12,7 @@ mod digest;
 mod server;
 
 pub use append::{Appended, LogIndex, LogRow, Offered, append, next_chain};
-pub use backoff::Backoff;
+pub use backoff::{Backoff, MAX_BACKOFF_MILLIS};
 pub use client::{
     ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, MAX_PUSH_BYTES, MAX_PUSH_CHANGES,
     OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,

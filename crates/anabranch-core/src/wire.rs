@@ -1,13 +1,14 @@
 //! The wire format: [messages](ClientMessage) and the [frames](encode) that carry them.
 //!
-//! One frame carries one message: two bytes of magic, a version, flags, the length of the body, and the body
-//! itself, a bincode 2 value that may be deflated. Every size has a bound; nothing on the wire is recursive.
+//! One frame carries one message: two bytes of magic, a version, flags, the length of the body, a checksum, and
+//! the body itself, a bincode 2 value that may be deflated. Every size has a bound; nothing on the wire is
+//! recursive.
 //! The byte-for-byte layout is documented in `docs/src/wire-format.md`.
 
 mod codec;
 mod message;
 
-pub use codec::{DecodeError, EncodeError, MAX_FRAME_BYTES, PROTOCOL_VERSION, decode, encode, split};
+pub use codec::{DecodeError, EncodeError, HEADER_BYTES, MAX_FRAME_BYTES, PROTOCOL_VERSION, decode, encode, split};
 pub use message::{
     Answer, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_CURSOR_BYTES, Mark, Missing, Pull, Push, Pushed,
     RefusalCode, RejectCode, ServerMessage, Welcome,

@@ -99,6 +99,10 @@ pub struct Touched {
 pub(crate) struct Dirty {
     pub(crate) fields: BTreeSet<String>,
     pub(crate) added_bytes: usize,
+    /// How many changes have come into the outbox, less those that have left it.
+    pub(crate) pending: i64,
+    /// That difference is not known: the outbox must be counted.
+    pub(crate) recount: bool,
     pub(crate) synced: bool,
     /// The document changed, not just the outbox.
     pub(crate) document: bool,
@@ -111,6 +115,24 @@ pub(crate) struct Pending {
     pub(crate) pushable: BTreeSet<SpaceKey>,
     pub(crate) sync_state: bool,
     pub(crate) clock_moved: bool,
+}
+
+impl Pending {
+    /// Adds what a job that has succeeded did.
+    fn absorb(&mut self, job: Self) {
+        for (key, done) in job.dirty {
+            let dirty = self.dirty.entry(key).or_default();
+            dirty.fields.extend(done.fields);
+            dirty.added_bytes += done.added_bytes;
+            dirty.pending += done.pending;
+            dirty.recount |= done.recount;
+            dirty.synced |= done.synced;
+            dirty.document |= done.document;
+        }
+        self.pushable.extend(job.pushable);
+        self.sync_state |= job.sync_state;
+        self.clock_moved |= job.clock_moved;
+    }
 }
 
 /// A transaction under way, as a [`Job`] sees it.
@@ -222,10 +244,13 @@ impl Engine {
 
     fn run_job(&mut self, job: &mut dyn Job, pending: &mut Pending) -> Result<(), StoreError> {
         self.connection.execute_batch("SAVEPOINT job")?;
-        let mut write = Write { engine: self, pending, used: Vec::new() };
+        let mut own = Pending::default();
+        let mut write = Write { engine: self, pending: &mut own, used: Vec::new() };
         let result = catch_unwind(AssertUnwindSafe(|| job.run(&mut write))).unwrap_or(Err(Undo));
         let used = write.used;
-        if result.is_err() {
+        if result.is_ok() {
+            pending.absorb(own);
+        } else {
             for key in used {
                 drop(self.cache.take(key));
             }
@@ -341,7 +366,6 @@ impl Engine {
         let mut committed = Committed { sync_state: pending.sync_state, ..Committed::default() };
         let now = self.environment.now();
         for (key, dirty) in std::mem::take(&mut pending.dirty) {
-            // A job that was undone may have left the mark of an entity that it had created.
             let Some(row) = rows::entity_by_key(&self.connection, key)? else { continue };
             if dirty.document {
                 self.flush_document(&row, &dirty)?;
@@ -387,13 +411,20 @@ impl Engine {
     }
 
     fn flush_outbox(&self, row: &EntityRow, dirty: &Dirty, now: i64) -> Result<(), StoreError> {
-        let mut select = self.connection.prepare_cached(
-            "SELECT (SELECT count(DISTINCT change) FROM outbox WHERE entity = e.key), e.dirty_fields \
-             FROM entities e WHERE e.key = ?",
-        )?;
-        let (count, fields): (i64, String) = select.query_row([row.key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut select = self.connection.prepare_cached("SELECT pending, dirty_fields FROM entities WHERE key = ?")?;
+        let (before, fields): (i64, String) = select.query_row([row.key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        // Counting costs time proportional to what is pending, so it is not done for every keystroke.
+        let count = if dirty.recount {
+            let mut count =
+                self.connection.prepare_cached("SELECT count(DISTINCT change) FROM outbox WHERE entity = ?")?;
+            count.query_row([row.key], |row| row.get(0))?
+        } else {
+            before + dirty.pending
+        };
         let fields = if count == 0 {
             "[]".to_owned()
+        } else if dirty.fields.is_empty() {
+            fields
         } else {
             let mut all: BTreeSet<String> = serde_json::from_str(&fields).unwrap_or_default();
             all.extend(dirty.fields.iter().cloned());

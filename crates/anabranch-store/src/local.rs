@@ -145,6 +145,7 @@ impl Write<'_> {
 
     /// Puts a change into the outbox of every remote but one.
     pub(crate) fn offer(&mut self, row: &EntityRow, seq: i64, except: Option<i64>) -> Result<(), StoreError> {
+        let mut offered = false;
         for remote in rows::remotes(&self.engine.connection)? {
             if Some(remote) == except {
                 continue;
@@ -156,7 +157,9 @@ impl Write<'_> {
             statement.execute(params![remote, seq, row.key])?;
             drop(statement);
             self.pending.pushable.insert(row.space);
+            offered = true;
         }
+        self.dirty(row.key).pending += i64::from(offered);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use anabranch_core::sync::{OutboxItem, OutboxRead};
+use anabranch_core::sync::{MAX_BACKOFF_MILLIS, OutboxItem, OutboxRead};
 use anabranch_core::wire::Envelope;
 use anabranch_core::{CollectionName, EntityId, SpaceName, TransactionId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -93,9 +93,10 @@ impl Write<'_> {
             .engine
             .connection
             .prepare_cached(
-                "SELECT min(not_before) FROM outbox WHERE remote = ? AND state = 'pending' AND not_before > ?",
+                "SELECT min(not_before) FROM outbox WHERE remote = ? AND state = 'pending' \
+                 AND (state = 'parked' OR not_before > 0) AND not_before BETWEEN ? AND ?",
             )?
-            .query_row([remote, now], |row| row.get(0))?;
+            .query_row([remote, now + 1, now.saturating_add(MAX_BACKOFF_MILLIS)], |row| row.get(0))?;
         Ok(OutboxPage { items, retry_at })
     }
 
@@ -131,7 +132,7 @@ impl Write<'_> {
             "INSERT OR IGNORE INTO outbox (remote, change, entity) SELECT ?, seq, entity FROM changes WHERE entity = ?",
             [remote, row.key],
         )?;
-        self.dirty(row.key);
+        self.dirty(row.key).recount = true;
         self.pending.pushable.insert(row.space);
         Ok(())
     }
@@ -142,9 +143,14 @@ impl Write<'_> {
         let all = document.changes_since(&anabranch_core::Heads::default());
         self.engine.cache.put(row.key, document);
         let all = all.map_err(|source| StoreError::Damaged { entity: row.id, source })?;
-        let logged: HashSet<_> =
+        // In the order of the log, which is causal: that is the order in which they must be pushed.
+        let logged: Vec<_> =
             rows::logged_changes(&self.engine.connection, row.key)?.iter().map(anabranch_core::Change::hash).collect();
-        let folded: Vec<_> = all.into_iter().filter(|change| !logged.contains(&change.hash())).collect();
+        let known: HashSet<_> = logged.iter().collect();
+        let folded: Vec<_> = all.into_iter().filter(|change| !known.contains(&change.hash())).collect();
+        if folded.is_empty() {
+            return Ok(());
+        }
         // Rows come out in the order of seq, so what is in the log already must move behind the unfolded ones.
         let connection = &self.engine.connection;
         for change in &folded {
@@ -191,11 +197,14 @@ struct OutboxRow {
     bytes: Vec<u8>,
 }
 
+/// A wait beyond the longest backoff was begun before the clock was set back; it is over.
 const SELECT_ROWS: &str = "SELECT o.change, o.entity, e.id, e.collection, c.txn, c.bytes \
      FROM outbox o JOIN changes c ON c.seq = o.change JOIN entities e ON e.key = o.entity \
      WHERE o.remote = ?1 AND o.state = 'pending' \
-       AND NOT EXISTS (SELECT 1 FROM outbox p WHERE p.remote = ?1 AND p.entity = o.entity \
-                       AND (p.state = 'parked' OR p.not_before > ?2))";
+       AND o.entity NOT IN (SELECT p.entity FROM outbox p WHERE p.remote = ?1 \
+                            AND (p.state = 'parked' OR p.not_before > 0) \
+                            AND (p.state = 'parked' OR p.not_before BETWEEN ?2 + 1 AND ?2 + 300000))";
+const _: () = assert!(MAX_BACKOFF_MILLIS == 300_000, "the bound in the SQL above");
 
 impl PageBuilder<'_, '_> {
     fn fill(&mut self, space: SpaceKey) -> Result<(), StoreError> {
@@ -254,14 +263,34 @@ impl PageBuilder<'_, '_> {
         Ok(true)
     }
 
-    /// The entity's parent, if it has one that is here.
+    /// The parent that must be on the server first, if the entity has one that is here. In a cycle of parents,
+    /// which concurrent writes can make, none comes first: they would wait for each other for ever.
     fn parent_of(&self, space: SpaceKey, row: &OutboxRow) -> Result<Option<EntityRow>, StoreError> {
+        let parent = self.named_parent(space, row.entity, &row.collection)?;
+        let mut above = parent.clone();
+        for _ in 0..MAX_PARENTS {
+            let Some(ancestor) = above else { break };
+            if ancestor.key == row.entity {
+                return Ok(None);
+            }
+            above = self.named_parent(space, ancestor.key, &ancestor.collection)?;
+        }
+        Ok(parent)
+    }
+
+    /// The entity that an entity's state names as its parent, if that is here.
+    fn named_parent(
+        &self,
+        space: SpaceKey,
+        entity: EntityKey,
+        collection: &CollectionName,
+    ) -> Result<Option<EntityRow>, StoreError> {
         let engine = &self.write.engine;
-        let Some(field) = engine.schema.collection(row.collection.as_str()).and_then(|c| c.parent_field()) else {
+        let Some(field) = engine.schema.collection(collection.as_str()).and_then(|c| c.parent_field()) else {
             return Ok(None);
         };
         let mut statement = engine.connection.prepare_cached("SELECT state FROM entities WHERE key = ?")?;
-        let state: String = statement.query_row([row.entity], |row| row.get(0))?;
+        let state: String = statement.query_row([entity], |row| row.get(0))?;
         let state: Value = serde_json::from_str(&state).map_err(|_| StoreError::DamagedRow("a state is not JSON"))?;
         let parent = state.get(field.as_str()).and_then(Value::as_str).and_then(|id| id.parse().ok());
         parent.map_or(Ok(None), |id| rows::find_entity(&engine.connection, space, id))

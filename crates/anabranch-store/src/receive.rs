@@ -37,6 +37,8 @@ pub struct Received {
 struct Arrival {
     change: Change,
     transaction: Option<Vec<u8>>,
+    /// It has waited for others. Not everyone may have what comes with the batch that freed it.
+    orphaned: bool,
 }
 
 impl Write<'_> {
@@ -184,7 +186,8 @@ impl Write<'_> {
             }
             return Ok(None);
         }
-        Ok(Some(Arrival { change, transaction: transaction.map(|id| id.as_bytes().to_vec()) }))
+        let transaction = transaction.map(|id| id.as_bytes().to_vec());
+        Ok(Some(Arrival { change, transaction, orphaned: false }))
     }
 
     fn apply_arrivals(
@@ -244,7 +247,9 @@ impl Write<'_> {
     }
 
     fn log_foreign(&mut self, row: &EntityRow, arrival: &Arrival, origin: Origin) -> Result<(), StoreError> {
-        let Arrival { change, transaction } = arrival;
+        let Arrival { change, transaction, orphaned } = arrival;
+        // Whoever brought an orphan need not be who brought what it waited for: it is offered to every server.
+        let origin = if *orphaned { Origin::Peer } else { origin };
         let seq = rows::insert_change(&self.engine.connection, row.key, change, transaction.as_deref(), origin)?;
         let except = if let Origin::Remote(remote) = origin { Some(remote) } else { None };
         self.offer(row, seq, except)?;
@@ -287,7 +292,7 @@ impl Write<'_> {
         while let Some(orphan) = found.next()? {
             let change =
                 Change::parse(orphan.get(0)?).map_err(|_| StoreError::DamagedRow("an orphan cannot be read"))?;
-            orphans.push(Arrival { change, transaction: orphan.get(1)? });
+            orphans.push(Arrival { change, transaction: orphan.get(1)?, orphaned: true });
         }
         if !orphans.is_empty() {
             connection.execute("DELETE FROM orphans WHERE entity = ?", [row.key])?;
@@ -341,10 +346,11 @@ impl Write<'_> {
     }
 
     fn settle(&mut self, remote: RemoteKey, entity: i64, seq: i64) -> Result<(), StoreError> {
-        let mut delete = self.engine.connection.prepare_cached("DELETE FROM outbox WHERE remote = ? AND change = ?")?;
-        delete.execute([remote, seq])?;
-        drop(delete);
-        self.dirty(entity);
+        let connection = &self.engine.connection;
+        let deleted =
+            connection.prepare_cached("DELETE FROM outbox WHERE remote = ? AND change = ?")?.execute([remote, seq])?;
+        let elsewhere = connection.prepare_cached("SELECT 1 FROM outbox WHERE change = ?")?.exists([seq])?;
+        self.dirty(entity).pending -= i64::from(deleted > 0 && !elsewhere);
         Ok(())
     }
 

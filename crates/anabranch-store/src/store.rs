@@ -172,6 +172,8 @@ impl Store {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // SQLite folds the WAL into the file when the last connection closes, and only the writer can.
+        self.readers.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         // The writer ends when the queue does, after all that is in it.
         drop(self.queue.take());
         if let Some(writer) = self.writer.take()

@@ -83,7 +83,8 @@ CREATE TABLE outbox (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX outbox_by_entity ON outbox (entity);
 CREATE INDEX outbox_by_change ON outbox (change);
-CREATE INDEX outbox_parked ON outbox (remote, entity) WHERE state = 'parked';
+-- What keeps its entity from being pushed: few rows, looked at for every page.
+CREATE INDEX outbox_blocking ON outbox (remote, entity) WHERE state = 'parked' OR not_before > 0;
 
 CREATE TABLE sync_state (
     remote INTEGER NOT NULL REFERENCES remotes (key),

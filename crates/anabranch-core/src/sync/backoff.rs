@@ -6,7 +6,8 @@
 use crate::environment::Entropy;
 
 const FIRST_CEILING_MILLIS: i64 = 1_000;
-const MAX_CEILING_MILLIS: i64 = 5 * 60 * 1_000;
+/// The longest wait between two attempts, in milliseconds, unless the other side asks for more.
+pub const MAX_BACKOFF_MILLIS: i64 = 5 * 60 * 1_000;
 
 /// How long to wait after how many failures in a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl Backoff {
     pub fn fail(&mut self, retry_after_millis: Option<u32>, entropy: &mut dyn Entropy) -> i64 {
         let doublings = self.failures.min(16);
         self.failures = self.failures.saturating_add(1);
-        let ceiling = (FIRST_CEILING_MILLIS << doublings).min(MAX_CEILING_MILLIS);
+        let ceiling = (FIRST_CEILING_MILLIS << doublings).min(MAX_BACKOFF_MILLIS);
         let jitter = i64::try_from(entropy.next_u64() % (ceiling.unsigned_abs() + 1)).unwrap_or(ceiling);
         jitter.max(retry_after_millis.map_or(0, i64::from))
     }

@@ -205,6 +205,8 @@ pub struct ClientSession {
     told_caught_up: bool,
     /// Another lineage was adopted, and the server has not said welcome since.
     adopted: bool,
+    /// The time of the last event, by a clock that may be set back.
+    last_now: UnixMillis,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,6 +260,7 @@ impl ClientSession {
             next_push: 1,
             told_caught_up: false,
             adopted: false,
+            last_now: UnixMillis::MIN,
         }
     }
 
@@ -277,6 +280,7 @@ impl ClientSession {
     /// Takes in an event and says what to do.
     pub fn handle(&mut self, now: UnixMillis, entropy: &mut dyn Entropy, event: ClientEvent) -> ClientStep {
         let mut step = ClientStep::default();
+        self.follow_clock(now);
         match event {
             ClientEvent::Start => match self.link {
                 Link::Idle | Link::Waiting { .. } => self.open(&mut step),
@@ -300,6 +304,21 @@ impl ClientSession {
             _ => None,
         };
         step
+    }
+
+    /// What was to happen in a while still happens in that while when the clock is set back, be it by years.
+    fn follow_clock(&mut self, now: UnixMillis) {
+        let back = self.last_now.saturating_sub(now);
+        self.last_now = now;
+        if back <= 0 {
+            return;
+        }
+        if let Link::Waiting { until } = &mut self.link {
+            *until = until.saturating_sub(back);
+        }
+        for at in self.spaces.values_mut().filter_map(|space| space.retry_at.as_mut()) {
+            *at = at.saturating_sub(back);
+        }
     }
 
     fn on_timer(&mut self, now: UnixMillis, step: &mut ClientStep) {

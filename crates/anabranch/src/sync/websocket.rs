@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use anabranch_core::wire::MAX_FRAME_BYTES;
+use anabranch_core::wire::{HEADER_BYTES, MAX_FRAME_BYTES};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -20,7 +20,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(120);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const READ_BUFFER_BYTES: usize = 16 << 10;
-const HEADER_BYTES: usize = 8;
 
 /// Reaches a server by WebSocket, at `/v1/sync` below the URL.
 #[derive(Clone, Debug)]

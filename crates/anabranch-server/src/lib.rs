@@ -1,0 +1,40 @@
+//! The Anabranch sync server, as a library.
+//!
+//! A [`Server`] listens and runs one session per WebSocket or `POST`; a [`Backend`] keeps the logs of the
+//! spaces. The default one is [`SqliteBackend`]: one file, acknowledgement only after the commit is on the
+//! disk. What is said in a session is decided by [`anabranch_core::sync::ServerSession`]; this crate moves
+//! bytes and stores them. It relays changes without ever loading a document.
+//!
+//! | route | what it does |
+//! | --- | --- |
+//! | `GET /healthz` | `200 ok` |
+//! | `GET /v1/sync` | a WebSocket; one binary message is one [frame](anabranch_core::wire) |
+//! | `POST /v1/sync` | a session in one request: the client's frames in the body, the server's in the response |
+//! | `GET /v1/spaces/{space}` | what a space holds, as JSON: `seq`, `entities`, `changes`, `digest` |
+//!
+//! See [`Server`] for an example.
+
+mod access;
+mod backend;
+mod environment;
+mod error;
+mod http;
+mod hub;
+mod options;
+mod post;
+mod server;
+mod session;
+mod socket;
+mod sqlite;
+mod stop;
+
+pub use access::{Authorize, OpenAccess, SharedAccess};
+pub use backend::{AppendOutcome, Backend, BackendFuture, Commit, PageBudget, SpaceOverview};
+pub use environment::SystemEnvironment;
+pub use error::{BackendError, BackendErrorKind, ServerError};
+pub use options::ServerOptions;
+pub use server::{Server, ServerHandle};
+pub use sqlite::{OpenError, SqliteBackend};
+
+/// The headers of a request, as [`Authorize`] gets them.
+pub use axum::http::HeaderMap;

@@ -1,0 +1,137 @@
+//! What a server can be told, and the limits it always keeps.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anabranch_core::Environment;
+use anabranch_core::sync::{MAX_PUSH_BYTES, MAX_PUSH_CHANGES};
+use anabranch_core::wire::{HEADER_BYTES, Limits, MAX_FRAME_BYTES};
+
+use crate::access::Authorize;
+use crate::environment::SystemEnvironment;
+use crate::error::ServerError;
+
+/// The largest frame with its header: the largest message of a WebSocket.
+pub(crate) const MAX_MESSAGE_BYTES: usize = MAX_FRAME_BYTES + HEADER_BYTES;
+/// The largest body of a `POST`.
+pub(crate) const MAX_BODY_BYTES: usize = 2 * MAX_MESSAGE_BYTES;
+/// How long a request's headers may take, and how long a connection may wait between two requests.
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a request's body may take.
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest head of a request.
+pub(crate) const MAX_HEAD_BYTES: usize = 32 << 10;
+/// A peer that does not take a message for this long is gone.
+pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// A silent peer is asked for a sign of life after this long,
+pub(crate) const PING_AFTER: Duration = Duration::from_secs(30);
+/// and is gone after this long.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a peer may take to answer the end of a session.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long sessions may take to finish what they are doing when the server stops.
+pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// How long to wait when no connection can be accepted (no more file descriptors, for instance).
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// A WebSocket's buffers. The library's own defaults cost 128 KiB a connection.
+pub(crate) const SOCKET_BUFFER_BYTES: usize = 8 << 10;
+/// What may wait to be written to a WebSocket: one message. The next one waits for it.
+pub(crate) const MAX_SOCKET_BACKLOG_BYTES: usize = MAX_MESSAGE_BYTES + (64 << 10);
+
+/// The highest settings that keep every page of changes, whole transactions and all, within a frame.
+const MOST: Limits = Limits { push_changes: 4_000, push_bytes: 1 << 20 };
+const MOST_CONNECTIONS: u32 = 1 << 20;
+
+/// How a server runs.
+///
+/// ```
+/// use anabranch_server::ServerOptions;
+/// let options = ServerOptions { max_connections: 100, ..ServerOptions::default() };
+/// ```
+pub struct ServerOptions {
+    /// Says who may do what. `None` (the default): everyone may do everything, and the server listens on
+    /// loopback addresses only.
+    pub authorize: Option<Authorize>,
+    /// Listen on any address although everyone may do everything.
+    pub allow_public_without_auth: bool,
+    /// Without `authorize`, requests of web pages (those with an `Origin` header) are refused unless their
+    /// origin is listed here, like `https://app.example`: else every page that a browser on this machine
+    /// opens could read and write everything.
+    pub allowed_origins: Vec<String>,
+    /// What is taken in one push: at most 4,000 changes and 1 MiB.
+    pub limits: Limits,
+    /// Connections at the same time, sessions included; whoever comes later waits.
+    pub max_connections: u32,
+    /// Where the time comes from.
+    pub environment: Box<dyn Environment>,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            authorize: None,
+            allow_public_without_auth: false,
+            allowed_origins: Vec::new(),
+            limits: Limits { push_changes: MAX_PUSH_CHANGES, push_bytes: MAX_PUSH_BYTES },
+            max_connections: 4_096,
+            environment: Box::new(SystemEnvironment),
+        }
+    }
+}
+
+impl fmt::Debug for ServerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerOptions")
+            .field("authorize", &self.authorize.is_some())
+            .field("allow_public_without_auth", &self.allow_public_without_auth)
+            .field("allowed_origins", &self.allowed_origins)
+            .field("limits", &self.limits)
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ServerOptions {
+    pub(crate) fn check(&self, address: SocketAddr) -> Result<(), ServerError> {
+        let local = address.ip().to_canonical().is_loopback();
+        if !local && self.authorize.is_none() && !self.allow_public_without_auth {
+            return Err(ServerError::PublicWithoutAuth(address));
+        }
+        let within = |option, must_be, value: u32, most| {
+            if (1..=most).contains(&value) { Ok(()) } else { Err(ServerError::Option { option, must_be }) }
+        };
+        within("limits.push_changes", "1 to 4,000", self.limits.push_changes, MOST.push_changes)?;
+        within("limits.push_bytes", "1 byte to 1 MiB", self.limits.push_bytes, MOST.push_bytes)?;
+        within("max_connections", "1 to 1,048,576", self.max_connections, MOST_CONNECTIONS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(address: &str, options: &ServerOptions) -> Result<(), ServerError> {
+        options.check(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_public_address_needs_authorization_or_an_order() {
+        let mut options = ServerOptions::default();
+        for address in ["127.0.0.1:0", "127.9.9.9:80", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+            check(address, &options).unwrap();
+        }
+        for address in ["0.0.0.0:0", "192.168.1.2:80", "[::]:0"] {
+            assert!(matches!(check(address, &options), Err(ServerError::PublicWithoutAuth(_))));
+        }
+        options.allow_public_without_auth = true;
+        check("0.0.0.0:0", &options).unwrap();
+    }
+
+    #[test]
+    fn limits_that_would_not_fit_a_frame_are_refused() {
+        let limits = Limits { push_changes: 1, push_bytes: (1 << 20) + 1 };
+        let options = ServerOptions { limits, ..ServerOptions::default() };
+        assert!(matches!(check("[::1]:0", &options), Err(ServerError::Option { option: "limits.push_bytes", .. })));
+    }
+}

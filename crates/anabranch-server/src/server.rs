@@ -1,0 +1,209 @@
+//! The listening server.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, broadcast, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::backend::{Backend, Commit};
+use crate::error::ServerError;
+use crate::http::{Permit, Shared, router};
+use crate::options::{ACCEPT_PAUSE, HEADER_TIMEOUT, MAX_HEAD_BYTES, SHUTDOWN_GRACE, ServerOptions};
+use crate::session::Sessions;
+use crate::stop::{Stop, reached};
+
+/// A server that listens, and answers once it [runs](Server::run) or is [spawned](Server::spawn).
+///
+/// ```
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+/// # runtime.block_on(async {
+/// use std::sync::Arc;
+/// use anabranch_server::{Server, ServerOptions, SqliteBackend, SystemEnvironment};
+///
+/// let backend = Arc::new(SqliteBackend::open_in_memory(Box::new(SystemEnvironment))?);
+/// let server = Server::bind("127.0.0.1:0".parse()?, backend, ServerOptions::default()).await?;
+/// let handle = server.spawn();
+/// println!("listening on {}", handle.local_addr());
+/// handle.shutdown().await?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).expect("a server");
+/// ```
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: watch::Sender<Stop>,
+    commits: broadcast::Receiver<Commit>,
+    max_connections: u32,
+}
+
+impl Server {
+    /// Listens on an address; port 0 takes any free one.
+    ///
+    /// # Errors
+    /// [`ServerError`]: the address is public and nothing says who may do what, an option is out of range, or
+    /// the address cannot be listened on.
+    pub async fn bind(
+        address: SocketAddr,
+        backend: Arc<dyn Backend>,
+        options: ServerOptions,
+    ) -> Result<Self, ServerError> {
+        options.check(address)?;
+        let failed = |source| ServerError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (stop, stopped) = watch::channel(Stop::Run);
+        let commits = backend.commits();
+        let ServerOptions { authorize, allowed_origins, limits, max_connections, environment, .. } = options;
+        let sessions = Sessions::new(backend, environment, limits);
+        let shared = Arc::new(Shared { sessions, authorize, allowed_origins, stop: stopped });
+        Ok(Self { listener, address, shared, stop, commits, max_connections })
+    }
+
+    /// The address that it listens on.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` resolves; then takes no more connections, finishes and answers the pushes that
+    /// have arrived, and says goodbye to the sessions. Dropping the future ends everything at once.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        let Self { listener, address, shared, stop, commits, max_connections } = self;
+        tracing::info!(%address, "listening");
+        let places = Arc::new(Semaphore::new(usize::try_from(max_connections).unwrap_or(Semaphore::MAX_PERMITS)));
+        let hints = shared.sessions.hub().listen(Arc::clone(shared.sessions.backend()), commits);
+        let serving = async {
+            tokio::select! {
+                () = accept(&listener, &shared, &places) => {}
+                () = shutdown => {}
+            }
+            tracing::info!("stopping");
+            drop(listener);
+            stop.send_replace(Stop::Drain);
+            // Every connection and every session has a place: when all places are free, all have ended.
+            if timeout(SHUTDOWN_GRACE, places.acquire_many(max_connections)).await.is_err() {
+                tracing::warn!("some sessions did not end in time");
+                stop.send_replace(Stop::Kill);
+                drop(places.acquire_many(max_connections).await);
+            }
+        };
+        tokio::pin!(serving, hints);
+        tokio::select! {
+            () = &mut serving => return,
+            () = &mut hints => {} // the backend gives no hints: pushes and pulls work all the same
+        }
+        serving.await;
+    }
+
+    /// Runs it as a task of the current Tokio runtime.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    #[must_use = "dropping the handle stops the server"]
+    pub fn spawn(self) -> ServerHandle {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let address = self.address;
+        let task = tokio::spawn(self.run(async {
+            drop(stopped.await); // sent or dropped: both mean "stop"
+        }));
+        ServerHandle { address, stop, task }
+    }
+}
+
+/// A running server. Dropping it stops the server as [`shutdown`](Self::shutdown) does, without waiting.
+#[derive(Debug)]
+pub struct ServerHandle {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl ServerHandle {
+    /// The address that it listens on.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops: finishes and answers the pushes that have arrived, ends the sessions, and returns when that is
+    /// done, or after ten seconds.
+    ///
+    /// # Errors
+    /// [`ServerError::Aborted`] if the server's task panicked.
+    pub async fn shutdown(self) -> Result<(), ServerError> {
+        drop(self.stop);
+        self.task.await.map_err(|_| ServerError::Aborted)
+    }
+
+    /// Stops at once, in the middle of whatever it is doing: as a crash would, for tests. What was
+    /// acknowledged is durable all the same.
+    pub async fn abort(self) {
+        self.task.abort();
+        // It was cancelled, so this is an error, and the one that was asked for.
+        drop(self.task.await);
+    }
+}
+
+async fn accept(listener: &TcpListener, shared: &Arc<Shared>, places: &Arc<Semaphore>) {
+    let router = router(Arc::clone(shared));
+    loop {
+        // First a place, then a connection: whoever is too many waits in the kernel's queue.
+        let Ok(permit) = Arc::clone(places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                tracing::trace!(%peer, "connected");
+                let connection = serve(stream, router.clone(), Arc::new(permit), Arc::clone(shared));
+                drop(tokio::spawn(connection));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, router: Router, permit: Permit, shared: Arc<Shared>) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "the connection is gone");
+        return;
+    }
+    let held = Arc::clone(&permit);
+    let service = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&permit));
+        service.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = reached(shared.stop.clone(), Stop::Drain) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                served = connection.as_mut() => served,
+                () = reached(shared.stop.clone(), Stop::Kill) => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection failed");
+    }
+    drop(held);
+}

@@ -1,0 +1,166 @@
+//! One append, inside the writer's transaction: core decides, this stores.
+
+use std::collections::BTreeMap;
+
+use anabranch_core::sync::{LogIndex, LogRow, Pushable, append};
+use anabranch_core::wire::Mark;
+use anabranch_core::{
+    Actor, ChangeHash, CollectionName, EntityId, Heads, ReplicaId, SpaceName, TransactionId, UnixMillis,
+};
+use rusqlite::{Connection, OptionalExtension as _, Params, named_params, params};
+
+use super::reader::space_head;
+use super::{corrupt, failed, signed, unsigned};
+use crate::backend::AppendOutcome;
+use crate::error::BackendError;
+
+pub(super) fn append_one(
+    connection: &Connection,
+    space: &SpaceName,
+    replica: ReplicaId,
+    received_at: UnixMillis,
+    batch: Vec<Pushable>,
+) -> Result<AppendOutcome, BackendError> {
+    let found = space_head(connection, space)?;
+    let head = found.map_or(Mark::START, |(_, head)| head);
+    let mut index = Index { connection, space: found.map(|(id, _)| id) };
+    let appended = append(&mut index, head, batch)?;
+    let marks: Vec<Mark> = appended.rows.iter().map(|row| row.mark).collect();
+    if let Some(new_head) = marks.last() {
+        let id = move_head(connection, space, *new_head)?;
+        store_changes(connection, id, &appended.rows, replica, received_at)?;
+        advance_entities(connection, id, &appended.rows)?;
+    }
+    Ok((appended.answers, marks))
+}
+
+/// What the transaction sees of a space.
+struct Index<'a> {
+    connection: &'a Connection,
+    /// `None`: nothing has ever been written to it.
+    space: Option<i64>,
+}
+
+impl Index<'_> {
+    fn one<T: rusqlite::types::FromSql>(&self, sql: &str, params: impl Params) -> Result<Option<T>, BackendError> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row(params, |row| row.get(0)).optional())
+            .map_err(failed("looking into the log"))
+    }
+}
+
+impl LogIndex for Index<'_> {
+    type Error = BackendError;
+
+    fn seq_of(&mut self, entity: &EntityId, hash: &ChangeHash) -> Result<Option<u64>, BackendError> {
+        let Some(space) = self.space else { return Ok(None) };
+        let sql = "SELECT seq FROM changes WHERE space = ?1 AND entity = ?2 AND hash = ?3";
+        self.one::<i64>(sql, params![space, entity.as_bytes(), hash.as_bytes()])?.map(unsigned).transpose()
+    }
+
+    fn collection_of(&mut self, entity: &EntityId) -> Result<Option<CollectionName>, BackendError> {
+        let Some(space) = self.space else { return Ok(None) };
+        let sql = "SELECT collection FROM entities WHERE space = ?1 AND entity = ?2";
+        let name: Option<String> = self.one(sql, params![space, entity.as_bytes()])?;
+        name.map(|name| CollectionName::new(name).map_err(|_| corrupt("a collection's name"))).transpose()
+    }
+
+    fn hash_at(&mut self, entity: &EntityId, actor: &Actor, seq: u64) -> Result<Option<ChangeHash>, BackendError> {
+        let (Some(space), Ok(seq)) = (self.space, i64::try_from(seq)) else { return Ok(None) };
+        let sql = "SELECT hash FROM changes WHERE space = ?1 AND entity = ?2 AND actor = ?3 AND actor_seq = ?4";
+        let hash: Option<Vec<u8>> = self.one(sql, params![space, entity.as_bytes(), actor.as_bytes(), seq])?;
+        hash.map(|hash| ChangeHash::try_from(hash.as_slice()).map_err(|_| corrupt("a change's hash"))).transpose()
+    }
+}
+
+/// Moves the space's counter, and returns the space's key.
+fn move_head(connection: &Connection, space: &SpaceName, head: Mark) -> Result<i64, BackendError> {
+    let sql = "INSERT INTO spaces (name, seq, chain) VALUES (?1, ?2, ?3)
+               ON CONFLICT (name) DO UPDATE SET seq = excluded.seq, chain = excluded.chain RETURNING id";
+    let seq = signed(head.seq)?;
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| {
+            statement.query_row(params![space.as_str(), seq, head.chain.as_bytes()], |row| row.get(0))
+        })
+        .map_err(failed("moving a space's head"))
+}
+
+fn store_changes(
+    connection: &Connection,
+    space: i64,
+    rows: &[LogRow],
+    replica: ReplicaId,
+    received_at: UnixMillis,
+) -> Result<(), BackendError> {
+    let what = "storing a change";
+    let mut statement = connection
+        .prepare_cached(
+            "INSERT INTO changes (space, seq, chain, entity, hash, collection, actor, actor_seq, parent, txn, joined,
+                 replica, received_at, bytes)
+             VALUES (:space, :seq, :chain, :entity, :hash, :collection, :actor, :actor_seq, :parent, :txn, :joined,
+                 :replica, :received_at, :bytes)",
+        )
+        .map_err(failed(what))?;
+    let mut before: Option<TransactionId> = None;
+    for LogRow { mark, offered } in rows {
+        let change = &offered.change;
+        let joined = before.is_some() && before == offered.transaction;
+        before = offered.transaction;
+        statement
+            .execute(named_params! {
+                ":space": space,
+                ":seq": signed(mark.seq)?,
+                ":chain": mark.chain.as_bytes(),
+                ":entity": offered.entity.as_bytes(),
+                ":hash": change.hash().as_bytes(),
+                ":collection": offered.collection.as_str(),
+                ":actor": change.actor().as_bytes(),
+                ":actor_seq": signed(change.seq())?,
+                ":parent": offered.parent.as_ref().map(EntityId::as_bytes),
+                ":txn": offered.transaction.as_ref().map(TransactionId::as_bytes),
+                ":joined": joined,
+                ":replica": replica.as_bytes(),
+                ":received_at": received_at,
+                ":bytes": change.bytes(),
+            })
+            .map_err(failed(what))?;
+    }
+    Ok(())
+}
+
+/// Moves the heads of the entities that the rows belong to. No document is loaded: dependencies are enough.
+fn advance_entities(connection: &Connection, space: i64, rows: &[LogRow]) -> Result<(), BackendError> {
+    let mut touched: BTreeMap<EntityId, (&CollectionName, Heads)> = BTreeMap::new();
+    for LogRow { offered, .. } in rows {
+        let (_, heads) = match touched.entry(offered.entity) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert((&offered.collection, heads_of(connection, space, &offered.entity)?))
+            }
+        };
+        heads.advance(offered.change.hash(), offered.change.dependencies());
+    }
+    let what = "storing an entity's heads";
+    let mut statement = connection
+        .prepare_cached(
+            "INSERT INTO entities (space, entity, collection, heads) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (space, entity) DO UPDATE SET heads = excluded.heads",
+        )
+        .map_err(failed(what))?;
+    for (entity, (collection, heads)) in touched {
+        statement
+            .execute(params![space, entity.as_bytes(), collection.as_str(), heads.to_bytes()])
+            .map_err(failed(what))?;
+    }
+    Ok(())
+}
+
+fn heads_of(connection: &Connection, space: i64, entity: &EntityId) -> Result<Heads, BackendError> {
+    let heads: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT heads FROM entities WHERE space = ?1 AND entity = ?2")
+        .and_then(|mut statement| statement.query_row(params![space, entity.as_bytes()], |row| row.get(0)).optional())
+        .map_err(failed("reading an entity's heads"))?;
+    heads.map_or(Ok(Heads::default()), |bytes| Heads::from_bytes(&bytes).map_err(|_| corrupt("an entity's heads")))
+}

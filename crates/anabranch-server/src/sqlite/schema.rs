@@ -1,0 +1,126 @@
+//! The tables of a server's file, and how an older file becomes a current one.
+
+use anabranch_core::{Environment, Lineage};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
+
+use super::{OpenError, corrupt};
+
+/// "AnSv" in the file's header: a server's file, not a replica's and not someone else's.
+pub(super) const APPLICATION_ID: i32 = 0x416e_5376;
+
+/// The migrations; the file's `user_version` counts those that have been applied. Only ever add to the end.
+const MIGRATIONS: &[&str] = &[r"
+    CREATE TABLE server (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        lineage BLOB NOT NULL CHECK (length(lineage) = 16)
+    ) STRICT;
+
+    -- The end of each space's log: the counter from which the next place is taken.
+    CREATE TABLE spaces (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        seq INTEGER NOT NULL CHECK (seq > 0),
+        chain BLOB NOT NULL CHECK (length(chain) = 32)
+    ) STRICT;
+
+    -- The logs. A row is never changed.
+    CREATE TABLE changes (
+        space INTEGER NOT NULL REFERENCES spaces (id),
+        seq INTEGER NOT NULL,
+        chain BLOB NOT NULL CHECK (length(chain) = 32),
+        entity BLOB NOT NULL CHECK (length(entity) = 16),
+        hash BLOB NOT NULL CHECK (length(hash) = 32),
+        collection TEXT NOT NULL,
+        actor BLOB NOT NULL,
+        actor_seq INTEGER NOT NULL,
+        parent BLOB CHECK (length(parent) = 16),
+        txn BLOB CHECK (length(txn) = 16),
+        -- 1 if it was accepted as a whole with the row before it: no page ends between the two.
+        joined INTEGER NOT NULL CHECK (joined IN (0, 1)),
+        replica BLOB NOT NULL CHECK (length(replica) = 16),
+        received_at INTEGER NOT NULL,
+        bytes BLOB NOT NULL,
+        PRIMARY KEY (space, seq),
+        UNIQUE (space, entity, hash),
+        UNIQUE (space, entity, actor, actor_seq)
+    ) STRICT;
+
+    -- What follows from the log, so that nobody has to read it all.
+    CREATE TABLE entities (
+        space INTEGER NOT NULL REFERENCES spaces (id),
+        entity BLOB NOT NULL CHECK (length(entity) = 16),
+        collection TEXT NOT NULL,
+        heads BLOB NOT NULL,
+        PRIMARY KEY (space, entity)
+    ) STRICT, WITHOUT ROWID;
+"];
+
+/// Makes the file current, and returns its lineage.
+pub(super) fn migrate(connection: &mut Connection, environment: &mut dyn Environment) -> Result<Lineage, OpenError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let application: i32 = transaction.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let objects: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let fresh = application == 0 && version == 0 && objects == 0;
+    if application != APPLICATION_ID && !fresh {
+        return Err(OpenError::NotAServerFile);
+    }
+    let applied = usize::try_from(version).map_err(|_| OpenError::NotAServerFile)?;
+    let Some(missing) = MIGRATIONS.get(applied..) else {
+        return Err(OpenError::Newer { version });
+    };
+    for migration in missing {
+        transaction.execute_batch(migration)?;
+    }
+    if !missing.is_empty() {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX))?;
+    }
+    let stored: Option<Vec<u8>> =
+        transaction.query_row("SELECT lineage FROM server", [], |row| row.get(0)).optional()?;
+    let lineage = match stored {
+        Some(bytes) => Lineage::from_bytes(bytes.try_into().map_err(|_| corrupt("the lineage"))?),
+        None => {
+            let lineage = Lineage::mint(environment.now(), environment.entropy());
+            transaction.execute("INSERT INTO server (id, lineage) VALUES (1, ?1)", [lineage.as_bytes().as_slice()])?;
+            lineage
+        }
+    };
+    transaction.commit()?;
+    Ok(lineage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SystemEnvironment;
+
+    fn memory() -> Connection {
+        Connection::open_in_memory().unwrap()
+    }
+
+    #[test]
+    fn the_lineage_is_minted_once() {
+        let mut connection = memory();
+        let first = migrate(&mut connection, &mut SystemEnvironment).unwrap();
+        assert_eq!(migrate(&mut connection, &mut SystemEnvironment).unwrap(), first);
+        assert_ne!(migrate(&mut memory(), &mut SystemEnvironment).unwrap(), first);
+    }
+
+    #[test]
+    fn a_newer_file_is_left_alone() {
+        let mut connection = memory();
+        migrate(&mut connection, &mut SystemEnvironment).unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        let error = migrate(&mut connection, &mut SystemEnvironment).unwrap_err();
+        assert!(matches!(error, OpenError::Newer { version: 99 }));
+    }
+
+    #[test]
+    fn someone_elses_file_is_left_alone() {
+        let mut connection = memory();
+        connection.execute_batch("CREATE TABLE theirs (a)").unwrap();
+        let error = migrate(&mut connection, &mut SystemEnvironment).unwrap_err();
+        assert!(matches!(error, OpenError::NotAServerFile));
+    }
+}

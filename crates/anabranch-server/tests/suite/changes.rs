@@ -1,0 +1,79 @@
+//! Changes as a replica would make them.
+
+use std::collections::HashMap;
+
+use anabranch_core::sync::{Offered, Pushable};
+use anabranch_core::wire::{Answer, Envelope};
+use anabranch_core::{CollectionName, EntityId, Heads, ReplicaId, SpaceName, TransactionId};
+use automerge::transaction::Transactable as _;
+use automerge::{ActorId, Automerge, ROOT};
+
+/// A writer with its own copy of every entity that it has written to.
+#[derive(Clone)]
+pub(crate) struct Author {
+    actor: [u8; 16],
+    documents: HashMap<EntityId, Automerge>,
+}
+
+impl Author {
+    pub(crate) fn new(name: u8) -> Self {
+        let mut actor = [name; 16];
+        actor[0] = 1;
+        Self { actor, documents: HashMap::new() }
+    }
+
+    /// Edits an entity's title; the change depends on all that this author has of it.
+    pub(crate) fn edit(&mut self, entity: EntityId, title: &str) -> Envelope {
+        let actor = ActorId::from(self.actor);
+        let document = self.documents.entry(entity).or_insert_with(|| Automerge::new().with_actor(actor));
+        document.transact::<_, _, automerge::AutomergeError>(|tx| tx.put(ROOT, "title", title)).unwrap();
+        let change = document.get_last_local_change().unwrap().raw_bytes().to_vec();
+        Envelope { entity, collection: notes(), parent: None, transaction: None, change }
+    }
+
+    /// Takes over another's change.
+    pub(crate) fn learn(&mut self, envelope: &Envelope) {
+        let actor = ActorId::from(self.actor);
+        let document = self.documents.entry(envelope.entity).or_insert_with(|| Automerge::new().with_actor(actor));
+        let change = automerge::Change::from_bytes(envelope.change.clone()).unwrap();
+        document.apply_changes([change]).unwrap();
+    }
+
+    /// The heads of an entity as Automerge computes them.
+    pub(crate) fn heads(&self, entity: EntityId) -> Heads {
+        let heads = self.documents[&entity].get_heads();
+        Heads::new(heads.into_iter().map(|hash| anabranch_core::ChangeHash::from_bytes(hash.0)).collect())
+    }
+}
+
+pub(crate) fn entity(n: u8) -> EntityId {
+    EntityId::from_bytes([n; 16])
+}
+
+pub(crate) fn replica(n: u8) -> ReplicaId {
+    ReplicaId::from_bytes([n; 16])
+}
+
+pub(crate) fn transaction(n: u8) -> Option<TransactionId> {
+    Some(TransactionId::from_bytes([n; 16]))
+}
+
+pub(crate) fn space(name: &str) -> SpaceName {
+    SpaceName::new(name).unwrap()
+}
+
+pub(crate) fn notes() -> CollectionName {
+    CollectionName::new("notes").unwrap()
+}
+
+pub(crate) fn offered(envelopes: impl IntoIterator<Item = Envelope>) -> Vec<Pushable> {
+    envelopes.into_iter().map(Offered::open).collect()
+}
+
+/// The place of an accepted change.
+pub(crate) fn accepted(answer: &Answer) -> u64 {
+    match answer {
+        Answer::Accepted { seq } => *seq,
+        other => panic!("not accepted: {other:?}"),
+    }
+}

@@ -1,0 +1,419 @@
+//! What every backend must do, whatever it stores in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_core::sync::{LogPage, SpaceDigest, next_chain};
+use anabranch_core::wire::{Answer, Envelope, Mark, Missing, RejectCode};
+use anabranch_core::{Change, CollectionName, Digest, SpaceName};
+use anabranch_server::{AppendOutcome, Backend, Commit, PageBudget};
+
+use crate::changes::{Author, accepted, entity, notes, offered, replica, space, transaction};
+
+/// A fresh place to store in. It can be opened again after what it returned has been dropped.
+pub(crate) trait Storage {
+    fn fresh() -> Self;
+    fn open(&self) -> Arc<dyn Backend>;
+    /// Whether what was stored is still there when it is opened again.
+    const DURABLE: bool;
+}
+
+/// Makes a test of each requirement, for one storage.
+macro_rules! conformance {
+    ($storage:ty: $($requirement:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $requirement() {
+                crate::conformance::$requirement(<$storage as crate::conformance::Storage>::fresh()).await;
+            }
+        )*
+    };
+    ($storage:ty) => {
+        crate::conformance::conformance! {
+            $storage:
+            concurrent_writers_leave_no_gap,
+            the_chain_verifies_from_scratch,
+            a_duplicate_is_stored_once,
+            what_misses_something_is_held,
+            another_collection_is_rejected,
+            a_fork_is_rejected,
+            an_answer_that_is_already_there_is_kept,
+            a_transaction_is_all_or_nothing,
+            a_page_never_splits_a_transaction,
+            a_page_keeps_its_budget,
+            what_was_stored_is_the_same_after_reopening,
+            an_unknown_mark_is_noticed,
+            spaces_do_not_leak,
+            the_overview_is_right,
+            commits_are_announced,
+        }
+    };
+}
+pub(crate) use conformance;
+
+const ALL: PageBudget = PageBudget { bytes: usize::MAX, changes: usize::MAX };
+
+async fn push(backend: &Arc<dyn Backend>, space: &SpaceName, envelopes: Vec<Envelope>) -> AppendOutcome {
+    backend.append(space.clone(), replica(1), offered(envelopes)).await.unwrap()
+}
+
+async fn page(
+    backend: &Arc<dyn Backend>,
+    space: &SpaceName,
+    after: Mark,
+    budget: PageBudget,
+) -> (Vec<(Mark, Envelope)>, bool) {
+    match backend.read(space.clone(), after, vec![after], budget).await.unwrap() {
+        LogPage::Rows { rows, more } => (rows, more),
+        LogPage::Unknown => panic!("the log does not know its own mark"),
+    }
+}
+
+async fn log(backend: &Arc<dyn Backend>, space: &SpaceName) -> Vec<(Mark, Envelope)> {
+    let (rows, more) = page(backend, space, Mark::START, ALL).await;
+    assert!(!more);
+    rows
+}
+
+/// The sequence has no gap, and the chain is the one that anybody would compute.
+fn verify(log: &[(Mark, Envelope)]) {
+    let mut before = Mark::START;
+    for (mark, envelope) in log {
+        let hash = Change::parse(envelope.change.clone()).unwrap().hash();
+        let chain = next_chain(&before.chain, &envelope.entity, &hash, envelope.transaction.as_ref());
+        assert_eq!(*mark, Mark { seq: before.seq + 1, chain });
+        before = *mark;
+    }
+}
+
+fn rejected_as(answer: &Answer) -> RejectCode {
+    match answer {
+        Answer::Rejected { code, .. } => *code,
+        other => panic!("not rejected: {other:?}"),
+    }
+}
+
+pub(crate) async fn concurrent_writers_leave_no_gap(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut tasks = Vec::new();
+    for name in 1..=8 {
+        let (backend, home) = (Arc::clone(&backend), home.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut author = Author::new(name);
+            let mut seqs = Vec::new();
+            for round in 0..20 {
+                // One entity of its own, and one that all write to.
+                let batch =
+                    vec![author.edit(entity(name), &round.to_string()), author.edit(entity(99), &round.to_string())];
+                let (answers, marks) = push(&backend, &home, batch).await;
+                assert_eq!(
+                    answers.iter().map(accepted).collect::<Vec<_>>(),
+                    marks.iter().map(|mark| mark.seq).collect::<Vec<_>>()
+                );
+                seqs.extend(marks.iter().map(|mark| mark.seq));
+            }
+            seqs
+        }));
+    }
+    let mut seqs = Vec::new();
+    for task in tasks {
+        seqs.extend(task.await.unwrap());
+    }
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=320).collect::<Vec<u64>>());
+    let log = log(&backend, &home).await;
+    assert_eq!(log.len(), 320);
+    verify(&log);
+    assert_eq!(backend.head(home).await.unwrap(), log.last().unwrap().0);
+}
+
+pub(crate) async fn the_chain_verifies_from_scratch(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    let mut alone = author.edit(entity(1), "a");
+    alone.parent = Some(entity(1));
+    let mut joined = vec![author.edit(entity(1), "b"), author.edit(entity(2), "c")];
+    for envelope in &mut joined {
+        envelope.transaction = transaction(7);
+    }
+    let mut pushed = vec![alone.clone()];
+    pushed.extend(joined.clone());
+    let (_, mut marks) = push(&backend, &home, vec![alone]).await;
+    marks.extend(push(&backend, &home, joined).await.1);
+    let log = log(&backend, &home).await;
+    verify(&log);
+    assert_eq!(log, marks.into_iter().zip(pushed).collect::<Vec<_>>());
+}
+
+pub(crate) async fn a_duplicate_is_stored_once(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    let batch = vec![author.edit(entity(1), "a"), author.edit(entity(1), "b")];
+    push(&backend, &home, batch.clone()).await;
+    let before = log(&backend, &home).await;
+    let (answers, marks) = push(&backend, &home, batch.clone()).await;
+    assert_eq!(answers, [Answer::Duplicate { seq: 1 }, Answer::Duplicate { seq: 2 }]);
+    assert!(marks.is_empty());
+    // Also within one batch, and beside something new.
+    let next = author.edit(entity(1), "c");
+    let (answers, marks) = push(&backend, &home, vec![batch[0].clone(), next.clone(), next]).await;
+    assert_eq!(answers, [Answer::Duplicate { seq: 1 }, Answer::Accepted { seq: 3 }, Answer::Duplicate { seq: 3 }]);
+    assert_eq!(marks.len(), 1);
+    let after = log(&backend, &home).await;
+    assert_eq!(after[..2], before);
+    assert_eq!(after.len(), 3);
+}
+
+pub(crate) async fn what_misses_something_is_held(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    let (first, second) = (author.edit(entity(1), "a"), author.edit(entity(1), "b"));
+    let missing = Missing::Change(Change::parse(first.change.clone()).unwrap().hash());
+    let (answers, marks) = push(&backend, &home, vec![second.clone()]).await;
+    assert_eq!(answers, [Answer::Held { missing }]);
+    assert!(marks.is_empty() && log(&backend, &home).await.is_empty());
+    assert!(backend.is_empty().await.unwrap());
+
+    let mut child = author.edit(entity(2), "child");
+    child.parent = Some(entity(1));
+    let (answers, _) = push(&backend, &home, vec![child.clone()]).await;
+    assert_eq!(answers, [Answer::Held { missing: Missing::Parent(entity(1)) }]);
+
+    let (answers, _) = push(&backend, &home, vec![first, second, child]).await;
+    assert_eq!(answers.iter().map(accepted).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+pub(crate) async fn another_collection_is_rejected(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    push(&backend, &home, vec![author.edit(entity(1), "a")]).await;
+    let mut other = author.edit(entity(1), "b");
+    other.collection = CollectionName::new("folders").unwrap();
+    let (answers, marks) = push(&backend, &home, vec![other]).await;
+    assert_eq!(rejected_as(&answers[0]), RejectCode::WrongCollection);
+    assert!(marks.is_empty());
+}
+
+pub(crate) async fn a_fork_is_rejected(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    push(&backend, &home, vec![author.edit(entity(1), "a")]).await;
+    let mut copy = author.clone();
+    let (mine, theirs) = (author.edit(entity(1), "b"), copy.edit(entity(1), "c"));
+    push(&backend, &home, vec![mine]).await;
+    // The copy's next change misses the refused one; a change of another entity is none of its business.
+    let after = copy.edit(entity(1), "d");
+    let (answers, marks) = push(&backend, &home, vec![theirs, after, copy.edit(entity(2), "e")]).await;
+    assert_eq!(rejected_as(&answers[0]), RejectCode::Fork);
+    assert!(matches!(answers[1], Answer::Held { .. }));
+    assert_eq!(accepted(&answers[2]), 3);
+    assert_eq!(marks.len(), 1);
+    verify(&log(&backend, &home).await);
+}
+
+pub(crate) async fn an_answer_that_is_already_there_is_kept(storage: impl Storage) {
+    let backend = storage.open();
+    let mut author = Author::new(1);
+    let mut broken = author.edit(entity(1), "a");
+    broken.change[6] ^= 1;
+    let good = author.edit(entity(2), "b");
+    let (answers, marks) = push(&backend, &space("home"), vec![broken, good]).await;
+    assert_eq!(rejected_as(&answers[0]), RejectCode::Malformed);
+    assert_eq!(accepted(&answers[1]), 1);
+    assert_eq!(marks.len(), 1);
+}
+
+pub(crate) async fn a_transaction_is_all_or_nothing(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    let (first, second) = (author.edit(entity(1), "a"), author.edit(entity(1), "b"));
+    let mut good = author.edit(entity(2), "c");
+    let mut held = second.clone();
+    let alone = author.edit(entity(3), "d");
+    good.transaction = transaction(1);
+    held.transaction = transaction(1);
+    let (answers, marks) = push(&backend, &home, vec![good.clone(), held, alone]).await;
+    assert_eq!(rejected_as(&answers[0]), RejectCode::Transaction);
+    assert!(matches!(answers[1], Answer::Held { .. }));
+    assert_eq!(accepted(&answers[2]), 1);
+    assert_eq!(marks.len(), 1);
+    assert_eq!(log(&backend, &home).await.len(), 1);
+
+    // With what was missing, it is accepted as a whole.
+    let mut whole = vec![first, second, good];
+    for envelope in &mut whole {
+        envelope.transaction = transaction(1);
+    }
+    let (answers, _) = push(&backend, &home, whole).await;
+    assert_eq!(answers.iter().map(accepted).collect::<Vec<_>>(), [2, 3, 4]);
+}
+
+pub(crate) async fn a_page_never_splits_a_transaction(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    // Sizes of what was accepted as a whole, in order; two transactions stand next to each other, and two
+    // pushes with the same transaction id are two.
+    let groups =
+        [(None, 1), (transaction(1), 3), (transaction(2), 2), (None, 1), (transaction(3), 4), (transaction(3), 2)];
+    let mut ends = Vec::new();
+    let mut total = 0;
+    for (transaction, size) in groups {
+        let mut batch: Vec<_> = (0..size).map(|n| author.edit(entity(n), &total.to_string())).collect();
+        batch.iter_mut().for_each(|envelope| envelope.transaction = transaction);
+        push(&backend, &home, batch).await;
+        total += u64::from(size);
+        ends.push(total);
+    }
+    let whole = log(&backend, &home).await;
+    for changes in 0..6 {
+        let budget = PageBudget { bytes: usize::MAX, changes };
+        let (mut read, mut after, mut more) = (Vec::new(), Mark::START, true);
+        while more {
+            let (rows, rest) = page(&backend, &home, after, budget).await;
+            after = rows.last().unwrap().0;
+            assert!(ends.contains(&after.seq), "a page of {changes} ends at {}", after.seq);
+            let one_group = ends.iter().filter(|end| (rows[0].0.seq..=after.seq).contains(*end)).count() == 1;
+            assert!(rows.len() <= changes || one_group);
+            read.extend(rows);
+            more = rest;
+        }
+        assert_eq!(read, whole);
+    }
+}
+
+pub(crate) async fn a_page_keeps_its_budget(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    let large = "x".repeat(5_000);
+    let batch: Vec<_> = ["a", "b", &large, "c", "d"].map(|title| author.edit(entity(1), title)).into();
+    let small = batch[3..].iter().map(|envelope| envelope.change.len()).sum();
+    push(&backend, &home, batch).await;
+    let budget = PageBudget { bytes: small, changes: 100 };
+    let mut after = Mark::START;
+    for (places, rest) in [(1..=2, true), (3..=3, true), (4..=5, false)] {
+        let (rows, more) = page(&backend, &home, after, budget).await;
+        assert_eq!(rows.iter().map(|(mark, _)| mark.seq).collect::<Vec<_>>(), places.collect::<Vec<_>>());
+        assert_eq!(more, rest);
+        after = rows.last().unwrap().0;
+    }
+    assert_eq!(page(&backend, &home, after, budget).await, (Vec::new(), false));
+}
+
+pub(crate) async fn what_was_stored_is_the_same_after_reopening<S: Storage>(storage: S) {
+    if !S::DURABLE {
+        return;
+    }
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    let batch: Vec<_> = (0..9).map(|n| author.edit(entity(n % 3), &n.to_string())).collect();
+    push(&backend, &home, batch.clone()).await;
+    let before = (backend.lineage(), log(&backend, &home).await, backend.overview(home.clone()).await.unwrap());
+    drop(backend);
+    let backend = storage.open();
+    let after = (backend.lineage(), log(&backend, &home).await, backend.overview(home.clone()).await.unwrap());
+    assert_eq!(before, after);
+    let (answers, _) = push(&backend, &home, vec![batch[4].clone(), author.edit(entity(1), "more")]).await;
+    assert_eq!(answers, [Answer::Duplicate { seq: 5 }, Answer::Accepted { seq: 10 }]);
+    verify(&log(&backend, &home).await);
+}
+
+pub(crate) async fn an_unknown_mark_is_noticed(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    let (_, marks) = push(&backend, &home, vec![author.edit(entity(1), "a"), author.edit(entity(1), "b")]).await;
+    let other_chain = Mark { seq: 1, chain: Digest::of(b"another log") };
+    let beyond = Mark { seq: 3, chain: marks[1].chain };
+    let far_beyond = Mark { seq: u64::MAX, chain: marks[1].chain };
+    let read = async |space: &str, after, check: &[Mark]| {
+        backend.read(crate::changes::space(space), after, check.to_vec(), ALL).await.unwrap()
+    };
+    assert!(matches!(read("home", marks[0], &marks).await, LogPage::Rows { rows, .. } if rows.len() == 1));
+    for bad in [other_chain, beyond, far_beyond, Mark { seq: 0, chain: marks[0].chain }] {
+        assert!(matches!(read("home", Mark::START, &[marks[0], bad]).await, LogPage::Unknown), "{bad:?}");
+        assert!(matches!(read("home", bad, &[]).await, LogPage::Unknown), "{bad:?}");
+    }
+    // A space that was never written to has no marks at all.
+    assert!(matches!(read("other", Mark::START, &[marks[0]]).await, LogPage::Unknown));
+    assert!(matches!(read("other", marks[0], &[]).await, LogPage::Unknown));
+    assert!(matches!(read("other", Mark::START, &[]).await, LogPage::Rows { rows, more: false } if rows.is_empty()));
+}
+
+pub(crate) async fn spaces_do_not_leak(storage: impl Storage) {
+    let backend = storage.open();
+    let (home, work) = (space("home"), space("work"));
+    let mut author = Author::new(1);
+    let (first, second) = (author.edit(entity(1), "a"), author.edit(entity(1), "b"));
+    push(&backend, &home, vec![first.clone()]).await;
+    // Neither dependencies nor parents nor collections nor writers reach over.
+    let (answers, _) = push(&backend, &work, vec![second]).await;
+    assert!(matches!(answers[0], Answer::Held { .. }));
+    let mut child = author.edit(entity(2), "c");
+    child.parent = Some(entity(1));
+    let (answers, _) = push(&backend, &work, vec![child]).await;
+    assert!(matches!(answers[0], Answer::Held { missing: Missing::Parent(_) }));
+    let mut theirs = Author::new(1).edit(entity(1), "other");
+    theirs.collection = CollectionName::new("folders").unwrap();
+    let (answers, _) = push(&backend, &work, vec![theirs.clone()]).await;
+    assert_eq!(accepted(&answers[0]), 1);
+    assert_eq!(log(&backend, &home).await.into_iter().map(|(_, envelope)| envelope).collect::<Vec<_>>(), [first]);
+    assert_eq!(log(&backend, &work).await.into_iter().map(|(_, envelope)| envelope).collect::<Vec<_>>(), [theirs]);
+}
+
+pub(crate) async fn the_overview_is_right(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let empty = backend.overview(home.clone()).await.unwrap();
+    assert_eq!((empty.head, empty.entities, empty.changes), (Mark::START, 0, 0));
+    assert_eq!(empty.digest, SpaceDigest::default().finish());
+    assert!(backend.is_empty().await.unwrap());
+
+    // Two writers: concurrent heads, then a merge of one entity.
+    let (mut ada, mut bob) = (Author::new(1), Author::new(2));
+    let mut all = Author::new(3);
+    let mut pushed = Vec::new();
+    for n in [200, 7, 40] {
+        let (mine, theirs) = (ada.edit(entity(n), "mine"), bob.edit(entity(n), "theirs"));
+        pushed.extend([mine, theirs]);
+    }
+    ada.learn(&pushed[1]);
+    pushed.push(ada.edit(entity(200), "merged"));
+    pushed.iter().for_each(|envelope| all.learn(envelope));
+    push(&backend, &home, pushed).await;
+
+    let heads: BTreeMap<_, _> = [200, 7, 40].map(|n| (entity(n), all.heads(entity(n)))).into();
+    assert_eq!(heads.values().map(|heads| heads.hashes().len()).collect::<Vec<_>>(), [2, 2, 1]);
+    let mut digest = SpaceDigest::default();
+    heads.iter().for_each(|(entity, heads)| digest.add(entity, heads));
+    let overview = backend.overview(home.clone()).await.unwrap();
+    assert_eq!((overview.head.seq, overview.entities, overview.changes), (7, 3, 7));
+    assert_eq!(overview.head, backend.head(home).await.unwrap());
+    assert_eq!(overview.digest, digest.finish());
+    assert!(!backend.is_empty().await.unwrap());
+    assert_eq!(pushed_collection(&backend).await, notes());
+}
+
+async fn pushed_collection(backend: &Arc<dyn Backend>) -> CollectionName {
+    log(backend, &space("home")).await.remove(0).1.collection
+}
+
+pub(crate) async fn commits_are_announced(storage: impl Storage) {
+    let backend = storage.open();
+    let mut commits = backend.commits();
+    let mut author = Author::new(1);
+    push(&backend, &space("home"), vec![author.edit(entity(1), "a"), author.edit(entity(1), "b")]).await;
+    push(&backend, &space("home"), Vec::new()).await;
+    push(&backend, &space("work"), vec![author.edit(entity(2), "c")]).await;
+    assert_eq!(commits.recv().await.unwrap(), Commit { space: space("home"), seq: 2 });
+    assert_eq!(commits.recv().await.unwrap(), Commit { space: space("work"), seq: 1 });
+}

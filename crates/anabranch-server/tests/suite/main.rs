@@ -1,0 +1,9 @@
+//! The tests of the server from outside: every backend against the conformance suite, and a real server with
+//! real sockets.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod changes;
+mod client;
+mod conformance;
+mod sqlite;
+mod sync;
