@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use anabranch_core::document::Edit;
 use anabranch_core::sync::{OutboxRead, Reoffer, WriteBatch};
 use anabranch_core::wire::{Answer, Cursor, Envelope, Mark, Missing, RejectCode};
-use anabranch_core::{Change, ChangeHash, Digest, EntityId, Heads, Lineage};
-use anabranch_store::{OutboxPage, Received, Store, StoreError};
+use anabranch_core::{Change, ChangeHash, Digest, EntityId, Entropy, Environment, Heads, Lineage, SplitMix64};
+use anabranch_store::{OpenMode, OutboxPage, Received, Store, StoreError};
 use serde_json::json;
-use support::{Folder, create, edit, field, fields, name, space};
+use support::{Folder, create, edit, field, fields, name, schema, space};
 
 const LINEAGE: Lineage = Lineage::from_bytes([7; 16]);
 
@@ -175,6 +175,30 @@ fn a_held_change_waits_and_brings_what_is_missing_along() -> Result<(), StoreErr
     let page = outbox(&store, 10)?;
     assert!(page.items.is_empty() && page.retry_at.is_some(), "not at once again: that would be a hot loop");
     assert_eq!(store.read(|read| read.totals())?.pending, 2, "the creation is offered again, too");
+    Ok(())
+}
+
+/// Found by simulation: the clock was years ahead when the wait was written down, and was put right.
+#[test]
+fn a_held_change_does_not_wait_for_a_clock_that_was_set_back() -> Result<(), StoreError> {
+    struct Ahead(SplitMix64);
+    impl Environment for Ahead {
+        fn now(&self) -> i64 {
+            2_100_000_000_000
+        }
+        fn entropy(&mut self) -> &mut dyn Entropy {
+            &mut self.0
+        }
+    }
+    let folder = Folder::new();
+    let mode = OpenMode::Create(schema());
+    let store = Store::open(&folder.path("1.db"), mode, Box::new(Ahead(SplitMix64::new(7))))?;
+    create(&store, json!({ "title": "one" }))?;
+    let item = outbox(&store, 10)?.items.remove(0);
+    answer(&store, vec![(item.key, Answer::Held { missing: Missing::Parent(item.envelope.entity) })])?;
+    assert!(outbox(&store, 10)?.items.is_empty());
+    drop(store);
+    assert_eq!(outbox(&folder.open("1.db"), 10)?.items.len(), 1);
     Ok(())
 }
 

@@ -178,6 +178,11 @@ impl SyncHandle {
         drop(self.commands.send(Command::Retry));
     }
 
+    /// Looks into the outbox: another process may have written to the file.
+    pub fn look_again(&self) {
+        drop(self.commands.send(Command::LookAgain));
+    }
+
     /// Resolves when nothing is pending and nothing is left to pull, now or later.
     pub fn caught_up(&self) -> Commit<()> {
         let (promise, commit) = StoreCommit::pending();

@@ -3,9 +3,9 @@
 use std::io::{Read as _, Write as _};
 
 use bincode::{Decode, Encode};
-use flate2::{Compression, Crc};
 use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
+use flate2::{Compression, Crc};
 
 /// The version of the protocol, in every frame and in [`Hello`](super::Hello).
 pub const PROTOCOL_VERSION: u8 = 1;

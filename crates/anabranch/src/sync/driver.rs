@@ -36,6 +36,7 @@ pub(super) enum Mode {
 /// What the handle asks for.
 pub(super) enum Command {
     Retry,
+    LookAgain,
     Stop,
     CaughtUp(Promise<(), Error>),
 }
@@ -163,6 +164,13 @@ impl Driver {
     fn obey(&mut self, command: Option<Command>) -> Vec<ClientEvent> {
         match command {
             Some(Command::Retry) => vec![ClientEvent::Start],
+            Some(Command::LookAgain) => {
+                match self.store.read(|read| read.spaces()) {
+                    Ok(all) => self.written.spaces.lock().unwrap_or_else(PoisonError::into_inner).extend(all),
+                    Err(error) => warn!(%error, "the file could not be read"),
+                }
+                self.written_spaces()
+            }
             Some(Command::CaughtUp(promise)) => {
                 if self.session.is_caught_up() {
                     promise.resolve(Ok(()));

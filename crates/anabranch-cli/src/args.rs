@@ -1,0 +1,217 @@
+//! The arguments of every command.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Offline-first replication: replicas in files, a server, and sync between them.
+#[derive(Debug, Parser)]
+#[command(name = "anabranch", version, about)]
+pub(crate) struct Arguments {
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the whole path: a server, replicas that are cut off and edit, and how they agree again.
+    Demo(Demo),
+    /// Run a sync server.
+    Serve(Serve),
+    /// Make a replica.
+    Init(Init),
+    /// Create an entity, or one per line of standard input.
+    Create(Create),
+    /// Edit an entity: everything in one change.
+    Edit(Edit),
+    /// Show an entity.
+    Get(Get),
+    /// Delete an entity; its history stays.
+    Delete(Delete),
+    /// List the entities of a collection.
+    List(List),
+    /// Run SQL that reads; each collection is a view.
+    Query(Query),
+    /// Show the change log.
+    Log(Log),
+    /// Sync with a server.
+    Sync(Sync),
+    /// Show what is pending, and how the sync stands.
+    Status(Status),
+}
+
+/// `--space`.
+#[derive(Debug, Args)]
+pub(crate) struct InSpace {
+    /// The space.
+    #[arg(long, default_value = "main", value_name = "NAME")]
+    pub(crate) space: String,
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How many replicas.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) replicas: u8,
+    /// A keystroke trace to type (gzipped JSON), dealt out to the replicas; a bundled one by default.
+    #[arg(long, value_name = "FILE.json.gz")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Keep all files in this new or empty folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Also kill a writing process at random moments, and look for everything it had acknowledged.
+    #[arg(long)]
+    pub(crate) crash: bool,
+}
+
+/// `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where the server keeps its data.
+    #[arg(default_value = "./anabranch-data")]
+    pub(crate) dir: PathBuf,
+    /// The address to listen on; port 0 takes any free one.
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// Listen on an address that other machines reach, although everyone may read and write everything.
+    #[arg(long)]
+    pub(crate) allow_public_without_auth: bool,
+}
+
+/// `init`.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The new replica's file.
+    pub(crate) file: PathBuf,
+    /// The schema.
+    #[arg(long, value_name = "SCHEMA.toml")]
+    pub(crate) schema: PathBuf,
+}
+
+/// `create`.
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The collection.
+    pub(crate) collection: String,
+    /// The fields (`title=Hi stars=3 tags+=food due:=null`), or `-` to read one JSON object per line.
+    #[arg(value_name = "FIELD=VALUE", required_unless_present = "data", conflicts_with = "data")]
+    pub(crate) fields: Vec<String>,
+    /// The fields as a JSON object.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `edit`.
+#[derive(Debug, Args)]
+#[command(after_help = "The edits, all in one change:
+  title=Hi due:=null         a register: text, or JSON
+  stars+=1 stars-=1          a counter
+  tags+=food tags-=old       a set
+  body=… body+=… body[5:8]=abc  a text: whole, at the end, or characters 5 to 8 replaced
+  items+=milk items[0]=eggs items[1:2]:='[\"x\"]'  a list
+  links[home]=… links-=home  a map")]
+pub(crate) struct Edit {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The entity: its id, or the beginning of it.
+    pub(crate) id: String,
+    /// The edits.
+    #[arg(value_name = "EDIT", required = true)]
+    pub(crate) edits: Vec<String>,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `get`.
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The entity: its id, or the beginning of it.
+    pub(crate) id: String,
+    /// Print just the state, as canonical JSON: equal states are equal bytes.
+    #[arg(long)]
+    pub(crate) state: bool,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The entity: its id, or the beginning of it.
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The collection.
+    pub(crate) collection: String,
+    /// How many at most.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(..i64::from(u32::MAX)))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `query`.
+#[derive(Debug, Args)]
+pub(crate) struct Query {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The SQL, like `SELECT title, stars FROM notes ORDER BY stars DESC`.
+    pub(crate) sql: String,
+}
+
+/// `log`.
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// One entity only: its id, or the beginning of it.
+    pub(crate) id: Option<String>,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `sync`.
+#[derive(Debug, Args)]
+pub(crate) struct Sync {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The server, like `http://127.0.0.1:7700`; the one of the last time by default.
+    pub(crate) url: Option<String>,
+    /// Go on until ctrl-c: push and pull changes as they come, and print every change of the status.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// How long to try.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS", conflicts_with = "watch")]
+    pub(crate) timeout: u32,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The replica.
+    pub(crate) file: PathBuf,
+}

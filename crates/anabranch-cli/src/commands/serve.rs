@@ -1,0 +1,83 @@
+//! `serve`: a sync server in the foreground.
+
+use std::io::{IsTerminal as _, stderr};
+use std::sync::Arc;
+
+use anabranch_server::{Server, ServerError, ServerOptions, SqliteBackend, SystemEnvironment};
+use serde_json::json;
+use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::Serve;
+use crate::error::CliError;
+use crate::output::Output;
+
+/// The server's file in its folder.
+pub(crate) const FILE: &str = "server.db";
+
+pub(crate) fn run(arguments: &Serve, output: &mut Output) -> Result<(), CliError> {
+    log_to_stderr();
+    std::fs::create_dir_all(&arguments.dir).map_err(|error| CliError::path("make", &arguments.dir, &error))?;
+    let file = arguments.dir.join(FILE);
+    let backend = SqliteBackend::open(&file, Box::new(SystemEnvironment))
+        .map_err(|error| CliError::Server(format!("{}: {}", file.display(), with_causes(&error))))?;
+    let runtime = Runtime::new().map_err(|error| CliError::Io(format!("cannot start an event loop: {error}")))?;
+    runtime.block_on(async {
+        let options = ServerOptions {
+            allow_public_without_auth: arguments.allow_public_without_auth,
+            ..ServerOptions::default()
+        };
+        let server = Server::bind(arguments.listen, Arc::new(backend), options).await.map_err(refused)?;
+        let stop = stop_signal().map_err(|error| CliError::Io(format!("cannot wait for signals: {error}")))?;
+        let url = format!("http://{}", server.local_addr());
+        let folder = arguments.dir.display();
+        output.either(&json!({ "listening": url }), format_args!("listening on {url}, data in {folder}"))?;
+        output.flush()?;
+        server.run(stop).await;
+        Ok(())
+    })
+}
+
+fn refused(error: ServerError) -> CliError {
+    match error {
+        ServerError::PublicWithoutAuth(address) => CliError::Server(format!(
+            "{address} is reachable from other machines, and everyone could read and write everything; \
+             if that is meant, give --allow-public-without-auth"
+        )),
+        other => CliError::Server(with_causes(&other)),
+    }
+}
+
+/// The error and what it is due to, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Logs what `RUST_LOG` asks for (warnings by default) on standard error.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    subscriber.with_ansi(stderr().is_terminal()).init();
+}
+
+/// Resolves on ctrl-c and on a polite request to end. The signals are caught from the call on.
+#[cfg(unix)]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// Resolves on ctrl-c.
+#[cfg(not(unix))]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+    Ok(async {
+        drop(tokio::signal::ctrl_c().await);
+    })
+}

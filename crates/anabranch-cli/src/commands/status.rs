@@ -1,0 +1,69 @@
+//! `status`: what is pending, and how the sync stands.
+
+use anabranch::Status as ReplicaStatus;
+use serde_json::{Value, json};
+
+use crate::args::Status;
+use crate::commands;
+use crate::error::CliError;
+use crate::output::{Output, count, printable, size};
+
+pub(crate) fn run(arguments: &Status, output: &mut Output) -> Result<(), CliError> {
+    let replica = commands::open(&arguments.file)?;
+    let status = replica.status()?;
+    let last_sync = iso_time(&replica, status.last_success_at)?;
+    let oldest = iso_time(&replica, status.oldest_pending_at)?;
+    if output.is_json() {
+        let mut object = json!(status);
+        object["file"] = arguments.file.display().to_string().into();
+        object["replica"] = json!(replica.id());
+        return output.json(&object);
+    }
+    output.line(format!("{}  replica {}", arguments.file.display(), replica.id()))?;
+    let mut line = |name: &str, value: String| output.line(format!("  {name:<12}{value}"));
+    line("server", status.url.as_deref().map_or_else(|| "none yet".to_owned(), printable))?;
+    line("entities", status.entities.to_string())?;
+    line(
+        "pending",
+        match status.pending {
+            0 => "nothing".to_owned(),
+            pending => {
+                let since = oldest.map(|at| format!(", the oldest of {at}")).unwrap_or_default();
+                format!("{} ({}){since}", count(pending, "change"), size(status.pending_bytes))
+            }
+        },
+    )?;
+    line("last sync", last_sync.unwrap_or_else(|| "never".to_owned()))?;
+    for (name, value) in troubles(&status) {
+        line(name, value)?;
+    }
+    Ok(())
+}
+
+/// What a person may have to look at.
+fn troubles(status: &ReplicaStatus) -> Vec<(&'static str, String)> {
+    let counted = [
+        ("contested", status.conflicts, "value"),
+        ("refused", status.parked, "change"),
+        ("quarantined", status.quarantined, "foreign change"),
+        ("waiting", status.orphaned, "foreign change"),
+    ];
+    let mut troubles: Vec<_> = counted
+        .into_iter()
+        .filter(|(_, number, _)| *number > 0)
+        .map(|(name, number, thing)| (name, count(number, thing)))
+        .collect();
+    if status.failures > 0 {
+        let why = status.last_error.as_deref().unwrap_or("for an unknown reason");
+        troubles.push(("failed", format!("{} in a row: {}", count(status.failures.into(), "attempt"), printable(why))));
+    }
+    troubles
+}
+
+/// A time as ISO 8601. SQLite knows the calendar.
+fn iso_time(replica: &anabranch::Replica, millis: Option<i64>) -> Result<Option<String>, CliError> {
+    let Some(millis) = millis else { return Ok(None) };
+    let sql = "SELECT strftime('%Y-%m-%dT%H:%M:%SZ', ?1 / 1000, 'unixepoch') AS at";
+    let rows = replica.query(sql, &[millis.into()])?;
+    Ok(rows.into_iter().next().and_then(|row| row.get("at").and_then(Value::as_str).map(str::to_owned)))
+}

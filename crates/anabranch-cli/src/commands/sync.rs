@@ -1,0 +1,83 @@
+//! `sync`: once, or until ctrl-c.
+
+use std::time::Duration;
+
+use anabranch::{Replica, SyncReport};
+use serde_json::json;
+
+use crate::args::Sync;
+use crate::commands::{self, watch};
+use crate::error::CliError;
+use crate::output::{Output, count, size};
+
+pub(crate) fn run(arguments: &Sync, output: &mut Output) -> Result<(), CliError> {
+    let replica = commands::open(&arguments.file)?;
+    let url = match &arguments.url {
+        Some(url) => address(url)?,
+        None => replica.status()?.url.ok_or_else(|| {
+            let file = arguments.file.display();
+            CliError::Usage(format!("no server is known yet: anabranch sync {file} http://HOST:PORT"))
+        })?,
+    };
+    if arguments.watch {
+        return watch::run(&replica, &url, &arguments.space.space, output);
+    }
+    let sync = replica.sync(&url).space(&arguments.space.space)?;
+    let report = sync.now(Duration::from_secs(arguments.timeout.into())).wait();
+    let report = report.map_err(|error| failure(&replica, &url, &error))?;
+    let mut object = json!(report);
+    object["url"] = url.clone().into();
+    object["pending"] = replica.status()?.pending.into();
+    output.either(&object, format_args!("{url}: {}", describe(&report)))
+}
+
+/// The report in a line.
+pub(crate) fn describe(report: &SyncReport) -> String {
+    let bytes = format!("{} out, {} in", size(report.bytes_sent), size(report.bytes_received));
+    let refused = match report.refused {
+        0 => String::new(),
+        refused => format!(", {refused} refused or held (see status)"),
+    };
+    let known = match report.duplicates {
+        0 => String::new(),
+        duplicates => format!(" ({duplicates} more were there already)"),
+    };
+    let trips = count(report.round_trips, "round trip");
+    format!("{} pushed{known}, {} pulled{refused}; {bytes}, {trips}", report.pushed, report.pulled)
+}
+
+/// The server's URL in one form, so that the file knows it again.
+fn address(url: &str) -> Result<String, CliError> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let rest = rest.trim_end_matches('/');
+    if !["http", "https", "ws", "wss"].contains(&scheme) || rest.is_empty() {
+        return Err(CliError::Usage(format!("{url:?} is not the URL of a server, like http://127.0.0.1:7700")));
+    }
+    Ok(format!("{scheme}://{rest}"))
+}
+
+/// What went wrong, and what is kept.
+fn failure(replica: &Replica, url: &str, error: &anabranch::Error) -> CliError {
+    let pending = replica.status().map_or(0, |status| status.pending);
+    let kept = match pending {
+        0 => String::new(),
+        1 => "; 1 change is safe in the file and waits".to_owned(),
+        pending => format!("; {pending} changes are safe in the file and wait"),
+    };
+    CliError::Sync { message: format!("{url}: {error}{kept}"), kind: error.kind() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_has_one_address() {
+        for url in ["http://127.0.0.1:7700/", "127.0.0.1:7700", "http://127.0.0.1:7700"] {
+            assert_eq!(address(url).ok().as_deref(), Some("http://127.0.0.1:7700"));
+        }
+        for url in ["", "http://", "ftp://x"] {
+            assert!(address(url).is_err(), "{url}");
+        }
+    }
+}

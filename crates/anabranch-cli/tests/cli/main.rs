@@ -1,0 +1,8 @@
+//! The binary from outside: what it prints, what it leaves in the files, and how it fails.
+
+mod commands;
+mod demo;
+mod durability;
+mod support;
+mod two_terminals;
+mod typing_trace;

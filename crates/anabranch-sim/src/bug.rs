@@ -1,0 +1,61 @@
+//! Bugs that can be planted at the simulator's seams.
+
+/// A mistake that a driver or a backend could make. The checkers must find each of them.
+///
+/// Planting works only with the feature `planted`; otherwise nothing is planted, whatever is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bug {
+    /// The server answers a push, and stores it only later.
+    AcknowledgeBeforeStoring,
+    /// A page resumes one place too far.
+    CursorOffByOne,
+    /// The client commits a page's cursor in a transaction before the page's changes.
+    CursorBeforeChanges,
+    /// The client takes a change out of the outbox when it has sent it.
+    SettleOnSend,
+    /// The client takes "held" for an answer and forgets the change.
+    ForgetHeld,
+    /// The client never stores nor sends its ack mark.
+    ForgetAckMark,
+    /// The log leaves a place empty, as a sequence does when its transaction is rolled back.
+    SequenceGap,
+    /// The chain covers the hash alone, not what came before.
+    ChainOverHashAlone,
+    /// A change that is pushed again is stored again.
+    StoreDuplicates,
+    /// A page of one space brings a row of another.
+    CrossSpaceRow,
+    /// A client that was restored from a backup writes under the name of the one that was lost.
+    ReuseActorAfterRestore,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::AcknowledgeBeforeStoring,
+        Self::CursorOffByOne,
+        Self::CursorBeforeChanges,
+        Self::SettleOnSend,
+        Self::ForgetHeld,
+        Self::ForgetAckMark,
+        Self::SequenceGap,
+        Self::ChainOverHashAlone,
+        Self::StoreDuplicates,
+        Self::CrossSpaceRow,
+        Self::ReuseActorAfterRestore,
+    ];
+}
+
+/// What is planted, if anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Planted(Option<Bug>);
+
+impl Planted {
+    pub(crate) const fn new(bug: Option<Bug>) -> Self {
+        Self(if cfg!(feature = "planted") { bug } else { None })
+    }
+
+    pub(crate) fn is(self, bug: Bug) -> bool {
+        self.0 == Some(bug)
+    }
+}

@@ -1,0 +1,202 @@
+//! A client's process: the real store and the real session, and what it has still to do.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+
+use anabranch_core::sync::{
+    ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, OutboxRead, SyncEvent, WriteBatch,
+};
+use anabranch_core::wire::ClientMessage;
+use anabranch_core::{Lineage, Schema, SpaceName, SplitMix64, UnixMillis};
+use anabranch_store::{Committed, Engine, RemoteKey};
+use rusqlite::Connection;
+
+use crate::clock::{Machine, VirtualTime, WallClock};
+use crate::failure::{Failure, broken};
+use crate::file;
+use crate::job::within;
+use crate::model::Item;
+
+const SERVER: &str = "sim://server";
+
+/// Something that a step of the session told the driver to do. Each is a moment of its own: a crash may come
+/// between any two.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Commit(WriteBatch),
+    Send(ClientMessage),
+    Link(LinkCommand),
+    Read(OutboxRead),
+    Tell(SyncEvent),
+}
+
+/// The part of a client that ends with its process.
+pub(crate) struct Process {
+    pub(crate) engine: Engine,
+    pub(crate) reader: Connection,
+    pub(crate) remote: RemoteKey,
+    pub(crate) session: ClientSession,
+    pub(crate) agenda: VecDeque<Task>,
+    followed: BTreeSet<SpaceName>,
+    written: BTreeSet<SpaceName>,
+    /// The session has asked for a link.
+    pub(crate) connecting: bool,
+    /// The link is gone, and the session does not know it yet.
+    pub(crate) disconnected: bool,
+    pub(crate) halted: Option<Halt>,
+    /// When the timer fires, in true time.
+    pub(crate) wake_at: Option<UnixMillis>,
+    entropy: SplitMix64,
+}
+
+/// A client: its file, and its process.
+pub(crate) struct Client {
+    pub(crate) path: PathBuf,
+    pub(crate) clock: WallClock,
+    pub(crate) process: Option<Process>,
+    /// Cut off from the server.
+    pub(crate) offline: bool,
+    /// Gone with its disk.
+    pub(crate) lost: bool,
+    /// What the file is known to hold.
+    pub(crate) held: BTreeSet<Item>,
+    pub(crate) backup: Option<Backup>,
+    /// The seed of the last open.
+    pub(crate) opened_with: u64,
+    time: VirtualTime,
+}
+
+/// A copy of a client's file.
+pub(crate) struct Backup {
+    pub(crate) path: PathBuf,
+    pub(crate) held: BTreeSet<Item>,
+}
+
+impl Client {
+    pub(crate) fn new(path: PathBuf, time: &VirtualTime) -> Self {
+        Self {
+            path,
+            clock: WallClock::new(time),
+            process: None,
+            offline: false,
+            lost: false,
+            held: BTreeSet::new(),
+            backup: None,
+            opened_with: 0,
+            time: time.clone(),
+        }
+    }
+
+    /// Starts the process; its sync begins at once.
+    pub(crate) fn open(&mut self, schema: &Schema, spaces: &[SpaceName], seed: u64) -> Result<(), Failure> {
+        self.opened_with = seed;
+        let process = Process::open(&self.path, &self.clock, schema, spaces, seed)?;
+        self.process = Some(process);
+        self.handle(ClientEvent::Start);
+        Ok(())
+    }
+
+    /// Feeds an event to the session, and puts what it decides on the agenda.
+    pub(crate) fn handle(&mut self, event: ClientEvent) {
+        let now = self.clock.now();
+        if let Some(process) = &mut self.process {
+            let deadline = process.handle(now, event);
+            let wait = deadline.map(|at| at.saturating_sub(now).max(0));
+            process.wake_at = wait.map(|wait| self.time.now().saturating_add(wait));
+        }
+    }
+
+    /// The person in front of it accepts the server's other history.
+    pub(crate) fn adopt(&mut self, lineage: Lineage) -> Result<(), Failure> {
+        if let Some(process) = &mut self.process {
+            process.begin_session(Some(lineage))?;
+        }
+        self.handle(ClientEvent::Start);
+        Ok(())
+    }
+
+    /// Whether anything was written locally that the session has not been told of.
+    pub(crate) fn has_news(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| !process.written.is_empty())
+    }
+
+    /// Tells the session in which spaces something was written.
+    pub(crate) fn tell_news(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        let mut events = Vec::new();
+        for space in std::mem::take(&mut process.written) {
+            if process.followed.insert(space.clone()) {
+                let progress = anabranch_core::sync::SpaceProgress { space, cursor: None, ack: None };
+                events.push(ClientEvent::Follow(progress));
+            } else {
+                events.push(ClientEvent::LocalWrite { space });
+            }
+        }
+        events.into_iter().for_each(|event| self.handle(event));
+    }
+}
+
+impl Process {
+    fn open(path: &Path, clock: &WallClock, schema: &Schema, spaces: &[SpaceName], seed: u64) -> Result<Self, Failure> {
+        let machine = Machine { clock: clock.clone(), entropy: SplitMix64::new(seed) };
+        let mut engine =
+            Engine::open(path, Some(schema.clone()), Box::new(machine)).map_err(broken("opening a client's file"))?;
+        let wanted = spaces.to_vec();
+        let (remote, _) = within(&mut engine, move |write| {
+            wanted.iter().try_for_each(|space| write.ensure_space(space))?;
+            write.ensure_remote(SERVER)
+        })
+        .map_err(broken("preparing a client's file"))?;
+        let reader = file::reader(path)?;
+        let config = config(&engine);
+        let mut process = Self {
+            engine,
+            reader,
+            remote,
+            session: ClientSession::new(config, None, Vec::new(), 0),
+            agenda: VecDeque::new(),
+            followed: BTreeSet::new(),
+            written: BTreeSet::new(),
+            connecting: false,
+            disconnected: false,
+            halted: None,
+            wake_at: None,
+            entropy: SplitMix64::new(!seed),
+        };
+        process.begin_session(None)?;
+        Ok(process)
+    }
+
+    /// Makes a session from what the file says.
+    fn begin_session(&mut self, adopted: Option<Lineage>) -> Result<(), Failure> {
+        let (lineage, failures) = file::remote(&self.reader, self.remote)?;
+        let spaces = file::progress(&self.reader, self.remote)?;
+        self.followed = spaces.iter().map(|progress| progress.space.clone()).collect();
+        self.session = ClientSession::new(config(&self.engine), adopted.or(lineage), spaces, failures);
+        self.agenda.clear();
+        self.connecting = false;
+        self.halted = None;
+        self.wake_at = None;
+        Ok(())
+    }
+
+    fn handle(&mut self, now: UnixMillis, event: ClientEvent) -> Option<UnixMillis> {
+        let ClientStep { batch, send, reads, link, events, deadline } =
+            self.session.handle(now, &mut self.entropy, event);
+        self.agenda.extend(batch.map(Task::Commit));
+        self.agenda.extend(send.into_iter().map(Task::Send));
+        self.agenda.extend(link.map(Task::Link));
+        self.agenda.extend(reads.into_iter().map(Task::Read));
+        self.agenda.extend(events.into_iter().map(Task::Tell));
+        deadline
+    }
+
+    /// Notes what a commit has put into the outbox.
+    pub(crate) fn note(&mut self, committed: Committed) {
+        self.written.extend(committed.pushable);
+    }
+}
+
+fn config(engine: &Engine) -> ClientConfig {
+    ClientConfig { replica: engine.replica(), actor: engine.actor().clone(), schema_version: engine.schema().version }
+}

@@ -1,0 +1,102 @@
+//! Two clients without a server, over a path that may lose, repeat, delay and reorder.
+
+use std::collections::BTreeMap;
+
+use anabranch_core::wire::Envelope;
+use anabranch_core::{EntityId, Heads, SpaceName};
+
+use crate::dice::Dice;
+use crate::failure::{Failure, broken, ensure};
+use crate::file;
+use crate::fleet::Fleet;
+use crate::job::within;
+
+/// Changes on their way from one client to another.
+#[derive(Clone, Debug)]
+pub(crate) struct Parcel {
+    to: usize,
+    space: SpaceName,
+    changes: Vec<Envelope>,
+}
+
+impl Fleet {
+    /// Sends each of the two what the other lacks. The parcels arrive later, if at all.
+    pub(crate) fn exchange(&mut self, one: usize, other: usize, pick: u64) -> Result<(), Failure> {
+        if one == other || self.clients[one].process.is_none() || self.clients[other].process.is_none() {
+            return Ok(());
+        }
+        let mut dice = Dice::new(pick);
+        for space in self.spaces.clone() {
+            let mut parcels = vec![self.hand_over(one, other, &space)?];
+            if !dice.once_in(4) {
+                parcels.push(self.hand_over(other, one, &space)?);
+            }
+            for parcel in parcels.into_iter().filter(|parcel| !parcel.changes.is_empty()) {
+                let (to, count) = (parcel.to, parcel.changes.len());
+                self.note(format_args!("client {one} and client {other}: {count} changes under way to client {to}"));
+                self.post(parcel, &mut dice);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a parcel on its way: whole, in halves, twice, or only a part of it.
+    fn post(&mut self, mut parcel: Parcel, dice: &mut Dice) {
+        match dice.below(6) {
+            0 => {
+                let second = parcel.changes.split_off(parcel.changes.len() / 2);
+                self.parcels.push(Parcel { changes: second, ..parcel.clone() });
+            }
+            1 => self.parcels.push(parcel.clone()),
+            2 => {
+                let lost = dice.below(parcel.changes.len());
+                parcel.changes.remove(lost);
+            }
+            3 => parcel.changes.reverse(),
+            _ => {}
+        }
+        self.parcels.push(parcel);
+    }
+
+    /// A parcel arrives.
+    pub(crate) fn deliver(&mut self, place: usize, pick: u64) -> Result<(), Failure> {
+        let parcel = self.parcels.swap_remove(place);
+        if Dice::new(!pick).once_in(10) {
+            return Ok(());
+        }
+        let Parcel { to, space, changes } = parcel;
+        let Some(process) = &mut self.clients[to].process else { return Ok(()) };
+        let (received, committed) = within(&mut process.engine, move |write| write.apply_peer(&space, changes))
+            .map_err(broken("applying a peer's changes"))?;
+        process.note(committed);
+        self.note(format_args!("client {to}: from a peer: {received:?}"));
+        ensure(received.quarantined == 0, || format!("client {to} quarantined an honest change of a peer"))
+    }
+
+    fn hand_over(&mut self, from: usize, to: usize, space: &SpaceName) -> Result<Parcel, Failure> {
+        let theirs: BTreeMap<EntityId, Heads> = self.heads(to, space)?.into_iter().collect();
+        let mut wanted = self.heads(from, space)?;
+        wanted.retain(|(id, heads)| !heads.is_empty() && theirs.get(id) != Some(heads));
+        let wanted: Vec<(EntityId, Heads)> =
+            wanted.into_iter().map(|(id, _)| (id, theirs.get(&id).cloned().unwrap_or_default())).collect();
+        let of = space.clone();
+        let Some(process) = &mut self.clients[from].process else {
+            return Ok(Parcel { to, space: of, changes: Vec::new() });
+        };
+        let (changes, committed) = within(&mut process.engine, move |write| {
+            let mut changes = Vec::new();
+            for (id, known) in wanted {
+                changes.extend(write.changes_beyond(&of, id, &known)?);
+            }
+            Ok(changes)
+        })
+        .map_err(broken("collecting changes for a peer"))?;
+        process.note(committed);
+        Ok(Parcel { to, space: space.clone(), changes })
+    }
+
+    fn heads(&self, client: usize, space: &SpaceName) -> Result<Vec<(EntityId, Heads)>, Failure> {
+        let process = self.clients[client].process.as_ref();
+        process.map_or(Ok(Vec::new()), |process| file::heads(&process.reader, space))
+    }
+}

@@ -1,0 +1,156 @@
+//! A client's file, read from outside with plain SQL.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anabranch_core::sync::SpaceProgress;
+use anabranch_core::wire::{Cursor, Mark};
+use anabranch_core::{CollectionName, Digest, EntityId, Heads, Lineage, SpaceName};
+use anabranch_store::RemoteKey;
+use rusqlite::{Connection, OpenFlags, Row, params};
+
+use crate::failure::{Failure, broken};
+use crate::model::{Item, hash_of};
+
+/// Opens a second connection that only reads.
+pub(crate) fn reader(path: &Path) -> Result<Connection, Failure> {
+    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(broken("opening a reader"))
+}
+
+/// What one entity's row says, all that replicas must agree on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Entity {
+    pub(crate) space: SpaceName,
+    pub(crate) id: EntityId,
+    pub(crate) collection: CollectionName,
+    pub(crate) state: String,
+    pub(crate) deleted: bool,
+    pub(crate) conflicts: i64,
+    pub(crate) heads: Vec<u8>,
+    pub(crate) digest: Vec<u8>,
+    pub(crate) times: (i64, i64),
+}
+
+pub(crate) fn rows<T>(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>, Failure> {
+    let mut statement = connection.prepare_cached(sql).map_err(broken("reading a client's file"))?;
+    let rows = statement.query_map(parameters, read).map_err(broken("reading a client's file"))?;
+    rows.collect::<Result<_, _>>().map_err(broken("reading a client's file"))
+}
+
+/// All entities of which the file knows at least the creation.
+pub(crate) fn entities(connection: &Connection) -> Result<Vec<Entity>, Failure> {
+    let sql = "SELECT s.name, e.id, e.collection, e.state, e.deleted, e.conflicts, e.heads, e.digest, e.created_at, \
+               e.updated_at FROM entities e JOIN spaces s ON s.key = e.space WHERE e.born = 1 ORDER BY s.name, e.id";
+    rows(connection, sql, [], |row| {
+        Ok(Entity {
+            space: space(row, 0)?,
+            id: id(row, 1)?,
+            collection: CollectionName::new(row.get::<_, String>(2)?).map_err(unreadable)?,
+            state: row.get(3)?,
+            deleted: row.get(4)?,
+            conflicts: row.get(5)?,
+            heads: row.get(6)?,
+            digest: row.get(7)?,
+            times: (row.get(8)?, row.get(9)?),
+        })
+    })
+}
+
+/// Every change in the file: those in the log, and those folded into snapshots.
+pub(crate) fn changes(connection: &Connection) -> Result<BTreeSet<Item>, Failure> {
+    let sql = "SELECT s.name, e.id, c.bytes FROM changes c JOIN entities e ON e.key = c.entity \
+               JOIN spaces s ON s.key = e.space";
+    let logged = rows(connection, sql, [], |row| {
+        Ok((space(row, 0)?, id(row, 1)?, hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?)))
+    })?;
+    let sql = "SELECT s.name, e.id, p.document FROM snapshots p JOIN entities e ON e.key = p.entity \
+               JOIN spaces s ON s.key = e.space";
+    let folded: Vec<(SpaceName, EntityId, Vec<u8>)> =
+        rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?, row.get(2)?)))?;
+    let mut all: BTreeSet<Item> = logged.into_iter().collect();
+    for (space, id, document) in folded {
+        let document = automerge::AutoCommit::load(&document).map_err(broken("loading a folded document"))?;
+        let mut document = document;
+        all.extend(document.get_changes(&[]).iter().map(|change| (space.clone(), id, change.hash().0)));
+    }
+    Ok(all)
+}
+
+/// The changes that came into the log after `seq`, in order, and whether each is a genesis.
+pub(crate) fn changes_after(connection: &Connection, seq: i64) -> Result<Vec<(Item, bool)>, Failure> {
+    let sql = "SELECT s.name, e.id, c.bytes, c.stamp = 0 FROM changes c JOIN entities e ON e.key = c.entity \
+               JOIN spaces s ON s.key = e.space WHERE c.seq > ? ORDER BY c.seq";
+    rows(connection, sql, [seq], |row| {
+        let hash = hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?);
+        Ok(((space(row, 0)?, id(row, 1)?, hash), row.get(3)?))
+    })
+}
+
+/// The changes that wait for others.
+pub(crate) fn orphans(connection: &Connection) -> Result<BTreeSet<Item>, Failure> {
+    let sql = "SELECT s.name, e.id, o.bytes FROM orphans o JOIN entities e ON e.key = o.entity \
+               JOIN spaces s ON s.key = e.space";
+    let found = rows(connection, sql, [], |row| {
+        Ok((space(row, 0)?, id(row, 1)?, hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?)))
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+pub(crate) fn number(connection: &Connection, sql: &str) -> Result<i64, Failure> {
+    connection.query_row(sql, [], |row| row.get(0)).map_err(broken("reading a client's file"))
+}
+
+/// Every entity's heads in a space, those of fragments included.
+pub(crate) fn heads(connection: &Connection, of: &SpaceName) -> Result<Vec<(EntityId, Heads)>, Failure> {
+    let sql = "SELECT e.id, e.heads FROM entities e JOIN spaces s ON s.key = e.space WHERE s.name = ? ORDER BY e.id";
+    rows(connection, sql, [of.as_str()], |row| {
+        Ok((id(row, 0)?, Heads::from_bytes(&row.get::<_, Vec<u8>>(1)?).map_err(unreadable)?))
+    })
+}
+
+/// What the file knows of the server: its lineage, and how often in a row it was not reached.
+pub(crate) fn remote(connection: &Connection, remote: RemoteKey) -> Result<(Option<Lineage>, u32), Failure> {
+    let sql = "SELECT lineage, failures FROM remotes WHERE key = ?";
+    let found = rows(connection, sql, [remote], |row| Ok((row.get::<_, Option<[u8; 16]>>(0)?, row.get(1)?)))?;
+    let (lineage, failures) = found.into_iter().next().unwrap_or_default();
+    Ok((lineage.map(Lineage::from_bytes), failures))
+}
+
+/// How far each space has come.
+pub(crate) fn progress(connection: &Connection, remote: RemoteKey) -> Result<Vec<SpaceProgress>, Failure> {
+    let sql = "SELECT s.name, p.cursor, p.ack_seq, p.ack_chain FROM spaces s \
+               LEFT JOIN sync_state p ON p.space = s.key AND p.remote = ? ORDER BY s.name";
+    rows(connection, sql, params![remote], |row| {
+        let ack_seq: Option<i64> = row.get(2)?;
+        let chain: Option<[u8; 32]> = row.get(3)?;
+        let ack =
+            ack_seq.zip(chain).map(|(seq, chain)| Mark { seq: seq.unsigned_abs(), chain: Digest::from_bytes(chain) });
+        Ok(SpaceProgress { space: space(row, 0)?, cursor: row.get::<_, Option<Vec<u8>>>(1)?.map(Cursor), ack })
+    })
+}
+
+fn space(row: &Row<'_>, column: usize) -> rusqlite::Result<SpaceName> {
+    SpaceName::new(row.get::<_, String>(column)?).map_err(unreadable)
+}
+
+fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<EntityId> {
+    row.get::<_, String>(column)?.parse().map_err(unreadable)
+}
+
+fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
+}
+
+/// The names of all entities: enough to choose one.
+pub(crate) fn names(connection: &Connection) -> Result<Vec<(SpaceName, EntityId, CollectionName)>, Failure> {
+    let sql = "SELECT s.name, e.id, e.collection FROM entities e JOIN spaces s ON s.key = e.space \
+               WHERE e.born = 1 ORDER BY s.name, e.id";
+    rows(connection, sql, [], |row| {
+        Ok((space(row, 0)?, id(row, 1)?, CollectionName::new(row.get::<_, String>(2)?).map_err(unreadable)?))
+    })
+}

@@ -1,0 +1,65 @@
+//! Work inside an engine's transactions.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anabranch_store::{Committed, Engine, Job, StoreError, Undo, Write};
+
+type Slot<T> = Arc<Mutex<Option<Result<T, StoreError>>>>;
+
+/// A piece of work that remembers its result.
+pub(crate) struct Work<T, F> {
+    work: Option<F>,
+    slot: Slot<T>,
+    /// Does the work, and then has it undone.
+    undo: bool,
+}
+
+/// Where the result of a [`Work`] will be.
+pub(crate) struct Outcome<T>(Slot<T>);
+
+impl<T> Outcome<T> {
+    pub(crate) fn take(&self) -> Result<T, StoreError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Err(StoreError::Panicked))
+    }
+}
+
+pub(crate) fn job<T, F>(undo: bool, work: F) -> (Box<dyn Job>, Outcome<T>)
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Write<'_>) -> Result<T, StoreError> + Send + 'static,
+{
+    let slot: Slot<T> = Arc::default();
+    (Box::new(Work { work: Some(work), slot: Arc::clone(&slot), undo }), Outcome(slot))
+}
+
+/// Runs one piece of work in a transaction of its own.
+pub(crate) fn within<T, F>(engine: &mut Engine, work: F) -> Result<(T, Committed), StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Write<'_>) -> Result<T, StoreError> + Send + 'static,
+{
+    let (job, outcome) = job(false, work);
+    let committed = engine.commit(vec![job]);
+    let value = outcome.take()?;
+    committed.map(|committed| (value, committed)).ok_or(StoreError::Panicked)
+}
+
+impl<T, F> Job for Work<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Write<'_>) -> Result<T, StoreError> + Send + 'static,
+{
+    fn run(&mut self, write: &mut Write<'_>) -> Result<(), Undo> {
+        let Some(work) = self.work.take() else { return Err(Undo) };
+        let result = work(write);
+        let keep = result.is_ok() && !self.undo;
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        if keep { Ok(()) } else { Err(Undo) }
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
+        if let Err(error) = outcome {
+            *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(error));
+        }
+    }
+}

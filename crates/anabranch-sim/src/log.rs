@@ -1,0 +1,140 @@
+//! The server's log in memory: a backend as simple as can be. Core decides, this stores.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+
+use anabranch_core::sync::{LogIndex, LogPage, LogRow, Pushable, append};
+use anabranch_core::wire::{Answer, Envelope, Mark};
+use anabranch_core::{Actor, ChangeHash, CollectionName, Digest, EntityId, SpaceName};
+
+use crate::bug::{Bug, Planted};
+
+/// Rows in a page: few, so that every run sees many pages.
+const PAGE_ROWS: usize = 5;
+
+/// All spaces' logs. A clone is a backup.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log {
+    spaces: BTreeMap<SpaceName, SpaceLog>,
+    planted: Planted,
+}
+
+#[derive(Clone, Debug, Default)]
+struct SpaceLog {
+    rows: Vec<LogRow>,
+    seqs: HashMap<(EntityId, ChangeHash), u64>,
+    collections: HashMap<EntityId, CollectionName>,
+    by_actor: HashMap<(EntityId, Actor, u64), ChangeHash>,
+    forgetful: bool,
+}
+
+impl Log {
+    pub(crate) fn new(planted: Planted) -> Self {
+        Self { spaces: BTreeMap::new(), planted }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.spaces.values().all(|space| space.rows.is_empty())
+    }
+
+    pub(crate) fn spaces(&self) -> impl Iterator<Item = (&SpaceName, &[LogRow])> {
+        self.spaces.iter().map(|(name, space)| (name, space.rows.as_slice()))
+    }
+
+    pub(crate) fn rows(&self, space: &SpaceName) -> &[LogRow] {
+        self.spaces.get(space).map_or(&[], |space| space.rows.as_slice())
+    }
+
+    /// Appends a batch and returns the answers and the places of what was accepted.
+    pub(crate) fn append(&mut self, space: &SpaceName, batch: Vec<Pushable>) -> (Vec<Answer>, Vec<Mark>) {
+        let planted = self.planted;
+        let log = self.spaces.entry(space.clone()).or_default();
+        log.forgetful = planted.is(Bug::StoreDuplicates);
+        let mut head = log.head();
+        if planted.is(Bug::SequenceGap) && head.seq > 0 && head.seq.is_multiple_of(7) {
+            head.seq += 1;
+        }
+        let Ok(mut appended) = append(log, head, batch);
+        if planted.is(Bug::ChainOverHashAlone) {
+            for row in &mut appended.rows {
+                row.mark.chain = Digest::of(row.offered.change.hash().as_bytes());
+            }
+        }
+        let marks = appended.rows.iter().map(|row| row.mark).collect();
+        appended.rows.into_iter().for_each(|row| log.store(row));
+        (appended.answers, marks)
+    }
+
+    /// A page of what follows `after`, if the log has all marks that are to be checked.
+    pub(crate) fn page(&self, space: &SpaceName, after: Mark, check: &[Mark]) -> LogPage {
+        let empty = SpaceLog::default();
+        let log = self.spaces.get(space).unwrap_or(&empty);
+        if !check.iter().chain([&after]).all(|mark| log.has(*mark)) {
+            return LogPage::Unknown;
+        }
+        let skipped = usize::from(self.planted.is(Bug::CursorOffByOne) && !check.is_empty());
+        let start = log.rows.partition_point(|row| row.mark.seq <= after.seq) + skipped;
+        let following = log.rows.get(start..).unwrap_or_default();
+        let mut rows: Vec<_> = following.iter().take(PAGE_ROWS).map(|row| (row.mark, envelope(row))).collect();
+        if self.planted.is(Bug::CrossSpaceRow)
+            && let Some((last, _)) = rows.last()
+            && let Some(foreign) =
+                self.spaces.iter().filter(|(name, _)| *name != space).find_map(|(_, log)| log.rows.first())
+        {
+            rows.push((*last, envelope(foreign)));
+        }
+        LogPage::Rows { rows, more: following.len() > PAGE_ROWS }
+    }
+}
+
+impl SpaceLog {
+    fn head(&self) -> Mark {
+        self.rows.last().map_or(Mark::START, |row| row.mark)
+    }
+
+    fn has(&self, mark: Mark) -> bool {
+        if mark.seq == 0 {
+            return mark == Mark::START;
+        }
+        let place = self.rows.partition_point(|row| row.mark.seq < mark.seq);
+        self.rows.get(place).is_some_and(|row| row.mark == mark)
+    }
+
+    fn store(&mut self, row: LogRow) {
+        let (entity, change) = (row.offered.entity, &row.offered.change);
+        self.seqs.insert((entity, change.hash()), row.mark.seq);
+        self.collections.insert(entity, row.offered.collection.clone());
+        self.by_actor.insert((entity, change.actor().clone(), change.seq()), change.hash());
+        self.rows.push(row);
+    }
+}
+
+impl LogIndex for SpaceLog {
+    type Error = Infallible;
+
+    fn seq_of(&mut self, entity: &EntityId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {
+        let seq = self.seqs.get(&(*entity, *hash)).copied();
+        // With the bug, the newest row is always taken for a new one.
+        let newest = seq.is_some() && seq == self.rows.last().map(|row| row.mark.seq);
+        Ok(seq.filter(|_| !(self.forgetful && newest)))
+    }
+
+    fn collection_of(&mut self, entity: &EntityId) -> Result<Option<CollectionName>, Infallible> {
+        Ok(self.collections.get(entity).cloned())
+    }
+
+    fn hash_at(&mut self, entity: &EntityId, actor: &Actor, seq: u64) -> Result<Option<ChangeHash>, Infallible> {
+        Ok(self.by_actor.get(&(*entity, actor.clone(), seq)).copied().filter(|_| !self.forgetful))
+    }
+}
+
+fn envelope(row: &LogRow) -> Envelope {
+    let offered = &row.offered;
+    Envelope {
+        entity: offered.entity,
+        collection: offered.collection.clone(),
+        parent: offered.parent,
+        transaction: offered.transaction,
+        change: offered.change.bytes().to_vec(),
+    }
+}

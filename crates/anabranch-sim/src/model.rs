@@ -1,0 +1,82 @@
+//! The checkers' own simple idea of what is true: sets of changes, and who promised what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anabranch_core::sync::LogRow;
+use anabranch_core::wire::{Answer, Envelope};
+use anabranch_core::{EntityId, SpaceName};
+use sha2::{Digest as _, Sha256};
+
+use crate::failure::{Failure, ensure};
+
+/// A change's hash, computed here.
+pub(crate) type Hash = [u8; 32];
+/// A change is unique per space, entity and hash.
+pub(crate) type Item = (SpaceName, EntityId, Hash);
+
+/// The hash of a change chunk: over all of it after magic and checksum.
+pub(crate) fn hash_of(change: &[u8]) -> Hash {
+    Sha256::digest(change.get(8..).unwrap_or_default()).into()
+}
+
+/// What one local write did, as far as the checkers follow it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Effect {
+    /// Added to the entity's counter.
+    pub(crate) increment: i64,
+    /// Characters inserted into its text.
+    pub(crate) characters: usize,
+    /// Elements inserted into its list.
+    pub(crate) elements: usize,
+}
+
+/// What is known to be true.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    /// Every change whose write was reported as committed, with what it did.
+    pub(crate) written: BTreeMap<Item, Effect>,
+    /// Changes that the server has said it has.
+    pub(crate) acknowledged: BTreeSet<Item>,
+    /// Changes that were ever stored in a server's log.
+    stored: BTreeSet<Item>,
+    /// Changes that went down with the only disks that held them.
+    pub(crate) lost: BTreeSet<Item>,
+}
+
+impl Model {
+    pub(crate) fn note_stored(&mut self, space: &SpaceName, rows: &[LogRow], added: usize) {
+        for row in &rows[rows.len() - added..] {
+            self.stored.insert((space.clone(), row.offered.entity, hash_of(row.offered.change.bytes())));
+        }
+    }
+
+    pub(crate) fn note_answers(
+        &mut self,
+        space: &SpaceName,
+        names: &[(EntityId, Hash)],
+        answers: &[Answer],
+    ) -> Result<(), Failure> {
+        ensure(names.len() == answers.len(), || "a push was answered with the wrong number of answers".to_owned())?;
+        for ((entity, hash), answer) in names.iter().zip(answers) {
+            if matches!(answer, Answer::Accepted { .. } | Answer::Duplicate { .. }) {
+                self.acknowledged.insert((space.clone(), *entity, *hash));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever is fed to a client was stored in just this space.
+    pub(crate) fn check_feed(&self, space: &SpaceName, changes: &[Envelope]) -> Result<(), Failure> {
+        changes.iter().try_for_each(|envelope| {
+            let item = (space.clone(), envelope.entity, hash_of(&envelope.change));
+            ensure(self.stored.contains(&item), || {
+                format!("a change of entity {} was fed to space {space}, where it was never stored", envelope.entity)
+            })
+        })
+    }
+
+    /// The server's disk was replaced by one that holds just this.
+    pub(crate) fn server_holds_only(&mut self, held: &BTreeSet<Item>) {
+        self.acknowledged.retain(|item| held.contains(item));
+    }
+}

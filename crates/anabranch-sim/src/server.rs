@@ -1,0 +1,189 @@
+//! The server's process: sessions over a log that outlives them.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use anabranch_core::sync::{Access, Call, CallResult, Pushable, ServerConfig, ServerEvent, ServerSession, ServerStep};
+use anabranch_core::wire::{self, Answer, ClientMessage, Limits, ServerMessage};
+use anabranch_core::{EntityId, Entropy as _, Lineage, SpaceName, SplitMix64, UnixMillis};
+
+use crate::bug::{Bug, Planted};
+use crate::clock::{VirtualTime, WallClock};
+use crate::failure::Failure;
+use crate::log::Log;
+use crate::model::{Hash, Model, hash_of};
+
+/// Small, so that every run sees an outbox that takes several pushes.
+const LIMITS: Limits = Limits { push_changes: 6, push_bytes: 2_000 };
+
+struct Everything;
+
+impl Access for Everything {
+    fn may_read(&self, _: &SpaceName) -> bool {
+        true
+    }
+
+    fn may_write(&self, _: &SpaceName) -> bool {
+        true
+    }
+}
+
+/// What outlives the server's process.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    pub(crate) lineage: Lineage,
+    pub(crate) log: Log,
+}
+
+impl Disk {
+    pub(crate) fn new(seed: u64, planted: Planted) -> Self {
+        let mut bytes = [0; 16];
+        SplitMix64::new(seed).fill(&mut bytes);
+        Self { lineage: Lineage::from_bytes(bytes), log: Log::new(planted) }
+    }
+}
+
+/// The one server of a fleet.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) disk: Disk,
+    pub(crate) backup: Option<Disk>,
+    pub(crate) up: bool,
+    pub(crate) clock: WallClock,
+    planted: Planted,
+    /// Answered, but not stored yet: a planted bug.
+    unstored: Vec<(SpaceName, Vec<Pushable>)>,
+}
+
+/// One connection and the session at its server's end. It may outlive the client's end for a while.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) to_server: VecDeque<Vec<u8>>,
+    pub(crate) to_client: VecDeque<Vec<u8>>,
+    pub(crate) calls: VecDeque<Call>,
+    pub(crate) hints: BTreeMap<SpaceName, u64>,
+    /// The server has closed; the client learns of it after what is still on its way.
+    pub(crate) closed: bool,
+    session: ServerSession,
+    pushes: HashMap<u64, Vec<(EntityId, Hash)>>,
+}
+
+impl Server {
+    pub(crate) fn new(time: &VirtualTime, seed: u64, planted: Planted) -> Self {
+        let clock = WallClock::new(time);
+        Self { disk: Disk::new(seed, planted), backup: None, up: true, clock, planted, unstored: Vec::new() }
+    }
+
+    /// The process is gone; the log stays.
+    pub(crate) fn crash(&mut self) {
+        self.up = false;
+        self.unstored.clear();
+    }
+
+    pub(crate) fn accept(&self) -> Connection {
+        let config = ServerConfig { lineage: self.disk.lineage, empty: self.disk.log.is_empty(), limits: LIMITS };
+        Connection {
+            to_server: VecDeque::new(),
+            to_client: VecDeque::new(),
+            calls: VecDeque::new(),
+            hints: BTreeMap::new(),
+            closed: false,
+            session: ServerSession::new(config),
+            pushes: HashMap::new(),
+        }
+    }
+
+    /// Carries out the connection's next call. Returns the space whose log has grown, and how far.
+    pub(crate) fn call(
+        &mut self,
+        connection: &mut Connection,
+        model: &mut Model,
+    ) -> Result<Option<(SpaceName, u64)>, Failure> {
+        self.store_late(model);
+        let Some(call) = connection.calls.pop_front() else { return Ok(None) };
+        let (result, grown) = match call {
+            Call::Append { id, space, batch, .. } => {
+                let outcome = self.append(&space, batch, model);
+                let grown = outcome.1.last().map(|mark| (space.clone(), mark.seq));
+                (CallResult::Appended { id, space, outcome: Some(outcome) }, grown)
+            }
+            Call::Read { space, after, check } => {
+                let page = self.disk.log.page(&space, after, &check);
+                (CallResult::Read { space, outcome: Some(page) }, None)
+            }
+        };
+        connection.take(self.clock.now(), ServerEvent::Result(result), model)?;
+        Ok(grown)
+    }
+
+    fn append(&mut self, space: &SpaceName, batch: Vec<Pushable>, model: &mut Model) -> (Vec<Answer>, Vec<wire::Mark>) {
+        if self.planted.is(Bug::AcknowledgeBeforeStoring) {
+            let outcome = self.disk.log.clone().append(space, batch.clone());
+            self.unstored.push((space.clone(), batch));
+            return outcome;
+        }
+        let outcome = self.disk.log.append(space, batch);
+        model.note_stored(space, self.disk.log.rows(space), outcome.1.len());
+        outcome
+    }
+
+    fn store_late(&mut self, model: &mut Model) {
+        for (space, batch) in std::mem::take(&mut self.unstored) {
+            let (_, marks) = self.disk.log.append(&space, batch);
+            model.note_stored(&space, self.disk.log.rows(&space), marks.len());
+        }
+    }
+}
+
+impl Connection {
+    /// Reads the next frame from the client. What cannot be read ends the connection.
+    pub(crate) fn receive(&mut self, now: UnixMillis, model: &mut Model) -> Result<(), Failure> {
+        let Some(frame) = self.to_server.pop_front() else { return Ok(()) };
+        let Ok(message) = wire::decode::<ClientMessage>(&frame) else {
+            self.close();
+            return Ok(());
+        };
+        if let ClientMessage::Push(push) = &message {
+            let names = push.changes.iter().map(|envelope| (envelope.entity, hash_of(&envelope.change))).collect();
+            self.pushes.insert(push.id, names);
+        }
+        self.take(now, ServerEvent::Message(message), model)
+    }
+
+    /// Tells the session of a commit.
+    pub(crate) fn hint(&mut self, now: UnixMillis, model: &mut Model) -> Result<(), Failure> {
+        let Some((space, seq)) = self.hints.pop_first() else { return Ok(()) };
+        self.take(now, ServerEvent::Committed { space, seq }, model)
+    }
+
+    pub(crate) fn follows(&self, space: &SpaceName) -> bool {
+        self.session.live_spaces().any(|live| live == space)
+    }
+
+    fn take(&mut self, now: UnixMillis, event: ServerEvent, model: &mut Model) -> Result<(), Failure> {
+        let ServerStep { calls, send, close } = self.session.handle(now, &Everything, event);
+        self.calls.extend(calls);
+        for message in send {
+            match &message {
+                ServerMessage::Pushed(pushed) => {
+                    let names = self.pushes.remove(&pushed.id).unwrap_or_default();
+                    model.note_answers(&pushed.space, &names, &pushed.answers)?;
+                }
+                ServerMessage::Changes { space, changes, .. } => model.check_feed(space, changes)?,
+                _ => {}
+            }
+            let frame = wire::encode(&message).map_err(|error| Failure::new(format!("a server's frame: {error}")))?;
+            self.to_client.push_back(frame);
+        }
+        if close {
+            self.close();
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.to_server.clear();
+        self.calls.clear();
+        self.hints.clear();
+    }
+}

@@ -1,0 +1,125 @@
+//! What clients commit: local writes, and what their sessions decide.
+
+use anabranch_core::sync::{OutboxItem, WriteBatch};
+use anabranch_core::wire::Answer;
+use anabranch_core::{EntityId, ErrorKind, SpaceName};
+
+use crate::bug::Bug;
+use crate::client::Task;
+use crate::dice::Dice;
+use crate::failure::{Failure, broken, ensure};
+use crate::file;
+use crate::fleet::Fleet;
+use crate::job::{job, within};
+use crate::workload::{self, Intent};
+
+impl Fleet {
+    /// A few local writes that share a commit; now and then one of them is undone.
+    pub(crate) fn edit(&mut self, number: usize, pick: u64) -> Result<(), Failure> {
+        let mut dice = Dice::new(pick);
+        let Some(process) = &mut self.clients[number].process else { return Ok(()) };
+        let known = file::names(&process.reader)?;
+        let folders: Vec<(SpaceName, EntityId)> = known
+            .iter()
+            .filter(|(.., collection)| collection.as_str() == "folders")
+            .map(|(space, id, _)| (space.clone(), *id))
+            .collect();
+        let (mut jobs, mut outcomes) = (Vec::new(), Vec::new());
+        for _ in 0..=dice.below(3) {
+            let Some(intent) = workload::choose(&mut dice, &self.spaces, &known) else { continue };
+            // Whether a deletion or restoration changes anything cannot be told from outside: these go alone.
+            let alone = matches!(intent, Intent::Delete { .. } | Intent::Restore { .. });
+            if alone && !jobs.is_empty() {
+                continue;
+            }
+            let undo = !alone && dice.once_in(8);
+            let (mut own, folders, what) = (Dice::new(dice.any()), folders.clone(), intent.clone());
+            let (job, outcome) = job(undo, move |write| workload::carry_out(write, &mut own, &what, &folders));
+            jobs.push(job);
+            outcomes.push((intent, undo, outcome));
+            if alone {
+                break;
+            }
+        }
+        let before = file::number(&process.reader, "SELECT coalesce(max(seq), 0) FROM changes")?;
+        let committed = process.engine.commit(jobs).ok_or_else(|| Failure::new("a local write was not committed"))?;
+        process.note(committed);
+        let logged = file::changes_after(&process.reader, before)?;
+        let mut effects = Vec::new();
+        let mut lines = Vec::new();
+        let mut uncertain = false;
+        for (intent, undo, outcome) in outcomes {
+            match outcome.take() {
+                Ok(effect) => {
+                    lines.push(format!("client {number}: {intent:?}{}", if undo { ", undone" } else { "" }));
+                    uncertain |= effect.is_none();
+                    effects.extend(effect.filter(|_| !undo));
+                }
+                Err(error) => {
+                    let expected = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::NotFound);
+                    ensure(expected, || format!("a local write failed: {intent:?}: {error}"))?;
+                    lines.push(format!("client {number}: {intent:?} refused: {error}"));
+                }
+            }
+        }
+        let written = logged.iter().filter(|(_, genesis)| !genesis).count();
+        ensure(written == effects.len() || uncertain, || {
+            format!("client {number} made {} writes and logged {written} changes", effects.len())
+        })?;
+        lines.iter().for_each(|line| self.note(format_args!("{line}")));
+        let mut effects = effects.into_iter();
+        for (item, genesis) in logged {
+            let effect = if genesis { None } else { effects.next() };
+            self.clients[number].held.insert(item.clone());
+            self.model.lost.remove(&item);
+            self.note_bytes(&item.2);
+            self.model.written.entry(item).or_insert_with(|| effect.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Commits what a step of the session decided.
+    pub(crate) fn commit(&mut self, number: usize, mut batch: WriteBatch) -> Result<(), Failure> {
+        let Some(process) = &mut self.clients[number].process else { return Ok(()) };
+        if self.planted.is(Bug::ForgetHeld) {
+            for (_, answer) in &mut batch.answered {
+                if matches!(answer, Answer::Held { .. }) {
+                    *answer = Answer::Duplicate { seq: 0 };
+                }
+            }
+        }
+        if self.planted.is(Bug::ForgetAckMark) {
+            batch.ack = None;
+        }
+        if self.planted.is(Bug::CursorBeforeChanges) && batch.cursor.is_some() && !batch.incoming.is_empty() {
+            let incoming = std::mem::take(&mut batch.incoming);
+            let late = WriteBatch { incoming, ..WriteBatch::empty(batch.space.clone(), batch.lineage) };
+            process.agenda.push_front(Task::Commit(late));
+        }
+        let remote = process.remote;
+        let line = format!(
+            "client {number}: commits {} changes and {} answers of {}{}",
+            batch.incoming.len(),
+            batch.answered.len(),
+            batch.space,
+            format_args!(", {:?}", batch.reoffer)
+        );
+        let (received, committed) = within(&mut process.engine, move |write| write.apply_batch(remote, batch))
+            .map_err(broken("committing a batch"))?;
+        process.note(committed);
+        self.note(format_args!("{line}: {received:?}"));
+        ensure(received.quarantined == 0, || format!("client {number} quarantined an honest change"))
+    }
+
+    /// A planted bug: what is about to be pushed leaves the outbox.
+    pub(crate) fn settle_unanswered(
+        &mut self,
+        number: usize,
+        space: &SpaceName,
+        items: &[OutboxItem],
+    ) -> Result<(), Failure> {
+        let mut batch = WriteBatch::empty(space.clone(), self.server.disk.lineage);
+        batch.answered = items.iter().map(|item| (item.key, Answer::Duplicate { seq: 0 })).collect();
+        self.commit(number, batch)
+    }
+}

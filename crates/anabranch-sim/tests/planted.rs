@@ -1,0 +1,24 @@
+//! The checkers find what they are there to find.
+
+use anabranch_sim::{Bug, Run};
+
+/// Seeds within which each bug must show.
+const SEEDS: u64 = 300;
+
+#[test]
+fn every_planted_bug_is_found() {
+    let mut hidden = Bug::ALL.to_vec();
+    for seed in 0..SEEDS {
+        hidden.retain(|bug| {
+            let planted = Run { bug: Some(*bug), ..Run::of(seed) }.make();
+            let Some(failure) = planted.failure else { return true };
+            assert_eq!(Run::of(seed).make().failure, None, "seed {seed} fails without the plant, too");
+            println!("{:26} {:>4} seeds  {failure}", format!("{bug:?}"), seed + 1);
+            false
+        });
+        if hidden.is_empty() {
+            return;
+        }
+    }
+    panic!("not found within {SEEDS} seeds: {hidden:?}");
+}
