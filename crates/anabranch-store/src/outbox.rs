@@ -26,8 +26,8 @@ pub struct OutboxPage {
 }
 
 impl Write<'_> {
-    /// Notes which server `url` names, and returns its key. The first server takes over what has been waiting
-    /// in the outbox; a further one is offered everything.
+    /// Notes which server `url` names, and returns its key. The first server that is reached takes over what has
+    /// been waiting in the outbox; a further one is offered everything.
     ///
     /// # Errors
     /// If the database fails.
@@ -39,8 +39,11 @@ impl Write<'_> {
             return Ok(key);
         }
         self.pending.sync_state = true;
-        if connection.execute("UPDATE remotes SET url = ? WHERE url IS NULL", [url])? > 0 {
-            let key = connection.query_row("SELECT key FROM remotes WHERE url = ?", [url], |row| row.get(0))?;
+        // Nothing has ever reached it: no server yet, or an address that was mistyped.
+        let unreached = connection
+            .query_row("SELECT min(key) FROM remotes WHERE lineage IS NULL", [], |row| row.get::<_, Option<i64>>(0))?;
+        if let Some(key) = unreached {
+            connection.execute("UPDATE remotes SET url = ? WHERE key = ?", params![url, key])?;
             return Ok(key);
         }
         connection.execute("INSERT INTO remotes (url) VALUES (?)", [url])?;

@@ -286,6 +286,21 @@ fn compaction_folds_an_acknowledged_log_and_nothing_is_lost() -> Result<(), Stor
 }
 
 #[test]
+fn a_server_that_was_never_reached_keeps_nothing_pending() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("1.db");
+    create(&store, json!({ "title": "one" }))?;
+    let remote = |url: &'static str| store.write(move |write| write.ensure_remote(url)).wait();
+    let first = remote("http://mistyped")?;
+    assert_eq!(remote("http://right")?, first, "the address is corrected, not added");
+    accept_everything(&store)?;
+    assert_eq!(store.read(|read| read.totals())?.pending, 0);
+    assert_ne!(remote("http://second")?, first, "a server that was reached stays");
+    assert_eq!(store.read(|read| read.totals())?.pending, 1, "and another is offered everything");
+    Ok(())
+}
+
+#[test]
 fn sync_state_moves_with_the_changes_and_survives() -> Result<(), StoreError> {
     let folder = Folder::new();
     let one = folder.open("1.db");

@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anabranch::{EntityId, Replica, SystemEnvironment};
 use anabranch_core::Environment as _;
@@ -19,8 +20,17 @@ pub(super) const NAME: &str = "writer";
 pub(super) const DEED: &str = "creates notes as fast as it can, in a process that is killed again and again";
 
 const KILLS: usize = 6;
-/// The process is killed after it has printed at most so many ids.
-const MOST_PRINTED: u64 = 600;
+/// The process is killed after it has printed at most so many ids,
+const MOST_PRINTED: u64 = 1_500;
+/// and at most so long after that. Ids come in batches, one for each fsync: this hits any moment in between.
+const MOST_MICROS: u64 = 50_000;
+
+/// How long the process may live.
+#[derive(Clone, Copy)]
+struct Patience {
+    ids: u64,
+    then: Duration,
+}
 
 /// What the killed process had acknowledged.
 pub(super) struct Crash {
@@ -36,7 +46,8 @@ pub(super) fn play(folder: &Path, progress: &mut Progress) -> Result<Crash, CliE
     let mut environment = SystemEnvironment::new();
     for kill in 1..=KILLS {
         progress.show(format_args!("a writing process is killed ({kill} of {KILLS})"));
-        let patience = environment.entropy().next_u64() % MOST_PRINTED + 1;
+        let mut random = |most| environment.entropy().next_u64() % most;
+        let patience = Patience { ids: random(MOST_PRINTED) + 1, then: Duration::from_micros(random(MOST_MICROS)) };
         let printed = write_and_kill(&file, patience)?;
         crash.killed_after.push(u64::try_from(printed.len()).unwrap_or(u64::MAX));
         crash.printed.extend(printed);
@@ -78,9 +89,9 @@ fn lost(replica: &Replica, printed: &[EntityId]) -> Result<Vec<EntityId>, CliErr
     Ok(lost)
 }
 
-/// Runs `create FILE notes -` with more lines than it can ever read, kills it once it has printed so many ids,
+/// Runs `create FILE notes -` with more lines than it can ever read, kills it once the patience is over,
 /// and returns all that it had printed by then.
-fn write_and_kill(file: &Path, patience: u64) -> Result<Vec<EntityId>, CliError> {
+fn write_and_kill(file: &Path, patience: Patience) -> Result<Vec<EntityId>, CliError> {
     let failed = |error: std::io::Error| CliError::Io(format!("the writing process cannot be run: {error}"));
     let mut child = Command::new(std::env::current_exe().map_err(failed)?)
         .args(["create".as_ref(), file.as_os_str(), NOTES.as_ref(), "-".as_ref()])
@@ -103,11 +114,11 @@ fn write_and_kill(file: &Path, patience: u64) -> Result<Vec<EntityId>, CliError>
     printed.map_err(failed)
 }
 
-fn read_and_kill(child: &mut Child, patience: u64) -> std::io::Result<Vec<EntityId>> {
+fn read_and_kill(child: &mut Child, patience: Patience) -> std::io::Result<Vec<EntityId>> {
     let mut printed = Vec::new();
     let Some(output) = child.stdout.take() else { return Ok(printed) };
     let mut output = BufReader::new(output);
-    let (mut line, mut left) = (String::new(), patience);
+    let (mut line, mut left, mut killed) = (String::new(), patience.ids, false);
     loop {
         line.clear();
         // What was printed before it was killed is read to the end; a line that was cut off is no promise.
@@ -115,7 +126,9 @@ fn read_and_kill(child: &mut Child, patience: u64) -> std::io::Result<Vec<Entity
         let Some(id) = line.strip_suffix('\n') else { return Ok(printed) };
         printed.push(id.parse().map_err(std::io::Error::other)?);
         left = left.saturating_sub(1);
-        if left == 0 {
+        if left == 0 && !killed {
+            killed = true;
+            std::thread::park_timeout(patience.then);
             child.kill()?;
         }
     }

@@ -118,6 +118,10 @@ fn why(error: WsError) -> LinkError {
                 retry_after_millis: retry_after.map(|seconds: u32| seconds.saturating_mul(1_000)),
             }
         }
+        WsError::Io(error) => LinkError::new(error.kind().to_string()),
+        WsError::Url(tokio_tungstenite::tungstenite::error::UrlError::TlsFeatureNotEnabled) => {
+            LinkError::new("https needs the feature `tls` of the `anabranch` crate")
+        }
         other => LinkError::new(other.to_string()),
     }
 }
