@@ -136,7 +136,12 @@ impl<L: Link> Driver<'_, L> {
                         Ok(message) => ServerEvent::Message(message),
                         Err(error) => {
                             tracing::debug!(%error, "a frame cannot be read");
-                            return refuse(self.link, RefusalCode::Protocol, error.to_string()).await;
+                            let code = match error {
+                                wire::DecodeError::Version(_) => RefusalCode::Protocol,
+                                // Bits flip on the way; that is no reason never to come back.
+                                _ => RefusalCode::Damaged,
+                            };
+                            return refuse(self.link, code, error.to_string()).await;
                         }
                     },
                 },

@@ -32,8 +32,10 @@ pub(crate) enum Task {
 
 /// The part of a client that ends with its process.
 pub(crate) struct Process {
-    pub(crate) engine: Engine,
+    /// Closed before the engine: only the last connection to close folds the write-ahead log into the file, and
+    /// one that reads cannot.
     pub(crate) reader: Connection,
+    pub(crate) engine: Engine,
     pub(crate) remote: RemoteKey,
     pub(crate) session: ClientSession,
     pub(crate) agenda: VecDeque<Task>,

@@ -83,7 +83,8 @@ impl Fleet {
         self.cut(client, pick)?;
         self.check_file(client)?;
         self.clients[client].process = None;
-        Ok(())
+        let log = self.clients[client].path.with_extension("db-wal");
+        ensure(!log.exists(), || format!("client {client} left a write-ahead log behind"))
     }
 
     pub(crate) fn crash_server(&mut self, pick: u64) -> Result<(), Failure> {

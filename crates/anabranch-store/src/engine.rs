@@ -68,6 +68,11 @@ pub trait Job: Send {
     /// [`Undo`] to have undone what this job wrote, and only that. The job itself keeps the reason, for
     /// [`Job::finish`].
     fn run(&mut self, write: &mut Write<'_>) -> Result<(), Undo>;
+    /// Whether it reads entities' rows, which must then show what the jobs before it have written. Costs those
+    /// jobs the sharing of their row's update.
+    fn reads_rows(&self) -> bool {
+        false
+    }
     /// Called once after the commit, with its outcome.
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
 }
@@ -115,6 +120,8 @@ pub(crate) struct Pending {
     pub(crate) pushable: BTreeSet<SpaceKey>,
     pub(crate) sync_state: bool,
     pub(crate) clock_moved: bool,
+    /// What has been flushed so far.
+    committed: Committed,
 }
 
 impl Pending {
@@ -237,9 +244,13 @@ impl Engine {
         self.begin()?;
         let mut pending = Pending::default();
         for job in jobs {
+            if job.reads_rows() {
+                self.flush(&mut pending)?;
+            }
             self.run_job(&mut **job, &mut pending)?;
         }
-        self.flush(&mut pending)
+        self.flush(&mut pending)?;
+        Ok(pending.committed)
     }
 
     fn run_job(&mut self, job: &mut dyn Job, pending: &mut Pending) -> Result<(), StoreError> {
@@ -352,7 +363,7 @@ impl Engine {
         }
         drop(rows);
         drop(statement);
-        self.flush(&mut pending).map(drop)
+        self.flush(&mut pending)
     }
 
     fn reload_clock(&mut self) -> Result<(), StoreError> {
@@ -362,8 +373,7 @@ impl Engine {
     }
 
     /// Brings the rows of all touched entities up to date, once per transaction however often they were written.
-    fn flush(&mut self, pending: &mut Pending) -> Result<Committed, StoreError> {
-        let mut committed = Committed { sync_state: pending.sync_state, ..Committed::default() };
+    fn flush(&mut self, pending: &mut Pending) -> Result<(), StoreError> {
         let now = self.environment.now();
         for (key, dirty) in std::mem::take(&mut pending.dirty) {
             let Some(row) = rows::entity_by_key(&self.connection, key)? else { continue };
@@ -372,15 +382,16 @@ impl Engine {
             }
             self.flush_outbox(&row, &dirty, now)?;
             let space = rows::space_name(&self.connection, row.space)?;
-            committed.entities.push(Touched { space, collection: row.collection, id: row.id });
+            pending.committed.entities.push(Touched { space, collection: row.collection, id: row.id });
         }
-        for space in &pending.pushable {
-            committed.pushable.insert(rows::space_name(&self.connection, *space)?);
+        for space in std::mem::take(&mut pending.pushable) {
+            pending.committed.pushable.insert(rows::space_name(&self.connection, space)?);
         }
-        if pending.clock_moved {
+        pending.committed.sync_state |= pending.sync_state;
+        if std::mem::take(&mut pending.clock_moved) {
             rows::set_meta(&self.connection, "clock", self.clock.last().raw())?;
         }
-        Ok(committed)
+        Ok(())
     }
 
     fn flush_document(&mut self, row: &EntityRow, dirty: &Dirty) -> Result<(), StoreError> {

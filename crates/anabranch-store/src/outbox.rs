@@ -171,7 +171,12 @@ impl Write<'_> {
     fn move_to_end(&self, seq: i64) -> Result<(), StoreError> {
         let connection = &self.engine.connection;
         connection.execute_batch("PRAGMA defer_foreign_keys = on")?;
-        let end: i64 = connection.query_row("SELECT max(seq) + 1 FROM changes", [], |row| row.get(0))?;
+        // Behind every key there ever was: that of a row which compaction has removed is not used again.
+        let end: i64 = connection.query_row(
+            "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'changes' RETURNING seq",
+            [],
+            |row| row.get(0),
+        )?;
         connection.execute("UPDATE changes SET seq = ? WHERE seq = ?", [end, seq])?;
         connection.execute("UPDATE outbox SET change = ? WHERE change = ?", [end, seq])?;
         Ok(())
@@ -296,8 +301,18 @@ impl PageBuilder<'_, '_> {
         let state: String = statement.query_row([entity], |row| row.get(0))?;
         let state: Value = serde_json::from_str(&state).map_err(|_| StoreError::DamagedRow("a state is not JSON"))?;
         let parent = state.get(field.as_str()).and_then(Value::as_str).and_then(|id| id.parse().ok());
-        parent.map_or(Ok(None), |id| rows::find_entity(&engine.connection, space, id))
+        let Some(parent) = parent else { return Ok(None) };
+        let row = rows::find_entity(&engine.connection, space, parent)?;
+        // One that is here in fragments only cannot be pushed, so nothing can wait for it.
+        match row {
+            Some(row) if is_born(&engine.connection, row.key)? => Ok(Some(row)),
+            _ => Ok(None),
+        }
     }
+}
+
+fn is_born(connection: &Connection, key: EntityKey) -> Result<bool, StoreError> {
+    Ok(connection.prepare_cached("SELECT 1 FROM entities WHERE key = ? AND born = 1")?.exists([key])?)
 }
 
 fn rows_of(

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use anabranch_core::sync::OutboxRead;
 use anabranch_core::{Actor, Environment, ReplicaId, Schema};
 use rusqlite::Connection;
 use tracing::error;
@@ -14,7 +15,9 @@ use crate::commit::{Commit, Promise};
 use crate::engine::{Committed, Engine, Job, Stats, Undo, Write};
 use crate::error::StoreError;
 use crate::file;
+use crate::outbox::OutboxPage;
 use crate::read::Read;
+use crate::rows::RemoteKey;
 
 /// Writes that may wait for the writer; whoever writes faster blocks.
 const QUEUE: usize = 4_096;
@@ -101,8 +104,23 @@ impl Store {
         E: From<StoreError> + Send + 'static,
         F: FnOnce(&mut Write<'_>) -> Result<T, E> + Send + 'static,
     {
+        self.submit(work, false)
+    }
+
+    /// Reads what is to be pushed to a remote next; see [`Write::outbox_page`].
+    pub fn outbox_page(&self, remote: RemoteKey, read: OutboxRead) -> Commit<OutboxPage> {
+        // It looks up parents in the rows of entities, so writes that share its transaction must be in them.
+        self.submit(move |write| write.outbox_page(remote, &read), true)
+    }
+
+    fn submit<T, E, F>(&self, work: F, reads_rows: bool) -> Commit<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&mut Write<'_>) -> Result<T, E> + Send + 'static,
+    {
         let (promise, commit) = Commit::pending();
-        let job = TypedJob { work: Some(work), result: Err(StoreError::Panicked.into()), promise };
+        let job = TypedJob { work: Some(work), result: Err(StoreError::Panicked.into()), promise, reads_rows };
         if let Some(queue) = &self.inner.queue {
             // A send fails only if the writer is gone; the dropped promise then says so.
             drop(queue.send(Box::new(job)));
@@ -189,6 +207,7 @@ struct TypedJob<T, E: From<StoreError>, F> {
     work: Option<F>,
     result: Result<T, E>,
     promise: Promise<T, E>,
+    reads_rows: bool,
 }
 
 impl<T, E, F> Job for TypedJob<T, E, F>
@@ -202,6 +221,10 @@ where
             self.result = work(write);
         }
         if self.result.is_ok() { Ok(()) } else { Err(Undo) }
+    }
+
+    fn reads_rows(&self) -> bool {
+        self.reads_rows
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {

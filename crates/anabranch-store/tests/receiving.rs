@@ -34,7 +34,7 @@ fn answer(store: &Store, answered: Vec<(i64, Answer)>) -> Result<(), StoreError>
 
 fn outbox(store: &Store, changes: u32) -> Result<OutboxPage, StoreError> {
     let read = OutboxRead { space: space("main"), changes, bytes: 1 << 20 };
-    store.write(move |write| write.outbox_page(1, &read)).wait()
+    store.outbox_page(1, read).wait()
 }
 
 fn accept_everything(store: &Store) -> Result<usize, StoreError> {
@@ -119,6 +119,31 @@ fn g06_a_child_is_pushed_after_its_parent_even_if_it_is_older() -> Result<(), St
     let page = outbox(&store, 100)?;
     assert_eq!(page.items.len(), 6);
     assert!(page.items.iter().all(|item| item.envelope.parent.is_none()));
+    Ok(())
+}
+
+#[test]
+fn g06_a_page_that_shares_a_transaction_with_a_write_knows_the_new_parent() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("1.db");
+    let folders = name("folders");
+    for _ in 0..50 {
+        // Issued together, so that most of these share one transaction.
+        let (first, second) = (folders.clone(), folders.clone());
+        let parent = EntityId::named(&folders, &store.read(|read| read.last_seq())?.to_string());
+        let child = store.write(move |write| {
+            let value = json!({ "title": "child", "parent": parent.to_string() });
+            write.create(&space("main"), &first, None, &fields(value))
+        });
+        let made = store.write(move |write| {
+            write.create(&space("main"), &second, Some(parent), &fields(json!({ "title": "parent" })))
+        });
+        let page = store.outbox_page(1, OutboxRead { space: space("main"), changes: 10, bytes: 1 << 20 });
+        let (child, parent, page) = (child.wait()?, made.wait()?, page.wait()?);
+        let order: Vec<_> = page.items.iter().map(|item| item.envelope.entity).collect();
+        assert_eq!(order, [parent, child]);
+        accept_everything(&store)?;
+    }
     Ok(())
 }
 

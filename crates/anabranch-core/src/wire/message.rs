@@ -238,4 +238,6 @@ pub enum RefusalCode {
     },
     /// The server cannot answer now.
     Unavailable,
+    /// A frame has been damaged on the way: connect again.
+    Damaged,
 }

@@ -105,22 +105,29 @@ async fn one_request_holds_a_whole_session() {
 #[tokio::test]
 async fn garbage_is_refused() {
     let server = start_in_memory().await;
-    let refused =
-        |message: &ServerMessage| matches!(message, ServerMessage::Refused { code: RefusalCode::Protocol, .. });
+    let refused = |message: &ServerMessage, expected: RefusalCode| {
+        let ServerMessage::Refused { code, .. } = message else { return false };
+        *code == expected
+    };
     // Not a frame; a frame that is cut off; no hello.
     let cut = {
         let mut frame = wire::encode(&hello(1, None)).unwrap();
         frame.pop();
         frame
     };
-    for bytes in [b"garbage".to_vec(), cut, wire::encode(&pull(None, false)).unwrap()] {
+    let cases = [
+        (b"garbage".to_vec(), RefusalCode::Damaged),
+        (cut, RefusalCode::Damaged),
+        (wire::encode(&pull(None, false)).unwrap(), RefusalCode::Protocol),
+    ];
+    for (bytes, expected) in cases {
         let mut client = Client::connect_silently(server.local_addr()).await;
         client.send_bytes(bytes.clone()).await;
-        assert!(refused(&client.receive().await));
+        assert!(refused(&client.receive().await, expected));
         assert_eq!(client.next().await, Err(Some(1008)));
         let (status, response) = request(server.local_addr(), "POST", "/v1/sync", "", &bytes).await;
         assert_eq!(status, 200);
-        assert!(refused(&frames(&response)[0]));
+        assert!(refused(&frames(&response)[0], expected));
     }
     // Larger than any frame: not even read.
     let body = vec![0; 5 << 20];

@@ -248,7 +248,7 @@ impl Driver {
         }
         for read in reads {
             let (remote, space) = (self.remote, read.space.clone());
-            let page = self.store.write(move |write| write.outbox_page(remote, &read)).await?;
+            let page = self.store.outbox_page(remote, read).await?;
             events.push_back(ClientEvent::Outbox { space, items: page.items, retry_at: page.retry_at });
         }
         for event in news {
