@@ -1,25 +1,26 @@
 //! The engine: everything that writes, without a thread of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod flush;
+mod prepare;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anabranch_core::document::{Document, canonical_json};
-use anabranch_core::{
-    Actor, Clock, Collection, CollectionName, EntityId, Environment, Field, ReplicaId, Schema, SpaceName, Stamp,
-};
-use rusqlite::{Connection, params};
-use serde_json::Value;
+use anabranch_core::document::Document;
+use anabranch_core::{Actor, Clock, CollectionName, EntityId, Environment, ReplicaId, Schema, SpaceName, Stamp};
+use rusqlite::Connection;
 use tracing::{debug, error};
 
 use crate::cache::{DocumentCache, EntityKey};
 use crate::error::StoreError;
 use crate::file;
-use crate::rows::{self, EntityRow, SpaceKey};
-use crate::views;
+use crate::rows::{self, EntityRow};
+
+pub(crate) use flush::{Dirty, Pending};
 
 /// Owns the write connection and the documents in memory. [`Store`](crate::Store) runs one on a thread;
 /// a simulator runs one directly.
@@ -97,49 +98,6 @@ pub struct Touched {
     pub collection: CollectionName,
     /// Its id.
     pub id: EntityId,
-}
-
-/// What has to be brought up to date in an entity's row before the commit.
-#[derive(Debug, Default)]
-pub(crate) struct Dirty {
-    pub(crate) fields: BTreeSet<String>,
-    pub(crate) added_bytes: usize,
-    /// How many changes have come into the outbox, less those that have left it.
-    pub(crate) pending: i64,
-    /// That difference is not known: the outbox must be counted.
-    pub(crate) recount: bool,
-    pub(crate) synced: bool,
-    /// The document changed, not just the outbox.
-    pub(crate) document: bool,
-}
-
-/// The changes of one transaction under way.
-#[derive(Debug, Default)]
-pub(crate) struct Pending {
-    pub(crate) dirty: BTreeMap<EntityKey, Dirty>,
-    pub(crate) pushable: BTreeSet<SpaceKey>,
-    pub(crate) sync_state: bool,
-    pub(crate) clock_moved: bool,
-    /// What has been flushed so far.
-    committed: Committed,
-}
-
-impl Pending {
-    /// Adds what a job that has succeeded did.
-    fn absorb(&mut self, job: Self) {
-        for (key, done) in job.dirty {
-            let dirty = self.dirty.entry(key).or_default();
-            dirty.fields.extend(done.fields);
-            dirty.added_bytes += done.added_bytes;
-            dirty.pending += done.pending;
-            dirty.recount |= done.recount;
-            dirty.synced |= done.synced;
-            dirty.document |= done.document;
-        }
-        self.pushable.extend(job.pushable);
-        self.sync_state |= job.sync_state;
-        self.clock_moved |= job.clock_moved;
-    }
 }
 
 /// A transaction under way, as a [`Job`] sees it.
@@ -312,140 +270,9 @@ impl Engine {
         }
     }
 
-    /// Brings a file that has just been opened up to date with the schema, and this replica with the file.
-    fn prepare(&mut self, given: Option<Schema>) -> Result<(), StoreError> {
-        let stored: Option<String> = rows::meta(&self.connection, "schema")?;
-        let stored = stored
-            .map(|json| serde_json::from_str::<Schema>(&json))
-            .transpose()
-            .map_err(|_| StoreError::DamagedRow("the schema cannot be read"))?;
-        let schema = match (given, stored.as_ref()) {
-            (None, None) => return Err(StoreError::NotInitialised(self.path.display().to_string())),
-            (None, Some(stored)) => stored.clone(),
-            (Some(given), Some(stored)) if given.version < stored.version => {
-                return Err(StoreError::SchemaOutdated { stored: stored.version, given: given.version });
-            }
-            (Some(given), Some(stored)) if given.version == stored.version && given != *stored => {
-                return Err(StoreError::SchemaChanged(given.version));
-            }
-            (Some(given), _) => given,
-        };
-        schema.check()?;
-        self.schema = Arc::new(schema);
-        if stored.as_ref() != Some(&*self.schema) {
-            let json = serde_json::to_string(&*self.schema).map_err(|_| StoreError::OutOfRange)?;
-            rows::set_meta(&self.connection, "schema", json)?;
-            views::rebuild(&self.connection, &self.schema)?;
-            self.project_again(stored.as_ref())?;
-        }
-        match rows::meta::<String>(&self.connection, "replica")? {
-            Some(id) => self.replica = id.parse()?,
-            None => rows::set_meta(&self.connection, "replica", self.replica.to_string())?,
-        }
-        self.reload_clock()
-    }
-
-    /// Derives the states that a new schema version may read differently: those of collections in which an
-    /// existing field, or the deletion policy, means something else now, and contested ones. Fields that were
-    /// only added change no state.
-    fn project_again(&mut self, before: Option<&Schema>) -> Result<(), StoreError> {
-        let Some(before) = before else { return Ok(()) };
-        let mut statement = self.connection.prepare("SELECT key, collection, conflicts FROM entities")?;
-        let mut rows = statement.query([])?;
-        let mut pending = Pending::default();
-        while let Some(row) = rows.next()? {
-            let (key, collection): (EntityKey, String) = (row.get(0)?, row.get(1)?);
-            let contested = row.get::<_, i64>(2)? > 0;
-            let (old, new) = (before.collection(&collection), self.schema.collection(&collection));
-            if contested || reads_differently(old, new) {
-                pending.dirty.insert(key, Dirty { document: true, ..Dirty::default() });
-            }
-        }
-        drop(rows);
-        drop(statement);
-        self.flush(&mut pending)
-    }
-
     fn reload_clock(&mut self) -> Result<(), StoreError> {
         let last = rows::meta::<i64>(&self.connection, "clock")?.and_then(Stamp::from_raw).unwrap_or_default();
         self.clock = Clock::after(last.max(self.clock.last()));
-        Ok(())
-    }
-
-    /// Brings the rows of all touched entities up to date, once per transaction however often they were written.
-    fn flush(&mut self, pending: &mut Pending) -> Result<(), StoreError> {
-        let now = self.environment.now();
-        for (key, dirty) in std::mem::take(&mut pending.dirty) {
-            let Some(row) = rows::entity_by_key(&self.connection, key)? else { continue };
-            if dirty.document {
-                self.flush_document(&row, &dirty)?;
-            }
-            self.flush_outbox(&row, &dirty, now)?;
-            let space = rows::space_name(&self.connection, row.space)?;
-            pending.committed.entities.push(Touched { space, collection: row.collection, id: row.id });
-        }
-        for space in std::mem::take(&mut pending.pushable) {
-            pending.committed.pushable.insert(rows::space_name(&self.connection, space)?);
-        }
-        pending.committed.sync_state |= pending.sync_state;
-        if std::mem::take(&mut pending.clock_moved) {
-            rows::set_meta(&self.connection, "clock", self.clock.last().raw())?;
-        }
-        Ok(())
-    }
-
-    fn flush_document(&mut self, row: &EntityRow, dirty: &Dirty) -> Result<(), StoreError> {
-        let document = self.take_document(row)?;
-        let damaged = |source| StoreError::Damaged { entity: row.id, source };
-        let mut state = document.state(self.schema.collection(row.collection.as_str())).map_err(damaged)?;
-        let digest = state.digest();
-        let json = canonical_json(&Value::Object(std::mem::take(&mut state.fields)));
-        let mut statement = self.connection.prepare_cached(
-            "UPDATE entities SET state = ?, digest = ?, heads = ?, created_at = ?, updated_at = ?, deleted = ?, \
-             born = ?, conflicts = ?, log_bytes = log_bytes + ? WHERE key = ?",
-        )?;
-        statement.execute(params![
-            json,
-            digest.as_bytes(),
-            document.heads().to_bytes(),
-            state.created.millis(),
-            state.updated.millis(),
-            state.deleted,
-            state.collection.is_some(),
-            i64::try_from(state.contests.len())?,
-            i64::try_from(dirty.added_bytes)?,
-            row.key,
-        ])?;
-        drop(statement);
-        self.cache.put(row.key, document);
-        Ok(())
-    }
-
-    fn flush_outbox(&self, row: &EntityRow, dirty: &Dirty, now: i64) -> Result<(), StoreError> {
-        let mut select = self.connection.prepare_cached("SELECT pending, dirty_fields FROM entities WHERE key = ?")?;
-        let (before, fields): (i64, String) = select.query_row([row.key], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        // Counting costs time proportional to what is pending, so it is not done for every keystroke.
-        let count = if dirty.recount {
-            let mut count =
-                self.connection.prepare_cached("SELECT count(DISTINCT change) FROM outbox WHERE entity = ?")?;
-            count.query_row([row.key], |row| row.get(0))?
-        } else {
-            before + dirty.pending
-        };
-        let fields = if count == 0 {
-            "[]".to_owned()
-        } else if dirty.fields.is_empty() {
-            fields
-        } else {
-            let mut all: BTreeSet<String> = serde_json::from_str(&fields).unwrap_or_default();
-            all.extend(dirty.fields.iter().cloned());
-            serde_json::to_string(&all).map_err(|_| StoreError::OutOfRange)?
-        };
-        let synced_at = dirty.synced.then_some(now);
-        let mut update = self.connection.prepare_cached(
-            "UPDATE entities SET pending = ?, dirty_fields = ?, last_sync_at = coalesce(?, last_sync_at) WHERE key = ?",
-        )?;
-        update.execute(params![count, fields, synced_at, row.key])?;
         Ok(())
     }
 
@@ -457,13 +284,6 @@ impl Engine {
         self.stats.documents_loaded.fetch_add(1, Ordering::Relaxed);
         rows::load_document(&self.connection, row, &self.actor)
     }
-}
-
-/// Whether what is known under both versions of a collection means something else under the new one.
-fn reads_differently(old: Option<&Collection>, new: Option<&Collection>) -> bool {
-    let (Some(old), Some(new)) = (old, new) else { return old.is_some() != new.is_some() };
-    let same = |(name, field): (_, &Field)| new.fields.get(name).is_some_and(|now: &Field| now.kind == field.kind);
-    old.deletion != new.deletion || !old.fields.iter().all(same)
 }
 
 impl Write<'_> {

@@ -1,0 +1,200 @@
+//! What goes into the client's machine, and what comes out of it.
+
+use crate::environment::UnixMillis;
+use crate::id::{Actor, Lineage, ReplicaId};
+use crate::name::SpaceName;
+use crate::wire::{Answer, ClientMessage, Cursor, Envelope, Mark, ServerMessage};
+
+/// Who speaks, and about what.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// This replica.
+    pub replica: ReplicaId,
+    /// The actor of this open of the file.
+    pub actor: Actor,
+    /// The version of the application's schema.
+    pub schema_version: u32,
+}
+
+/// How far one space has come with one remote, as the store remembers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpaceProgress {
+    /// The space.
+    pub space: SpaceName,
+    /// Where the last committed pull ended.
+    pub cursor: Option<Cursor>,
+    /// The highest place that the server has acknowledged.
+    pub ack: Option<Mark>,
+}
+
+/// What happens to a session.
+#[derive(Clone, Debug)]
+pub enum ClientEvent {
+    /// Begin, or begin again at once (network regained, or a person asked).
+    Start,
+    /// The link is open.
+    Connected,
+    /// The link is gone, or could not be opened.
+    Disconnected {
+        /// Why, for a person.
+        reason: String,
+        /// When the other side asked to be tried again.
+        retry_after_millis: Option<u32>,
+    },
+    /// The server said something.
+    Message(ServerMessage),
+    /// The answer to an [`OutboxRead`].
+    Outbox {
+        /// The space.
+        space: SpaceName,
+        /// What is pending, in the order in which it must be pushed; empty if nothing can be pushed now.
+        items: Vec<OutboxItem>,
+        /// When something that waits for its next attempt may be pushed.
+        retry_at: Option<UnixMillis>,
+    },
+    /// From now on this space is synced, too.
+    Follow(SpaceProgress),
+    /// Something was written locally in this space.
+    LocalWrite {
+        /// The space.
+        space: SpaceName,
+    },
+    /// The deadline of an earlier step has come.
+    Timer,
+    /// No more attempts; the link is to be closed.
+    Stop,
+}
+
+/// A pending change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxItem {
+    /// The store's key of it.
+    pub key: i64,
+    /// The change.
+    pub envelope: Envelope,
+}
+
+/// A request for pending changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxRead {
+    /// Of this space.
+    pub space: SpaceName,
+    /// At most this many.
+    pub changes: u32,
+    /// Of at most this many bytes, unless the first alone is larger.
+    pub bytes: u32,
+}
+
+/// What is to be committed in one transaction, before anything else happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteBatch {
+    /// The space.
+    pub space: SpaceName,
+    /// The server's lineage.
+    pub lineage: Lineage,
+    /// Changes to admit and apply, in order.
+    pub incoming: Vec<Envelope>,
+    /// What the server answered about pending changes, by the store's keys.
+    pub answered: Vec<(i64, Answer)>,
+    /// The new cursor.
+    pub cursor: Option<Cursor>,
+    /// The new ack mark.
+    pub ack: Option<Mark>,
+    /// What the server has lost, and so must be offered again; the cursors and ack marks of it are forgotten.
+    pub reoffer: Reoffer,
+    /// Replica and server agree as of this time.
+    pub caught_up_at: Option<UnixMillis>,
+}
+
+/// What is to be offered to a server again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reoffer {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Every change of the batch's space.
+    Space,
+    /// Every change of every space.
+    Everything,
+}
+
+/// What the driver does with the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkCommand {
+    /// Open it; one that is open is closed first.
+    Open,
+    /// Close it.
+    Close,
+}
+
+/// Why a session will not try again by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// The server has another, non-empty history. A person must adopt it first.
+    OtherLineage(Lineage),
+    /// The server refuses this replica.
+    Forbidden(String),
+    /// The two do not understand each other.
+    Protocol(String),
+    /// It was asked to stop.
+    Stopped,
+}
+
+/// News for the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncEvent {
+    /// A session is open.
+    Online {
+        /// The server's time.
+        server_now: UnixMillis,
+    },
+    /// The session is gone; the next attempt is at this time.
+    Offline {
+        /// Why.
+        reason: String,
+        /// When.
+        retry_at: UnixMillis,
+        /// Failed attempts in a row.
+        failures: u32,
+    },
+    /// Nothing is pending and nothing is left to pull in any space.
+    CaughtUp,
+    /// The server's log was restored or replaced; everything is offered again.
+    ServerLostHistory(SpaceName),
+    /// There will be no more attempts.
+    Halted(Halt),
+}
+
+/// What to do: commit the batch, *then* the rest.
+#[derive(Clone, Debug, Default)]
+pub struct ClientStep {
+    /// Committed first. If that fails, the machine must be dropped and a new one made from the store.
+    pub batch: Option<WriteBatch>,
+    /// Sent in order.
+    pub send: Vec<ClientMessage>,
+    /// Reads of the outbox; the answers come back as [`ClientEvent::Outbox`].
+    pub reads: Vec<OutboxRead>,
+    /// For the link.
+    pub link: Option<LinkCommand>,
+    /// For the application.
+    pub events: Vec<SyncEvent>,
+    /// Call again with [`ClientEvent::Timer`] at this time.
+    pub deadline: Option<UnixMillis>,
+}
+
+impl WriteBatch {
+    /// A batch that changes nothing but the remote's lineage.
+    #[must_use]
+    pub const fn empty(space: SpaceName, lineage: Lineage) -> Self {
+        Self {
+            space,
+            lineage,
+            incoming: Vec::new(),
+            answered: Vec::new(),
+            cursor: None,
+            ack: None,
+            reoffer: Reoffer::Nothing,
+            caught_up_at: None,
+        }
+    }
+}
