@@ -59,8 +59,10 @@ pub struct Status {
 }
 
 /// The part of the status that lives in memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Online {
+    /// Which sync it tells of: the one that was started last.
+    pub(crate) owner: u64,
     pub(crate) phase: Phase,
     pub(crate) next_retry_at: Option<UnixMillis>,
 }

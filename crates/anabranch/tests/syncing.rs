@@ -111,8 +111,17 @@ fn g07_a_background_sync_survives_the_server_s_restart() -> Result<(), Error> {
     handle.caught_up().wait()?;
     server.sync(&b).now(GUARD).wait()?;
     assert!(agree(&[&a, &b])?);
-    assert_eq!(b.status()?.entities, u64::try_from(ids.len()).expect("a count"));
     assert_eq!(a.status()?.pending, 0);
+    drop(handle);
+    // Nothing lost, nothing doubled: the same counts on both clients and on the server.
+    let count = u64::try_from(ids.len()).expect("a count");
+    let (entities, changes, digest) = server.kill_and_count();
+    assert_eq!((entities, changes), (count, count));
+    assert_eq!(digest, a.space_digest(&main_space())?);
+    for replica in [&a, &b] {
+        let rows = replica.query("SELECT count(*) AS n FROM \"$log\"", &[])?;
+        assert_eq!((replica.status()?.entities, rows[0]["n"].as_u64()), (count, Some(count)));
+    }
     Ok(())
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Driver {
     store: Store,
     watchers: Arc<Watchers>,
     online: Arc<Mutex<Online>>,
+    /// This sync's number among those of the replica.
+    number: u64,
     remote: RemoteKey,
     transport: Arc<dyn Transport>,
     mode: Mode,
@@ -93,10 +95,17 @@ impl Driver {
             true
         });
         let (session, followed) = session(&store, remote)?;
+        let online = Arc::clone(&replica.inner.online);
+        let number = {
+            let mut online = online.lock().unwrap_or_else(PoisonError::into_inner);
+            online.owner += 1;
+            online.owner
+        };
         Ok(Self {
             store,
             watchers: Arc::clone(&replica.inner.watchers),
-            online: Arc::clone(&replica.inner.online),
+            online,
+            number,
             remote,
             transport,
             mode,
@@ -310,7 +319,7 @@ impl Driver {
             }
             SyncEvent::Offline { reason, retry_at, failures } => {
                 info!(%reason, failures, "offline");
-                self.lock_online().next_retry_at = Some(retry_at);
+                self.tell_status(|online| online.next_retry_at = Some(retry_at));
                 let remote = self.remote;
                 let noted = reason.clone();
                 self.store.write(move |write| write.note_failure(remote, failures, &noted)).await?;
@@ -371,20 +380,26 @@ impl Driver {
         } else {
             Phase::Waiting
         };
-        let mut online = self.lock_online();
-        if online.phase == phase {
-            return;
-        }
-        if phase != Phase::Waiting {
-            online.next_retry_at = None;
-        }
-        online.phase = phase;
-        drop(online);
-        self.watchers.notify_status();
+        self.tell_status(|online| {
+            if phase != Phase::Waiting {
+                online.next_retry_at = None;
+            }
+            online.phase = phase;
+        });
     }
 
-    fn lock_online(&self) -> std::sync::MutexGuard<'_, Online> {
-        self.online.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes what the status says, unless a later sync of the same replica speaks now.
+    fn tell_status(&self, change: impl FnOnce(&mut Online)) {
+        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = online.clone();
+        if online.owner == self.number {
+            change(&mut online);
+        }
+        let changed = *online != before;
+        drop(online);
+        if changed {
+            self.watchers.notify_status();
+        }
     }
 }
 
@@ -393,8 +408,7 @@ impl Drop for Driver {
         if let Some(connecting) = self.connecting.take() {
             connecting.abort();
         }
-        self.lock_online().phase = Phase::Idle;
-        self.watchers.notify_status();
+        self.tell_status(|online| online.phase = Phase::Idle);
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch::{Collection, Replica, Schema, SpaceName, Sync, SystemEnvironment};
-use anabranch_server::{Server, ServerHandle, ServerOptions, SqliteBackend};
+use anabranch::{Collection, Digest, Replica, Schema, SpaceName, Sync, SystemEnvironment};
+use anabranch_server::{Backend as _, Server, ServerHandle, ServerOptions, SqliteBackend};
 use tokio::runtime::Runtime;
 
 /// A hang guard, not a measurement.
@@ -83,6 +83,15 @@ impl TestServer {
         let (handle, address) = self.runtime.block_on(serve(&self.path, self.address));
         assert_eq!(address, self.address);
         self.handle = Some(handle);
+    }
+
+    /// Stops it, and reads what its file holds of the `main` space: entities, changes, and their digest.
+    pub(crate) fn kill_and_count(&mut self) -> (u64, u64, Digest) {
+        self.kill();
+        let backend = SqliteBackend::open(&self.path, Box::new(SystemEnvironment::new())).expect("a backend");
+        let overview = self.runtime.block_on(backend.overview(main_space())).expect("an overview");
+        assert_eq!(overview.head.seq, overview.changes, "no gaps");
+        (overview.entities, overview.changes, overview.digest)
     }
 
     /// The sync of a replica's `main` space with this server.
