@@ -1,7 +1,10 @@
-//! The client's session under a clock that cannot be relied on.
+//! The client's session under clocks and servers that cannot be relied on.
 
-use anabranch_core::sync::{ClientConfig, ClientEvent, ClientSession, LinkCommand, MAX_BACKOFF_MILLIS};
-use anabranch_core::{Actor, ReplicaId, SplitMix64};
+use anabranch_core::sync::{
+    ClientConfig, ClientEvent, ClientSession, LinkCommand, MAX_BACKOFF_MILLIS, SpaceProgress, SyncEvent,
+};
+use anabranch_core::wire::{Cursor, Limits, RefusalCode, ServerMessage, Welcome};
+use anabranch_core::{Actor, Lineage, ReplicaId, SpaceName, SplitMix64};
 
 /// Found by simulation: the clock was ten years ahead when the connection failed, and was put right; the next
 /// attempt was ten years away.
@@ -22,4 +25,67 @@ fn a_clock_that_is_set_back_does_not_put_off_the_next_attempt() {
     assert_eq!(put_right - now, wait);
     assert!(wait <= MAX_BACKOFF_MILLIS);
     assert_eq!(session.handle(put_right, &mut entropy, ClientEvent::Timer).link, Some(LinkCommand::Open));
+}
+
+fn main_space() -> SpaceName {
+    SpaceName::new("main").expect("a space name")
+}
+
+fn session(entropy: &mut SplitMix64) -> ClientSession {
+    let config =
+        ClientConfig { replica: ReplicaId::mint(NOW, entropy), actor: Actor::mint(entropy), schema_version: 1 };
+    let progress = SpaceProgress { space: main_space(), cursor: None, ack: None };
+    ClientSession::new(config, None, vec![progress], 0)
+}
+
+const NOW: i64 = 1_800_000_000_000;
+
+fn welcome() -> ClientEvent {
+    let limits = Limits { push_changes: 10, push_bytes: 1_000 };
+    ClientEvent::Message(ServerMessage::Welcome(Welcome { lineage: Lineage::from_bytes([1; 16]), now: NOW, limits }))
+}
+
+fn nothing_new() -> ClientEvent {
+    let cursor = Cursor(vec![1]);
+    ClientEvent::Message(ServerMessage::Changes { space: main_space(), changes: Vec::new(), cursor, more: false })
+}
+
+/// Found in review: the welcome ended the backoff, so a server that could say nothing else was asked twice a second.
+#[test]
+fn a_server_that_only_says_welcome_is_asked_less_and_less() {
+    let mut entropy = SplitMix64::new(1);
+    let mut session = session(&mut entropy);
+    let mut now = NOW;
+    for attempt in 1..=8 {
+        drop(session.handle(now, &mut entropy, ClientEvent::Start));
+        drop(session.handle(now, &mut entropy, ClientEvent::Connected));
+        drop(session.handle(now, &mut entropy, welcome()));
+        let refused = ServerMessage::Refused {
+            code: RefusalCode::Unavailable,
+            message: "the disk is full".to_owned(),
+            retry_after_millis: None,
+        };
+        let step = session.handle(now, &mut entropy, ClientEvent::Message(refused));
+        assert_eq!(session.failures(), attempt);
+        now = step.deadline.expect("another attempt");
+    }
+}
+
+/// Found in review: what waited for its next attempt counted as done.
+#[test]
+fn a_session_is_not_caught_up_while_something_waits_for_its_next_attempt() {
+    let mut entropy = SplitMix64::new(1);
+    let mut session = session(&mut entropy);
+    for event in [ClientEvent::Start, ClientEvent::Connected, welcome(), nothing_new()] {
+        drop(session.handle(NOW, &mut entropy, event));
+    }
+    let waiting = ClientEvent::Outbox { space: main_space(), items: Vec::new(), retry_at: Some(NOW + 500) };
+    let step = session.handle(NOW, &mut entropy, waiting);
+    assert_eq!((session.is_caught_up(), step.deadline, step.events.len()), (false, Some(NOW + 500), 0));
+    let retry = session.handle(NOW + 500, &mut entropy, ClientEvent::Timer);
+    assert_eq!(retry.reads.len(), 1);
+    let empty = ClientEvent::Outbox { space: main_space(), items: Vec::new(), retry_at: None };
+    let done = session.handle(NOW + 500, &mut entropy, empty);
+    assert_eq!(done.events, [SyncEvent::CaughtUp]);
+    assert!(session.is_caught_up() && session.failures() == 0);
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anabranch_core::document::Document;
 use anabranch_core::{Actor, Clock, CollectionName, EntityId, Environment, ReplicaId, Schema, SpaceName, Stamp};
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 use tracing::{debug, error};
 
 use crate::cache::{DocumentCache, EntityKey};
@@ -35,6 +35,8 @@ pub struct Engine {
     pub(crate) cache: DocumentCache,
     /// Changes when another process commits.
     data_version: i64,
+    /// A commit failed, and what the connection says is not to be trusted.
+    broken: bool,
     stats: Arc<Stats>,
 }
 
@@ -142,6 +144,7 @@ impl Engine {
             actor,
             cache: DocumentCache::default(),
             data_version: 0,
+            broken: false,
             stats: Arc::default(),
         };
         engine.transaction(|engine| engine.prepare(schema))?;
@@ -229,6 +232,11 @@ impl Engine {
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
+        if self.broken {
+            self.connection = file::open_writer(&self.path)?;
+            self.broken = false;
+            self.data_version = 0;
+        }
         // IMMEDIATE: a transaction that reads first and upgrades later fails at once when another is writing.
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
@@ -236,17 +244,31 @@ impl Engine {
             // Another process has written: what is in memory may be old.
             self.data_version = version;
             self.cache.clear();
+            self.check_schema()?;
             self.reload_clock()?;
         }
         Ok(())
+    }
+
+    /// Another process may have brought the file to a newer schema; rows written under the old one would differ
+    /// from what everybody else derives.
+    fn check_schema(&self) -> Result<(), StoreError> {
+        let given = self.schema.version;
+        let stored: Option<u32> = self
+            .connection
+            .query_row("SELECT json_extract(value, '$.version') FROM meta WHERE key = 'schema'", [], |row| row.get(0))
+            .optional()?;
+        match stored {
+            Some(stored) if given > 0 && stored > given => Err(StoreError::SchemaOutdated { stored, given }),
+            _ => Ok(()),
+        }
     }
 
     fn finish_commit(&mut self) -> Result<(), StoreError> {
         let Err(failure) = self.connection.execute_batch("COMMIT") else { return Ok(()) };
         // The disk failed at the worst moment. Nothing in memory can be trusted; look at the file afresh.
         self.roll_back();
-        self.connection = file::open_writer(&self.path)?;
-        self.data_version = 0;
+        self.broken = true;
         Err(StoreError::CommitUnknown(failure.to_string()))
     }
 
@@ -260,8 +282,7 @@ impl Engine {
     }
 
     fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.begin()?;
-        match work(self) {
+        match self.begin().and_then(|()| work(self)) {
             Ok(value) => self.finish_commit().map(|()| value),
             Err(error) => {
                 self.roll_back();

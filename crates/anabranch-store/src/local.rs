@@ -29,8 +29,13 @@ impl Write<'_> {
         let stamp = self.tick();
         let row = match rows::find_entity(&self.engine.connection, space, id)? {
             // It may be here in fragments only (its creation has not been pulled yet); the document knows.
-            Some(row) if row.collection == *collection => row,
-            Some(_) => return Err(StoreError::EntityExists(id)),
+            Some(row) => {
+                let row = rows::with_collection(&self.engine.connection, row, collection)?;
+                if row.collection != *collection {
+                    return Err(StoreError::EntityExists(id));
+                }
+                row
+            }
             None => {
                 let row = rows::insert_entity(&self.engine.connection, space, id, collection)?;
                 self.engine.cache.put(row.key, Document::new(&self.engine.actor));

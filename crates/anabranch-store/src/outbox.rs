@@ -27,11 +27,12 @@ pub struct OutboxPage {
 
 impl Write<'_> {
     /// Notes which server `url` names, and returns its key. The first server that is reached takes over what has
-    /// been waiting in the outbox; a further one is offered everything.
+    /// been waiting in the outbox; a further one is offered everything. `in_use` are the remotes that a sync is
+    /// under way with: their addresses stay.
     ///
     /// # Errors
     /// If the database fails.
-    pub fn ensure_remote(&mut self, url: &str) -> Result<RemoteKey, StoreError> {
+    pub fn ensure_remote(&mut self, url: &str, in_use: &[RemoteKey]) -> Result<RemoteKey, StoreError> {
         let connection = &self.engine.connection;
         let known =
             connection.query_row("SELECT key FROM remotes WHERE url = ?", [url], |row| row.get(0)).optional()?;
@@ -40,9 +41,10 @@ impl Write<'_> {
         }
         self.pending.sync_state = true;
         // Nothing has ever reached it: no server yet, or an address that was mistyped.
-        let unreached = connection
-            .query_row("SELECT min(key) FROM remotes WHERE lineage IS NULL", [], |row| row.get::<_, Option<i64>>(0))?;
-        if let Some(key) = unreached {
+        let mut statement = connection.prepare("SELECT key FROM remotes WHERE lineage IS NULL ORDER BY key")?;
+        let unreached: Vec<RemoteKey> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        drop(statement);
+        if let Some(key) = unreached.into_iter().find(|key| !in_use.contains(key)) {
             connection.execute("UPDATE remotes SET url = ? WHERE key = ?", params![url, key])?;
             return Ok(key);
         }
@@ -116,6 +118,12 @@ impl Write<'_> {
         let mut statement = self.engine.connection.prepare("SELECT key FROM entities WHERE space = ? ORDER BY key")?;
         let keys: Vec<EntityKey> = statement.query_map([space], |row| row.get(0))?.collect::<Result<_, _>>()?;
         drop(statement);
+        // A server that has lost its history has lost its refusals, too.
+        self.engine.connection.execute(
+            "UPDATE outbox SET state = 'pending', attempts = 0, not_before = 0 \
+             WHERE remote = ? AND entity IN (SELECT key FROM entities WHERE space = ?)",
+            [remote, space],
+        )?;
         for key in keys {
             if let Some(row) = rows::entity_by_key(&self.engine.connection, key)? {
                 self.reoffer_entity(remote, &row)?;
@@ -202,11 +210,13 @@ struct OutboxRow {
     id: EntityId,
     collection: CollectionName,
     transaction: Option<Vec<u8>>,
-    bytes: Vec<u8>,
+    length: usize,
 }
 
+/// The bytes are read only of what goes into the page.
+///
 /// A wait beyond the longest backoff was begun before the clock was set back; it is over.
-const SELECT_ROWS: &str = "SELECT o.change, o.entity, e.id, e.collection, c.txn, c.bytes \
+const SELECT_ROWS: &str = "SELECT o.change, o.entity, e.id, e.collection, c.txn, length(c.bytes) \
      FROM outbox o JOIN changes c ON c.seq = o.change JOIN entities e ON e.key = o.entity \
      WHERE o.remote = ?1 AND o.state = 'pending' \
        AND o.entity NOT IN (SELECT p.entity FROM outbox p WHERE p.remote = ?1 \
@@ -243,29 +253,36 @@ impl PageBuilder<'_, '_> {
             && depth < MAX_PARENTS
             && self.above.insert(parent.key)
         {
-            let sql = format!("{SELECT_ROWS} AND o.entity = ?3 ORDER BY o.change");
-            let parameters = params![self.remote, self.write.now(), parent.key];
+            let sql = format!("{SELECT_ROWS} AND o.entity = ?3 ORDER BY o.change LIMIT ?4");
+            let limit = i64::from(self.read.changes);
+            let parameters = params![self.remote, self.write.now(), parent.key, limit];
             for above in rows_of(&self.write.engine.connection, &sql, parameters)? {
                 if !self.add(space, above, depth + 1)? {
                     return Ok(false);
                 }
             }
         }
-        if self.is_full(row.bytes.len()) {
+        if self.is_full(row.length) {
             return Ok(false);
         }
         if !self.seen.insert(row.seq) {
             // A cycle of parents has added it meanwhile.
             return Ok(true);
         }
-        self.bytes += row.bytes.len();
+        self.bytes += row.length;
+        let change = self
+            .write
+            .engine
+            .connection
+            .prepare_cached("SELECT bytes FROM changes WHERE seq = ?")?
+            .query_row([row.seq], |found| found.get(0))?;
         let transaction = row.transaction.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
         let envelope = Envelope {
             entity: row.id,
             collection: row.collection,
             parent: parent.map(|parent| parent.id),
             transaction: transaction.map(TransactionId::from_bytes),
-            change: row.bytes,
+            change,
         };
         self.items.push(OutboxItem { key: row.seq, envelope });
         Ok(true)
@@ -330,7 +347,7 @@ fn rows_of(
             id: row.get::<_, String>(2)?.parse()?,
             collection: CollectionName::new(row.get::<_, String>(3)?)?,
             transaction: row.get(4)?,
-            bytes: row.get(5)?,
+            length: row.get(5)?,
         });
     }
     Ok(rows)

@@ -1,14 +1,15 @@
 //! Foreign changes: admission, orphans, quarantine, and the answers of a server.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use anabranch_core::document::Document;
+use anabranch_core::document::{ApplyError, Document};
 use anabranch_core::sync::{Backoff, Reoffer, WriteBatch};
 use anabranch_core::wire::{Answer, Envelope, Missing};
 use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, Digest, EntityId, SpaceName};
 use rusqlite::{OptionalExtension as _, params};
 use tracing::warn;
 
+use crate::cache::EntityKey;
 use crate::engine::Write;
 use crate::error::{QuarantineReason, StoreError};
 use crate::rows::{self, EntityRow, Origin, RemoteKey, SpaceKey};
@@ -33,6 +34,25 @@ pub struct Received {
     pub skew: Option<ClockSkew>,
 }
 
+/// Why changes were not merged, and whether the document is as it was before.
+struct Refusal {
+    reason: QuarantineReason,
+    untouched: bool,
+}
+
+impl Refusal {
+    fn of(error: ApplyError) -> Self {
+        let untouched = matches!(
+            error,
+            ApplyError::MissingDependency(_)
+                | ApplyError::OutOfSequence(_)
+                | ApplyError::Fork { .. }
+                | ApplyError::Unreadable(_)
+        );
+        Self { reason: error.into(), untouched }
+    }
+}
+
 /// A change with what its envelope said.
 struct Arrival {
     change: Change,
@@ -51,8 +71,14 @@ impl Write<'_> {
         let space = rows::ensure_space(&self.engine.connection, &space)?;
         self.pending.sync_state = true;
         let received = self.receive(space, incoming, Origin::Remote(remote))?;
+        let mut lacking = BTreeSet::new();
         for (seq, answer) in answered {
-            self.take_answer(remote, space, seq, answer)?;
+            lacking.extend(self.take_answer(remote, space, seq, answer)?);
+        }
+        for entity in lacking {
+            if let Some(row) = rows::entity_by_key(&self.engine.connection, entity)? {
+                self.reoffer_entity(remote, &row)?;
+            }
         }
         let connection = &self.engine.connection;
         connection.execute("UPDATE remotes SET lineage = ? WHERE key = ?", params![lineage.as_bytes(), remote])?;
@@ -130,9 +156,11 @@ impl Write<'_> {
         origin: Origin,
         received: &mut Received,
     ) -> Result<(), StoreError> {
-        let Some(first) = envelopes.first() else { return Ok(()) };
+        // What cannot be read must not decide anything, such as the collection.
+        let readable = envelopes.iter().find(|envelope| Change::parse(envelope.change.clone()).is_ok());
+        let Some(first) = readable.or_else(|| envelopes.first()) else { return Ok(()) };
         let row = match rows::find_entity(&self.engine.connection, space, id)? {
-            Some(row) => row,
+            Some(row) => rows::with_collection(&self.engine.connection, row, &first.collection)?,
             None => {
                 let row = rows::insert_entity(&self.engine.connection, space, id, &first.collection)?;
                 self.engine.cache.put(row.key, Document::new(&self.engine.actor));
@@ -207,15 +235,15 @@ impl Write<'_> {
             self.orphan(row, &arrival, origin, received)?;
         }
         let changes: Vec<Change> = ready.iter().map(|arrival| arrival.change.clone()).collect();
-        if document.apply(&changes).is_ok() {
+        let outcome = self.merge(row, &mut document, &changes);
+        if outcome.is_ok() {
             for arrival in &ready {
                 self.log_foreign(row, arrival, origin)?;
             }
             received.applied += ready.len();
         } else {
-            // One of them is bad, and the document in memory may be poisoned: back to the file, one by one.
-            drop(document);
-            document = rows::load_document(&self.engine.connection, row, &self.engine.actor)?;
+            // One of them is bad. Then one by one, so that only that one is refused.
+            document = self.recover(row, document, outcome.err().as_ref())?;
             for arrival in ready {
                 document = self.apply_alone(row, document, arrival, origin, received)?;
             }
@@ -232,18 +260,37 @@ impl Write<'_> {
         origin: Origin,
         received: &mut Received,
     ) -> Result<Document, StoreError> {
-        match document.apply(std::slice::from_ref(&arrival.change)) {
-            Ok(_) => {
+        match self.merge(row, &mut document, std::slice::from_ref(&arrival.change)) {
+            Ok(()) => {
                 self.log_foreign(row, &arrival, origin)?;
                 received.applied += 1;
                 Ok(document)
             }
             Err(error) => {
                 let hash = arrival.change.hash();
-                self.quarantine(row, Some(hash), arrival.change.bytes(), &error.into(), received)?;
-                rows::load_document(&self.engine.connection, row, &self.engine.actor)
+                self.quarantine(row, Some(hash), arrival.change.bytes(), &error.reason, received)?;
+                self.recover(row, document, Some(&error))
             }
         }
+    }
+
+    /// Applies changes and proves that the state can be read afterwards: a row must follow from every document
+    /// that is stored.
+    fn merge(&self, row: &EntityRow, document: &mut Document, changes: &[Change]) -> Result<(), Refusal> {
+        document.apply(changes).map_err(Refusal::of)?;
+        let state = document.state(self.engine.schema.collection(row.collection.as_str()));
+        state
+            .map(drop)
+            .map_err(|error| Refusal { reason: QuarantineReason::Refused(error.to_string()), untouched: false })
+    }
+
+    /// The document to go on with after a refusal: what is in memory may be poisoned, and then comes afresh
+    /// from the file.
+    fn recover(&self, row: &EntityRow, document: Document, refusal: Option<&Refusal>) -> Result<Document, StoreError> {
+        if refusal.is_some_and(|refusal| refusal.untouched) {
+            return Ok(document);
+        }
+        rows::load_document(&self.engine.connection, row, &self.engine.actor)
     }
 
     fn log_foreign(&mut self, row: &EntityRow, arrival: &Arrival, origin: Origin) -> Result<(), StoreError> {
@@ -319,8 +366,15 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Acts on the server's answer about one pushed change.
-    fn take_answer(&mut self, remote: RemoteKey, space: SpaceKey, seq: i64, answer: Answer) -> Result<(), StoreError> {
+    /// Acts on the server's answer about one pushed change. Returns the entity of which the server lacks
+    /// something that it once had, if that is what it says.
+    fn take_answer(
+        &mut self,
+        remote: RemoteKey,
+        space: SpaceKey,
+        seq: i64,
+        answer: Answer,
+    ) -> Result<Option<EntityKey>, StoreError> {
         let mut select = self
             .engine
             .connection
@@ -328,21 +382,28 @@ impl Write<'_> {
         let found = select.query_row([remote, seq], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?))).optional()?;
         drop(select);
         // Answered before, in a session whose last words were lost.
-        let Some((entity, attempts)) = found else { return Ok(()) };
+        let Some((entity, attempts)) = found else { return Ok(None) };
         match answer {
             Answer::Accepted { .. } | Answer::Duplicate { .. } => {
                 self.settle(remote, entity, seq)?;
                 self.dirty(entity).synced = true;
-                Ok(())
             }
             Answer::Held { missing } if attempts < MAX_HELD_ATTEMPTS => {
-                self.reoffer_missing(remote, space, entity, missing)?;
-                self.retry_later(remote, seq, attempts, "held: the server lacks what it depends on")
+                self.retry_later(remote, seq, attempts, "held: the server lacks what it depends on")?;
+                return match missing {
+                    Missing::Change(_) => Ok(Some(entity)),
+                    Missing::Parent(parent) => {
+                        Ok(rows::find_entity(&self.engine.connection, space, parent)?.map(|row| row.key))
+                    }
+                };
             }
-            Answer::Held { .. } => self.park(remote, entity, seq, "held: the server lacks what it depends on"),
-            Answer::Rejected { retryable: true, message, .. } => self.retry_later(remote, seq, attempts, &message),
-            Answer::Rejected { code, message, .. } => self.park(remote, entity, seq, &format!("{code:?}: {message}")),
+            Answer::Held { .. } => self.park(remote, entity, seq, "held: the server lacks what it depends on")?,
+            Answer::Rejected { retryable: true, message, .. } => self.retry_later(remote, seq, attempts, &message)?,
+            Answer::Rejected { code, message, .. } => {
+                self.park(remote, entity, seq, &format!("{code:?}: {message}"))?;
+            }
         }
+        Ok(None)
     }
 
     fn settle(&mut self, remote: RemoteKey, entity: i64, seq: i64) -> Result<(), StoreError> {
@@ -372,20 +433,6 @@ impl Write<'_> {
         )?;
         self.dirty(entity);
         Ok(())
-    }
-
-    fn reoffer_missing(
-        &mut self,
-        remote: RemoteKey,
-        space: SpaceKey,
-        entity: i64,
-        missing: Missing,
-    ) -> Result<(), StoreError> {
-        let row = match missing {
-            Missing::Change(_) => rows::entity_by_key(&self.engine.connection, entity)?,
-            Missing::Parent(parent) => rows::find_entity(&self.engine.connection, space, parent)?,
-        };
-        row.map_or(Ok(()), |row| self.reoffer_entity(remote, &row))
     }
 }
 

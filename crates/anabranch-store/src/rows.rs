@@ -74,6 +74,25 @@ pub(crate) fn find_entity(
     Ok(Some(EntityRow { key, space, id, collection: CollectionName::new(collection)? }))
 }
 
+/// The row, with another collection if nothing of the entity has been stored yet: a row that was made for
+/// bytes which turned out to be bad, or for an orphan, must not decide what the entity is.
+pub(crate) fn with_collection(
+    connection: &Connection,
+    mut row: EntityRow,
+    collection: &CollectionName,
+) -> Result<EntityRow, StoreError> {
+    if row.collection != *collection {
+        let mut update = connection.prepare_cached(
+            "UPDATE entities SET collection = ?1 WHERE key = ?2 AND length(heads) = 0 \
+             AND NOT EXISTS (SELECT 1 FROM changes WHERE entity = ?2)",
+        )?;
+        if update.execute(params![collection.as_str(), row.key])? > 0 {
+            row.collection = collection.clone();
+        }
+    }
+    Ok(row)
+}
+
 pub(crate) fn entity_by_key(connection: &Connection, key: EntityKey) -> Result<Option<EntityRow>, StoreError> {
     let mut statement = connection.prepare_cached("SELECT space, id, collection FROM entities WHERE key = ?")?;
     let read = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?));

@@ -168,6 +168,67 @@ fn a_bad_change_is_quarantined_and_the_good_ones_beside_it_are_applied() -> Resu
     Ok(())
 }
 
+/// Found in review: the document took such a change, its state could not be read, and the whole page, and every
+/// write beside it, failed for ever.
+#[test]
+fn a_change_that_nests_too_deep_is_refused_alone() -> Result<(), StoreError> {
+    use automerge::transaction::Transactable as _;
+    let folder = Folder::new();
+    let (one, two) = (folder.open("1.db"), folder.open("2.db"));
+    let id = create(&one, json!({ "title": "one" }))?;
+    let honest = all_changes(&one, id)?;
+    let mut hostile = automerge::Automerge::new();
+    let changes =
+        honest.iter().map(|envelope| automerge::Change::from_bytes(envelope.change.clone()).expect("a change"));
+    hostile.apply_changes(changes.collect::<Vec<_>>()).expect("honest changes");
+    let nest = hostile.transact::<_, _, automerge::AutomergeError>(|transaction| {
+        let mut at = automerge::ROOT;
+        for _ in 0..100 {
+            at = transaction.put_object(&at, "deeper", automerge::ObjType::Map)?;
+        }
+        Ok(())
+    });
+    nest.expect("a change");
+    let deep = hostile.get_last_local_change().expect("the change").raw_bytes().to_vec();
+    let mut batch = honest.clone();
+    batch.push(Envelope { change: deep, ..honest[0].clone() });
+    let received = pull(&two, batch)?;
+    assert_eq!((received.applied, received.quarantined), (honest.len(), 1));
+    assert_eq!(digests(&one)?, digests(&two)?);
+    edit(&two, id, set("still writable"))?;
+    Ok(())
+}
+
+#[test]
+fn bad_bytes_do_not_decide_an_entity_s_collection() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let (one, two) = (folder.open("1.db"), folder.open("2.db"));
+    let id = create(&one, json!({ "title": "one" }))?;
+    edit(&one, id, set("two"))?;
+    let honest = all_changes(&one, id)?;
+    let garbage = Envelope { collection: name("folders"), change: vec![1; 40], ..honest[0].clone() };
+    let orphan = Envelope { collection: name("folders"), ..honest[1].clone() };
+    pull(&two, vec![garbage, orphan])?;
+    pull(&two, honest)?;
+    assert_eq!(digests(&one)?, digests(&two)?);
+    Ok(())
+}
+
+#[test]
+fn a_server_that_lost_its_history_has_lost_its_refusals() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("1.db");
+    create(&store, json!({ "title": "one" }))?;
+    let item = outbox(&store, 10)?.items.remove(0);
+    let refused = Answer::Rejected { code: RejectCode::Forbidden, message: "no".to_owned(), retryable: false };
+    answer(&store, vec![(item.key, refused)])?;
+    assert!(outbox(&store, 10)?.items.is_empty());
+    let batch = WriteBatch { reoffer: Reoffer::Everything, ..WriteBatch::empty(space("main"), LINEAGE) };
+    store.write(move |write| write.apply_batch(1, batch).map(drop)).wait()?;
+    assert_eq!(outbox(&store, 10)?.items.len(), 1);
+    Ok(())
+}
+
 #[test]
 fn answers_settle_what_they_are_about() -> Result<(), StoreError> {
     let folder = Folder::new();
@@ -315,7 +376,7 @@ fn a_server_that_was_never_reached_keeps_nothing_pending() -> Result<(), StoreEr
     let folder = Folder::new();
     let store = folder.open("1.db");
     create(&store, json!({ "title": "one" }))?;
-    let remote = |url: &'static str| store.write(move |write| write.ensure_remote(url)).wait();
+    let remote = |url: &'static str| store.write(move |write| write.ensure_remote(url, &[])).wait();
     let first = remote("http://mistyped")?;
     assert_eq!(remote("http://right")?, first, "the address is corrected, not added");
     accept_everything(&store)?;

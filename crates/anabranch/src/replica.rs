@@ -1,11 +1,12 @@
 //! The replica: one open file and everything that hangs from it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anabranch_core::{Digest, Environment, ReplicaId, Schema, SpaceName};
-use anabranch_store::{OpenMode, QueryRows, Store};
+use anabranch_store::{OpenMode, QueryRows, RemoteKey, Store};
 use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
@@ -28,6 +29,8 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) online: Arc<Mutex<Online>>,
+    /// The remotes that syncs are under way with.
+    pub(crate) in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
     runtime: OnceLock<Runtime>,
 }
 
@@ -89,7 +92,7 @@ impl OpenOptions {
             notified.notify(committed);
             true
         });
-        let inner = Inner { store, watchers, online: Arc::default(), runtime: OnceLock::new() };
+        let inner = Inner { store, watchers, online: Arc::default(), in_use: Arc::default(), runtime: OnceLock::new() };
         Ok(Replica { inner: Arc::new(inner) })
     }
 }
@@ -208,7 +211,11 @@ impl Replica {
             .enable_all()
             .build()
             .map_err(|error| Error::invalid(format!("the event loop cannot be started: {error}")))?;
-        Ok(self.inner.runtime.get_or_init(|| runtime))
+        if let Err(surplus) = self.inner.runtime.set(runtime) {
+            // Another thread was quicker. Dropping it here could be inside an async task, where that panics.
+            surplus.shutdown_background();
+        }
+        self.inner.runtime.get().ok_or_else(|| Error::invalid("the event loop cannot be started"))
     }
 }
 

@@ -5,7 +5,7 @@ mod link;
 mod websocket;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anabranch_core::sync::Halt;
@@ -150,11 +150,16 @@ impl Sync {
 
     fn driver(self, mode: Mode, commands: mpsc::UnboundedReceiver<Command>) -> Result<Driver, Error> {
         let (url, spaces) = (self.url.clone(), self.spaces.clone());
+        // Held while the remote is found and marked, so that two syncs that start together do not share one.
+        let mut in_use = self.replica.inner.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let others: Vec<_> = in_use.iter().copied().collect();
         let remote = self.replica.store().write(move |write| {
             spaces.iter().try_for_each(|space| write.ensure_space(space))?;
-            write.ensure_remote(&url)
+            write.ensure_remote(&url, &others)
         });
         let remote = remote.wait()?;
+        in_use.insert(remote);
+        drop(in_use);
         Driver::new(&self.replica, remote, self.transport, mode, commands)
     }
 }

@@ -98,7 +98,10 @@ impl ClientSession {
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
         matches!(self.link, Link::Open { .. })
-            && self.spaces.values().all(|space| space.pulled && matches!(space.outbox, Outbox::Empty))
+            && self
+                .spaces
+                .values()
+                .all(|space| space.pulled && matches!(space.outbox, Outbox::Empty) && space.retry_at.is_none())
     }
 
     /// Failed attempts in a row.
@@ -259,7 +262,6 @@ impl ClientSession {
         self.link = Link::Open { limits };
         self.lineage = Some(welcome.lineage);
         self.adopted = false;
-        self.backoff.succeed();
         step.events.push(SyncEvent::Online { server_now: welcome.now });
         for (name, space) in &mut self.spaces {
             space.read_outbox(name, limits, step);
@@ -360,6 +362,10 @@ impl ClientSession {
             _ => return self.halt(Halt::Protocol("the server answered what was not asked".to_owned()), step),
         };
         let cursor = cursor.filter(|cursor| cursor.0.len() <= MAX_CURSOR_BYTES);
+        if mark.is_some() {
+            // Not before: a server that says welcome and then fails at once is not well.
+            self.backoff.succeed();
+        }
         space.ack = mark.or(space.ack);
         space.cursor = cursor.clone().or_else(|| space.cursor.take());
         let mut batch = WriteBatch::empty(name.clone(), lineage);
@@ -419,10 +425,14 @@ impl ClientSession {
     }
 
     fn note_caught_up(&mut self, now: UnixMillis, step: &mut ClientStep) {
-        if self.told_caught_up || !self.is_caught_up() {
+        if !self.is_caught_up() {
+            self.told_caught_up = false;
             return;
         }
-        self.told_caught_up = true;
+        if std::mem::replace(&mut self.told_caught_up, true) {
+            return;
+        }
+        self.backoff.succeed();
         step.events.push(SyncEvent::CaughtUp);
         if let (Some(name), Some(lineage)) = (self.spaces.keys().next(), self.lineage) {
             let batch = step.batch.get_or_insert_with(|| WriteBatch::empty(name.clone(), lineage));

@@ -45,6 +45,8 @@ pub(super) struct Driver {
     store: Store,
     watchers: Arc<Watchers>,
     online: Arc<Mutex<Online>>,
+    /// The remotes that syncs of this replica are under way with.
+    in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
     /// This sync's number among those of the replica.
     number: u64,
     remote: RemoteKey,
@@ -105,6 +107,7 @@ impl Driver {
             store,
             watchers: Arc::clone(&replica.inner.watchers),
             online,
+            in_use: Arc::clone(&replica.inner.in_use),
             number,
             remote,
             transport,
@@ -370,7 +373,8 @@ impl Driver {
 
     fn publish(&self) {
         let phase = if self.outcome.is_some() {
-            if self.mode == Mode::Once { Phase::Idle } else { Phase::Halted }
+            let stopped = matches!(self.outcome, Some(Ok(()) | Err(SyncError::Halted(Halt::Stopped))));
+            if self.mode == Mode::Once || stopped { Phase::Idle } else { Phase::Halted }
         } else if self.session.is_caught_up() {
             Phase::Live
         } else if self.link.is_some() {
@@ -408,7 +412,13 @@ impl Drop for Driver {
         if let Some(connecting) = self.connecting.take() {
             connecting.abort();
         }
-        self.tell_status(|online| online.phase = Phase::Idle);
+        self.tell_status(|online| {
+            // Why a sync will not go on must stay to be seen.
+            if online.phase != Phase::Halted {
+                online.phase = Phase::Idle;
+            }
+        });
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.remote);
     }
 }
 
