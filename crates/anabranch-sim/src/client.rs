@@ -146,7 +146,7 @@ impl Process {
         let wanted = spaces.to_vec();
         let (remote, _) = within(&mut engine, move |write| {
             wanted.iter().try_for_each(|space| write.ensure_space(space))?;
-            write.ensure_remote(SERVER)
+            write.ensure_remote(SERVER, &[])
         })
         .map_err(broken("preparing a client's file"))?;
         let reader = file::reader(path)?;
