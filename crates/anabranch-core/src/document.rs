@@ -11,6 +11,7 @@ mod contain;
 mod edit;
 mod error;
 mod genesis;
+mod note;
 mod prepare;
 mod resolve;
 mod slot;
@@ -32,9 +33,11 @@ use crate::id::{Actor, ChangeHash, Heads};
 use crate::name::CollectionName;
 use crate::stamp::Stamp;
 
-pub use edit::{Edit, Path, Step};
+pub use edit::{Choice, Edit, Path, Step};
 pub use error::{ApplyError, DocumentError, EditError};
-pub use state::{Contender, Contest, State};
+pub use resolve::Contender;
+pub use state::{Breach, Contest, State};
+pub(crate) use value::compare;
 pub use value::{MAX_DEPTH, canonical_json};
 
 /// The root key that holds the collection's name.

@@ -285,12 +285,20 @@ impl Actor {
     pub const DERIVED: u8 = 0xA7;
     const MINTED: u8 = 0x01;
 
-    /// A fresh actor for one open of a replica's file.
-    pub fn mint(entropy: &mut dyn Entropy) -> Self {
+    /// A fresh actor for one open of a replica's file. Its second half tells which replica it belongs to.
+    pub fn mint(replica: &ReplicaId, entropy: &mut dyn Entropy) -> Self {
         let mut bytes = [0; 16];
         entropy.fill(&mut bytes);
         bytes[0] = Self::MINTED;
+        // The random half of a UUID v7.
+        bytes[8..].copy_from_slice(&replica.as_bytes()[8..]);
         Self(bytes.to_vec())
+    }
+
+    /// Whether this is an actor of one of the replica's opens. A claim, not a proof: actors are not signed.
+    #[must_use]
+    pub fn is_of(&self, replica: &ReplicaId) -> bool {
+        self.0.len() == 16 && self.0[0] == Self::MINTED && self.0[8..] == replica.as_bytes()[8..]
     }
 
     /// The derived actor of a change: self-certifying, since anyone can compute it from the change encoded
@@ -364,7 +372,9 @@ mod tests {
     #[test]
     fn a_minted_actor_is_never_a_derived_one() {
         let mut entropy = SplitMix64::new(7);
-        assert!((0..1_000).all(|_| !Actor::mint(&mut entropy).is_derived()));
+        let (ours, other) = (ReplicaId::mint(1, &mut entropy), ReplicaId::mint(1, &mut entropy));
+        let actors: Vec<_> = (0..1_000).map(|_| Actor::mint(&ours, &mut entropy)).collect();
+        assert!(actors.iter().all(|actor| !actor.is_derived() && actor.is_of(&ours) && !actor.is_of(&other)));
         assert!(Actor::derived(b"x").is_derived());
     }
 }

@@ -26,5 +26,8 @@ pub use environment::{Entropy, Environment, SplitMix64, UnixMillis};
 pub use error::ErrorKind;
 pub use id::{Actor, ChangeHash, Digest, EntityId, Heads, Lineage, ParseIdError, ReplicaId, TransactionId};
 pub use name::{CollectionName, FieldName, MAX_NAME_BYTES, NameError, SpaceName};
-pub use schema::{Collection, Deletion, Field, Kind, MAX_COLLECTIONS, MAX_FIELDS, Policy, Schema, SchemaError};
+pub use schema::{
+    Check, Collection, CustomCheck, CustomPolicy, Deletion, Field, Functions, Kind, Lens, MAX_COLLECTIONS, MAX_FIELDS,
+    MAX_PATTERN_BYTES, OnDelete, Policy, Rule, Rules, Schema, SchemaError, Settle, ValueType,
+};
 pub use stamp::{Clock, ClockSkew, MAX_DRIFT_MILLIS, Stamp};

@@ -1,9 +1,21 @@
 //! The schema as data: which collections there are, what kind each field is, and how contested values settle.
 
+mod field;
+mod functions;
+mod lens;
+mod policy;
+mod rules;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{CollectionName, FieldName};
+
+pub use field::{Field, Kind, OnDelete};
+pub use functions::Functions;
+pub use lens::Lens;
+pub use policy::{CustomPolicy, Policy, Settle};
+pub use rules::{Check, CustomCheck, MAX_PATTERN_BYTES, Rule, Rules, ValueType};
 
 /// The most collections a schema may have.
 pub const MAX_COLLECTIONS: usize = 256;
@@ -40,95 +52,11 @@ pub struct Collection {
     /// What becomes of an entity that one replica deletes while another edits it.
     #[serde(default)]
     pub deletion: Deletion,
+    /// How contested values of fields that do not say otherwise settle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
     /// The fields, in the order they were declared; the view's columns stand in the same order.
     pub fields: IndexMap<FieldName, Field>,
-}
-
-/// One field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Field {
-    /// What the field is, and so how concurrent writes to it merge.
-    pub kind: Kind,
-    /// How a contested register settles.
-    #[serde(default)]
-    pub policy: Policy,
-    /// Whether the store keeps an SQL index on the field.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub indexed: bool,
-    /// The collection that a `reference` points into.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub to: Option<CollectionName>,
-    /// Whether the entity that a `reference` names is this one's parent: it is pushed first.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub parent: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-impl Field {
-    /// A field of this kind with everything else at its default.
-    #[must_use]
-    pub const fn of(kind: Kind) -> Self {
-        Self { kind, policy: Policy::Lww, indexed: false, to: None, parent: false }
-    }
-}
-
-/// What a field is in the document, and so how concurrent writes to it merge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// One value, written as a whole; contested values settle by the field's [`Policy`].
-    Register,
-    /// A sum of increments.
-    Counter,
-    /// Text that merges character by character.
-    Text,
-    /// A sequence that merges element by element.
-    List,
-    /// Keys and values that merge key by key.
-    Map,
-    /// Members; a concurrent addition wins over a removal.
-    Set,
-    /// The id of another entity, as a register.
-    Reference,
-}
-
-impl Kind {
-    /// Whether fields of this kind live in a container (or counter) that is born in a genesis change.
-    #[must_use]
-    pub const fn has_genesis(self) -> bool {
-        !matches!(self, Self::Register | Self::Reference)
-    }
-
-    /// The kind's name, as in a schema file.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Register => "register",
-            Self::Counter => "counter",
-            Self::Text => "text",
-            Self::List => "list",
-            Self::Map => "map",
-            Self::Set => "set",
-            Self::Reference => "reference",
-        }
-    }
-}
-
-/// How a register with several concurrent values settles: a pure function of values, stamps and op ids.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Policy {
-    /// The last writer wins: the greatest stamp, then the greatest op id.
-    #[default]
-    Lww,
-    /// Automerge's own winner: the greatest op id.
-    Causal,
 }
 
 /// What becomes of an entity that one replica deletes while another edits it.
@@ -162,6 +90,9 @@ pub enum SchemaError {
         /// The rule that it breaks.
         rule: &'static str,
     },
+    /// The schema names a function that the application has not registered.
+    #[error("{0} has no function: register it when the replica is opened")]
+    Unregistered(String),
     /// There are too many collections or fields.
     #[error("{0}")]
     TooLarge(&'static str),
@@ -206,6 +137,7 @@ impl Schema {
                 return Err(SchemaError::TooLarge("a collection has at most 256 fields"));
             }
             distinct_in_sql(collection.fields.keys().map(FieldName::as_str))?;
+            distinct_keys(name, collection)?;
             let mut parents = 0;
             for (field_name, field) in &collection.fields {
                 parents += usize::from(field.parent);
@@ -220,23 +152,19 @@ impl Schema {
 
     fn check_field(&self, field: &Field, parents: usize) -> Result<(), &'static str> {
         let is_reference = field.kind == Kind::Reference;
-        let is_register = is_reference || field.kind == Kind::Register;
         match &field.to {
             None if is_reference => return Err("a reference says which collection it points `to`"),
             Some(_) if !is_reference => return Err("only a reference has `to`"),
             Some(to) if !self.collections.contains_key(to) => return Err("`to` names no collection of this schema"),
             _ => {}
         }
-        if field.parent && !is_reference {
-            return Err("only a reference can be `parent`");
+        if !is_reference && (field.parent || field.on_delete != OnDelete::Keep) {
+            return Err("only a reference can be `parent` or have `on_delete`");
         }
         if parents > 1 {
             return Err("a collection has at most one `parent`");
         }
-        if field.policy != Policy::default() && !is_register {
-            return Err("only registers and references have a `policy`; other kinds merge");
-        }
-        Ok(())
+        field.check()
     }
 }
 
@@ -246,6 +174,38 @@ impl Collection {
     pub fn parent_field(&self) -> Option<&FieldName> {
         self.fields.iter().find(|(_, field)| field.parent).map(|(name, _)| name)
     }
+
+    /// How a field's contested values settle: by its own policy, or else by the collection's.
+    #[must_use]
+    pub fn policy_of<'a>(&'a self, field: &'a Field) -> &'a Policy {
+        const DEFAULT: &Policy = &Policy::Lww;
+        field.policy.as_ref().or(self.policy.as_ref()).unwrap_or(DEFAULT)
+    }
+
+    /// The field that documents hold under this key.
+    #[must_use]
+    pub fn field_at(&self, key: &str) -> Option<(&FieldName, &Field)> {
+        let own = self.fields.get_key_value(key).filter(|(name, field)| field.key_under(name).as_str() == key);
+        own.or_else(|| self.fields.iter().find(|(_, field)| field.key.as_ref().is_some_and(|own| own.as_str() == key)))
+    }
+
+    /// Whether any field has rules.
+    #[must_use]
+    pub fn has_rules(&self) -> bool {
+        self.fields.values().any(|field| !field.rules.is_empty())
+    }
+}
+
+/// Two fields under one key would be the same data, read in two ways.
+fn distinct_keys(name: &CollectionName, collection: &Collection) -> Result<(), SchemaError> {
+    let mut seen = std::collections::BTreeSet::new();
+    for (field_name, field) in &collection.fields {
+        if !seen.insert(field.key_under(field_name)) {
+            let (collection, field) = (name.clone(), field_name.clone());
+            return Err(SchemaError::Field { collection, field, rule: "another field has the same `key`" });
+        }
+    }
+    Ok(())
 }
 
 fn distinct_in_sql<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), SchemaError> {

@@ -1,7 +1,7 @@
 //! What the fuzz targets run, so that plain `cargo test` can replay their corpus without cargo-fuzz.
 
 use anabranch_core::document::{Document, Edit, Path, Step};
-use anabranch_core::{Actor, Change, CollectionName, FieldName, Heads, Schema, SplitMix64, Stamp};
+use anabranch_core::{Actor, Change, CollectionName, FieldName, Heads, ReplicaId, Schema, SplitMix64, Stamp};
 use serde_json::{Map, Value, json};
 
 /// The most operations that one input stands for.
@@ -77,7 +77,8 @@ impl Group {
         let schema = Schema::from_toml(SCHEMA).expect("the schema");
         let name = CollectionName::new("notes").expect("the collection");
         let replicas = (0u64..).take(count).map(|seed| {
-            let actor = Actor::mint(&mut SplitMix64::new(seed));
+            let mut entropy = SplitMix64::new(seed);
+            let actor = Actor::mint(&ReplicaId::mint(0, &mut entropy), &mut entropy);
             Replica { document: Document::new(&actor), actor, log: Vec::new() }
         });
         let mut group = Self { schema, replicas: replicas.collect(), name, millis: 1_000_000 };

@@ -132,8 +132,7 @@ impl Engine {
         let connection = file::open_writer(path)?;
         let now = environment.now();
         let replica = ReplicaId::mint(now, environment.entropy());
-        // Never reused: a file that was copied or restored must not write under its original's name.
-        let actor = Actor::mint(environment.entropy());
+        let actor = Actor::mint(&replica, environment.entropy());
         let mut engine = Self {
             path: path.to_owned(),
             connection,

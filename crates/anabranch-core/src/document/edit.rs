@@ -1,16 +1,21 @@
 //! Local writes: what an application can do to an entity, and how it becomes one change.
 
+use std::collections::BTreeSet;
+
 use automerge::transaction::{CommitOptions, Transactable as _, Transaction};
 use automerge::{ROOT, ScalarValue};
 use serde_json::{Map, Value};
 
 use super::contain::contained;
 use super::error::{DocumentError, EditError};
-use super::prepare::{Prepared, prepare};
+use super::note::Note;
+use super::prepare::{Prepared, prepare, settling};
 use super::slot::held_at_root;
+use super::state::Breach;
 use super::write::{Writer, force};
 use super::{COLLECTION_KEY, Check, DELETED_KEY, Document, theirs};
 use crate::change::Change;
+use crate::id::Digest;
 use crate::name::{CollectionName, FieldName};
 use crate::schema::Collection;
 use crate::stamp::Stamp;
@@ -83,6 +88,16 @@ pub enum Edit {
         /// The new value.
         value: Value,
     },
+    /// Makes a map's entry or a list's element equal to the value, by the smallest difference: what is nested in
+    /// it stays the same list or map, so that concurrent edits in there merge. Adds a map's entry if need be.
+    Assign {
+        /// The list or map field.
+        field: FieldName,
+        /// Which entry or element; not empty.
+        path: Path,
+        /// What it should be.
+        value: Value,
+    },
     /// Removes a map's entry, if it is there, or a list's element.
     Delete {
         /// The list or map field.
@@ -104,6 +119,7 @@ impl Edit {
             | Self::Remove { field, .. }
             | Self::Insert { field, .. }
             | Self::Put { field, .. }
+            | Self::Assign { field, .. }
             | Self::Delete { field, .. } => field,
         }
     }
@@ -140,6 +156,15 @@ impl<S: Into<Step>> FromIterator<S> for Path {
     }
 }
 
+/// How a person settles a conflict.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// With the contender at this place of the list.
+    This(usize),
+    /// With another value.
+    Value(Value),
+}
+
 impl Document {
     /// Creates the entity: its collection and its first fields, in one change.
     ///
@@ -162,7 +187,10 @@ impl Document {
             prepare(name, collection, &Edit::Set { field, value: value.clone() })
         };
         let prepared = fields.iter().map(set).collect::<Result<Vec<_>, _>>()?;
-        self.write(stamp, &prepared, |transaction| Ok(transaction.put(ROOT, COLLECTION_KEY, name.as_str())?))
+        let born = |transaction: &mut Transaction<'_>| Ok(transaction.put(ROOT, COLLECTION_KEY, name.as_str())?);
+        let changes = self.write(stamp, None, &prepared, born)?;
+        self.check(collection, collection.fields.keys())?;
+        Ok(changes)
     }
 
     /// Makes all edits, one after the other, in one change.
@@ -175,7 +203,57 @@ impl Document {
     pub fn edit(&mut self, collection: &Collection, stamp: Stamp, edits: &[Edit]) -> Result<Vec<Change>, EditError> {
         let name = self.collection().ok_or(EditError::NotBorn)?;
         let prepared = edits.iter().map(|edit| prepare(&name, collection, edit)).collect::<Result<Vec<_>, _>>()?;
-        self.write(stamp, &prepared, |_| Ok(()))
+        let changes = self.write(stamp, None, &prepared, |_| Ok(()))?;
+        self.check(collection, edits.iter().map(Edit::field))?;
+        Ok(changes)
+    }
+
+    /// Settles a conflict, in one change that says so. The conflict must still be the one that was looked at: a
+    /// value that has come since would be overwritten unseen.
+    ///
+    /// # Errors
+    /// [`EditError::ConflictChanged`] if it is not; [`EditError`] otherwise. Throw the document away then.
+    pub fn resolve(
+        &mut self,
+        collection: &Collection,
+        stamp: Stamp,
+        conflict: &Digest,
+        choice: &Choice,
+    ) -> Result<Vec<Change>, EditError> {
+        let name = self.collection().ok_or(EditError::NotBorn)?;
+        let state = self.state(Some(collection))?;
+        let contest = state.contests.iter().find(|contest| contest.id == *conflict);
+        let contest = contest.ok_or(EditError::ConflictChanged)?;
+        let value = match choice {
+            Choice::Value(value) => value,
+            Choice::This(place) => {
+                let contender = contest.contenders.get(*place);
+                &contender.ok_or(EditError::NoContender { place: *place, count: contest.contenders.len() })?.value
+            }
+        };
+        let prepared = settling(&name, collection, &contest.field, &contest.path, value)?;
+        let field = prepared.field.clone();
+        let changes = self.write(stamp, Some(Note::Resolve), &[prepared], |_| Ok(()))?;
+        self.check(collection, [&field])?;
+        Ok(changes)
+    }
+
+    /// Whether what has just been written fulfils the rules of the fields that it touched. Others may be broken
+    /// already, which must not keep anybody from editing.
+    fn check<'f>(
+        &self,
+        collection: &Collection,
+        touched: impl IntoIterator<Item = &'f FieldName>,
+    ) -> Result<(), EditError> {
+        if !collection.has_rules() {
+            return Ok(());
+        }
+        let touched: BTreeSet<_> = touched.into_iter().collect();
+        let mut breaches = self.state(Some(collection))?.breaches.into_iter();
+        match breaches.find(|breach| touched.contains(&breach.field)) {
+            Some(Breach { field, rule }) => Err(EditError::Rule { field, rule }),
+            None => Ok(()),
+        }
     }
 
     /// Deletes the entity. Deleting it again is a deletion of its own: it counts even if a concurrent edit has
@@ -189,7 +267,7 @@ impl Document {
         }
         // The stamp is the value, so that no two deletions are the same write.
         let tombstone = ScalarValue::Int(stamp.raw());
-        self.write(stamp, &[], |transaction| force(transaction, &ROOT, DELETED_KEY.into(), &tombstone))
+        self.write(stamp, None, &[], |transaction| force(transaction, &ROOT, DELETED_KEY.into(), &tombstone))
     }
 
     /// Brings a deleted entity back; makes no change if it was never deleted.
@@ -203,13 +281,14 @@ impl Document {
         if held_at_root(&self.automerge, DELETED_KEY)?.iter().all(|op| op.is(&ScalarValue::Null)) {
             return Ok(Vec::new());
         }
-        self.write(stamp, &[], |transaction| force(transaction, &ROOT, DELETED_KEY.into(), &ScalarValue::Null))
+        self.write(stamp, None, &[], |transaction| force(transaction, &ROOT, DELETED_KEY.into(), &ScalarValue::Null))
     }
 
     /// Brings in the geneses that are missing, then writes one change.
-    fn write(
+    pub(super) fn write(
         &mut self,
         stamp: Stamp,
+        note: Option<Note>,
         prepared: &[Prepared],
         first: impl FnOnce(&mut Transaction<'_>) -> Result<(), EditError>,
     ) -> Result<Vec<Change>, EditError> {
@@ -224,7 +303,7 @@ impl Document {
         // An edit that bears nothing has nothing to do to a container that is not there.
         let exists = |edit: &&Prepared| edit.genesis.as_ref().is_none_or(|genesis| self.has(&genesis.change.hash()));
         let effective: Vec<_> = prepared.iter().filter(exists).collect();
-        let made = self.transact(stamp, |transaction| {
+        let made = self.transact(stamp, note, |transaction| {
             first(transaction)?;
             effective.iter().try_for_each(|edit| Writer::new(transaction, edit, stamp).write())
         })?;
@@ -233,9 +312,10 @@ impl Document {
     }
 
     /// Runs `work` in a transaction; the change that it made, if it made one.
-    fn transact(
+    pub(super) fn transact(
         &mut self,
         stamp: Stamp,
+        note: Option<Note>,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<(), EditError>,
     ) -> Result<Option<Change>, EditError> {
         // Until the end is known to be good, it is not.
@@ -243,7 +323,8 @@ impl Document {
         let mut transaction = contained(|| self.automerge.transaction())?;
         let hash = match contained(|| work(&mut transaction)) {
             Ok(Ok(())) => {
-                let options = CommitOptions::default().with_time(stamp.raw());
+                let mut options = CommitOptions::default().with_time(stamp.raw());
+                options.message = note.map(|note| note.to_string());
                 contained(|| transaction.commit_with(options).0)?
             }
             Ok(Err(error)) => {

@@ -6,7 +6,7 @@ use super::contain::Panicked;
 use crate::change::ChangeError;
 use crate::id::{Actor, ChangeHash};
 use crate::name::FieldName;
-use crate::schema::Kind;
+use crate::schema::{Kind, Rule};
 
 /// A document that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +128,31 @@ pub enum EditError {
     Overflow {
         /// The field.
         field: FieldName,
+    },
+    /// The value breaks a rule of its field.
+    #[error("{field}: {rule}")]
+    Rule {
+        /// The field.
+        field: FieldName,
+        /// The rule.
+        rule: Rule,
+    },
+    /// The field is written once, and it has been.
+    #[error("{field} is written once, and has a value")]
+    WriteOnce {
+        /// The field.
+        field: FieldName,
+    },
+    /// The conflict is settled already, or values have come or gone since it was looked at.
+    #[error("the conflict is no longer what it was: look at it again")]
+    ConflictChanged,
+    /// There are not that many contenders.
+    #[error("there is no contender {place}: the conflict has {count}")]
+    NoContender {
+        /// The place that was chosen.
+        place: usize,
+        /// How many there are.
+        count: usize,
     },
     /// The change would be larger than [`MAX_CHANGE_BYTES`](crate::MAX_CHANGE_BYTES).
     #[error("the edit makes a change larger than 1 MiB")]

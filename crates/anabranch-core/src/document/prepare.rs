@@ -12,12 +12,16 @@ use super::genesis::{Genesis, genesis};
 use super::value::{Defect, MAX_DEPTH, checked, member_key, to_scalar};
 use crate::id::EntityId;
 use crate::name::{CollectionName, FieldName};
-use crate::schema::{Collection, Kind};
+use crate::schema::{Collection, Field, Kind, Policy};
 
 /// An edit that suits its field.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) field: FieldName,
+    /// What the document holds the field under.
+    pub(super) key: FieldName,
+    /// How what is contested in the field settles.
+    pub(super) policy: Policy,
     /// The birth of the field's container or counter, if its kind has one.
     pub(super) genesis: Option<Arc<Genesis>>,
     pub(super) action: Action,
@@ -51,6 +55,17 @@ pub(super) enum Action {
         last: Step,
         value: Value,
     },
+    /// As `Put`, by the smallest difference.
+    Assign {
+        path: Vec<Step>,
+        last: Step,
+        value: Value,
+    },
+    /// Writes a contested slot, whatever it holds.
+    Settle {
+        path: Vec<Step>,
+        value: Value,
+    },
     Delete {
         path: Vec<Step>,
         last: Step,
@@ -68,7 +83,8 @@ impl Action {
             Self::Members(members) => !members.is_empty(),
             Self::Content(content) => !is_empty(content),
             Self::Delete { path, last } => !path.is_empty() || matches!(last, Step::Index(_)),
-            Self::Add(_) | Self::Insert { .. } | Self::Put { .. } => true,
+            Self::Settle { path, .. } => !path.is_empty(),
+            Self::Add(_) | Self::Insert { .. } | Self::Put { .. } | Self::Assign { .. } => true,
         }
     }
 }
@@ -98,17 +114,55 @@ pub(super) fn prepare(name: &CollectionName, collection: &Collection, edit: &Edi
             let value = check.value(value, MAX_DEPTH.saturating_sub(path.len() + 1))?;
             Action::Put { path, last, value }
         }
+        Edit::Assign { path, value, .. } if check.is_nested() => {
+            let (path, last) = check.split(path)?;
+            let value = check.value(value, MAX_DEPTH.saturating_sub(path.len() + 1))?;
+            Action::Assign { path, last, value }
+        }
         Edit::Delete { path, .. } if check.is_nested() => {
             let (path, last) = check.split(path)?;
             Action::Delete { path, last }
         }
         _ => return Err(check.wrong(own_edits(check.kind))),
     };
-    let genesis = match check.kind.has_genesis() {
-        true => Some(genesis(name, field, check.kind)?),
+    prepared(name, collection, field, schema, action)
+}
+
+/// The edit that settles a contested slot of a field.
+pub(super) fn settling(
+    name: &CollectionName,
+    collection: &Collection,
+    field: &str,
+    path: &Path,
+    value: &Value,
+) -> Result<Prepared, EditError> {
+    let known = collection.fields.get_key_value(field);
+    let (field, schema) = known.ok_or_else(|| EditError::UnknownField(field.to_owned()))?;
+    let check = Check { field, kind: schema.kind };
+    let value = if path.0.is_empty() {
+        // A register's value is opaque; a reference must be one.
+        check.set(value)?;
+        check.value(value, MAX_DEPTH)?
+    } else {
+        check.value(value, MAX_DEPTH.saturating_sub(path.0.len()))?
+    };
+    prepared(name, collection, field, schema, Action::Settle { path: path.0.clone(), value })
+}
+
+fn prepared(
+    name: &CollectionName,
+    collection: &Collection,
+    field: &FieldName,
+    schema: &Field,
+    action: Action,
+) -> Result<Prepared, EditError> {
+    let key = schema.key_under(field);
+    let genesis = match schema.kind.has_genesis() {
+        true => Some(genesis(name, key, schema.kind)?),
         false => None,
     };
-    Ok(Prepared { field: field.clone(), genesis, action })
+    let policy = collection.policy_of(schema).clone();
+    Ok(Prepared { field: field.clone(), key: key.clone(), policy, genesis, action })
 }
 
 const fn own_edits(kind: Kind) -> &'static str {
@@ -117,7 +171,7 @@ const fn own_edits(kind: Kind) -> &'static str {
         Kind::Counter => "`Set` and `Increment`",
         Kind::Text => "`Set` and `Splice`",
         Kind::Set => "`Set`, `Add` and `Remove`",
-        Kind::List | Kind::Map => "`Set`, `Insert`, `Put` and `Delete`",
+        Kind::List | Kind::Map => "`Set`, `Insert`, `Put`, `Assign` and `Delete`",
     }
 }
 

@@ -6,12 +6,14 @@ use automerge::transaction::Transaction;
 use automerge::{Automerge, ChangeHash, ObjId, ObjType, Prop, ROOT, ReadDoc, ScalarValue, Value};
 use serde_json::{Map, Value as Json};
 
+use super::edit::{Path, Step};
 use super::error::DocumentError;
-use super::resolve::{Candidate, OpId, rank};
-use super::state::{Contender, Contest};
+use super::note::Note;
+use super::resolve::{Contender, contest_id, is_open, settle};
+use super::state::Contest;
 use super::value::{MAX_DEPTH, compare, from_scalar, member_of};
 use crate::id::Actor;
-use crate::schema::Policy;
+use crate::schema::{Field, Policy};
 use crate::stamp::Stamp;
 
 /// A document or an open transaction on one.
@@ -19,17 +21,30 @@ pub(super) trait Source: ReadDoc {
     /// The change that holds an op; `None` for an op of the open transaction.
     fn change_of(&self, op: &ObjId) -> Option<ChangeHash>;
 
-    /// When a change was made.
-    fn stamp_of_change(&self, hash: &ChangeHash) -> Option<i64>;
+    /// When a change was made, and whether it was made to settle a conflict.
+    fn about_change(&self, hash: &ChangeHash) -> Option<(i64, bool)>;
 
     /// When an op was written.
     fn stamp_of(&self, op: &ObjId) -> Stamp {
-        match self.change_of(op) {
-            // Nothing is contested within one transaction, so this one is never compared.
-            None => Stamp::ZERO,
-            Some(hash) => self.stamp_of_change(&hash).and_then(Stamp::from_raw).unwrap_or_default(),
-        }
+        let change = self.change_of(op).and_then(|hash| self.about_change(&hash));
+        change.and_then(|(stamp, _)| Stamp::from_raw(stamp)).unwrap_or_default()
     }
+
+    /// The op as one of several in its slot.
+    fn contender(&self, op: &ObjId, value: Json) -> Result<Contender, DocumentError> {
+        let ObjId::Id(counter, actor, _) = op else { return Err(DocumentError::Damaged) };
+        let actor = Actor::from_bytes(actor.to_bytes()).ok_or(DocumentError::Damaged)?;
+        // Nothing is contested within one transaction, so an op of the open one is never compared.
+        let hash = self.change_of(op).unwrap_or(ChangeHash([0; 32]));
+        let (stamp, resolution) = self.about_change(&hash).unwrap_or_default();
+        let stamp = Stamp::from_raw(stamp).unwrap_or_default();
+        let change = crate::id::ChangeHash::from_bytes(hash.0);
+        Ok(Contender { value, stamp, actor, change, resolution, counter: *counter })
+    }
+}
+
+fn is_resolution(message: Option<&str>) -> bool {
+    message.and_then(Note::parse) == Some(Note::Resolve)
 }
 
 impl Source for Automerge {
@@ -37,8 +52,9 @@ impl Source for Automerge {
         self.hash_for_opid(op)
     }
 
-    fn stamp_of_change(&self, hash: &ChangeHash) -> Option<i64> {
-        self.get_change_meta_by_hash(hash).map(|meta| meta.timestamp)
+    fn about_change(&self, hash: &ChangeHash) -> Option<(i64, bool)> {
+        let meta = self.get_change_meta_by_hash(hash)?;
+        Some((meta.timestamp, is_resolution(meta.message.as_deref())))
     }
 }
 
@@ -47,8 +63,9 @@ impl Source for Transaction<'_> {
         self.hash_for_opid(op)
     }
 
-    fn stamp_of_change(&self, hash: &ChangeHash) -> Option<i64> {
-        self.get_change_by_hash(hash).map(|change| change.timestamp())
+    fn about_change(&self, hash: &ChangeHash) -> Option<(i64, bool)> {
+        let change = self.get_change_by_hash(hash)?;
+        Some((change.timestamp(), is_resolution(change.message())))
     }
 }
 
@@ -84,28 +101,37 @@ pub(super) struct Settled {
 #[derive(Debug)]
 pub(super) struct Reader<'a, S> {
     source: &'a S,
-    path: Vec<String>,
+    /// How what is contested settles.
+    policy: &'a Policy,
+    /// The field that is being read, if the schema knows it.
+    field: Option<&'a Field>,
+    path: Vec<Step>,
     /// The contests met so far; `None` while they are of no interest.
     contests: Option<Vec<Contest>>,
 }
 
 impl<'a, S: Source> Reader<'a, S> {
-    /// A reader that lists the contests that it meets.
-    pub(super) const fn attentive(source: &'a S) -> Self {
-        Self { source, path: Vec::new(), contests: Some(Vec::new()) }
+    /// A reader of values only.
+    pub(super) const fn new(source: &'a S, policy: &'a Policy) -> Self {
+        Self { source, policy, field: None, path: Vec::new(), contests: None }
     }
 
-    /// A reader of values only.
-    pub(super) const fn new(source: &'a S) -> Self {
-        Self { source, path: Vec::new(), contests: None }
+    /// A reader that lists the contests that it meets.
+    pub(super) const fn attentive(source: &'a S) -> Self {
+        Self { source, policy: &Policy::Lww, field: None, path: Vec::new(), contests: Some(Vec::new()) }
+    }
+
+    /// Goes on to a field of this name; `field` is what the schema says of it.
+    pub(super) fn enter(&mut self, name: &str, policy: &'a Policy, field: Option<&'a Field>) {
+        (self.policy, self.field) = (policy, field);
+        self.path = vec![Step::Key(name.to_owned())];
     }
 
     pub(super) fn into_contests(self) -> Vec<Contest> {
         self.contests.unwrap_or_default()
     }
 
-    /// Reads with `step` added to the path that contests are reported under.
-    pub(super) fn under<T>(&mut self, step: String, read: impl FnOnce(&mut Self) -> T) -> T {
+    fn under<T>(&mut self, step: Step, read: impl FnOnce(&mut Self) -> T) -> T {
         self.path.push(step);
         let result = read(self);
         self.path.pop();
@@ -113,27 +139,36 @@ impl<'a, S: Source> Reader<'a, S> {
     }
 
     /// What the ops of a slot settle to; `None` if there are none. `depth` is the slot's own: 0 at the root.
-    pub(super) fn settle(
-        &mut self,
-        mut ops: Vec<Held>,
-        policy: Policy,
-        depth: usize,
-    ) -> Result<Option<Settled>, DocumentError> {
+    pub(super) fn settle(&mut self, mut ops: Vec<Held>, depth: usize) -> Result<Option<Settled>, DocumentError> {
         if ops.len() < 2 {
             let Some(winner) = ops.pop() else { return Ok(None) };
             let value = self.value(&winner.value, &winner.id, depth)?;
+            let value = if depth == 0 { self.through_lens(value) } else { value };
             return Ok(Some(Settled { winner, value }));
         }
-        let candidates = self.candidates(&ops, depth)?;
-        let ranked = rank(policy, &candidates);
-        let winner = ops.swap_remove(ranked[0]);
-        let mut value = candidates[ranked[0]].value.clone();
+        let mut contenders = self.contenders(&ops, depth)?;
+        let custom = settle(self.policy, &mut contenders);
+        let won = |op: &Held| matches!(&op.id, ObjId::Id(counter, actor, _)
+            if *counter == contenders[0].counter && actor.to_bytes() == contenders[0].actor.as_bytes());
+        let place = ops.iter().position(won).ok_or(DocumentError::Damaged)?;
+        let winner = ops.swap_remove(place);
+        let mut value = custom.unwrap_or_else(|| contenders[0].value.clone());
         if self.contests.is_some() {
-            self.report(&ranked, &candidates);
-            // Once more, for the contests inside the winner.
-            value = self.value(&winner.value, &winner.id, depth)?;
+            self.report(value.clone(), contenders);
+            if winner.value.is_object() {
+                // Once more, for the contests inside the winner.
+                value = self.value(&winner.value, &winner.id, depth)?;
+            }
         }
         Ok(Some(Settled { winner, value }))
+    }
+
+    /// Only registers have lenses, and only at the root.
+    fn through_lens(&self, value: Json) -> Json {
+        match self.field.and_then(|field| field.lens.as_ref().zip(Some(&field.rules))) {
+            Some((lens, rules)) => lens.read(value, rules),
+            None => value,
+        }
     }
 
     /// The value that an op holds, in a slot at `depth`.
@@ -155,7 +190,7 @@ impl<'a, S: Source> Reader<'a, S> {
                 true => held(self.source, list, item.index)?,
                 false => vec![Held { id: item.id(), value: item.value.into_value() }],
             };
-            let settled = self.under(item.index.to_string(), |reader| reader.settle(ops, Policy::Lww, depth))?;
+            let settled = self.under(Step::Index(item.index), |reader| reader.settle(ops, depth))?;
             items.extend(settled.map(|settled| settled.value));
         }
         Ok(items)
@@ -170,7 +205,7 @@ impl<'a, S: Source> Reader<'a, S> {
                 true => held(self.source, map, key.as_str())?,
                 false => vec![Held { id: item.id(), value: item.value.into_value() }],
             };
-            let settled = self.under(key.clone(), |reader| reader.settle(ops, Policy::Lww, depth))?;
+            let settled = self.under(Step::Key(key.clone()), |reader| reader.settle(ops, depth))?;
             entries.extend(settled.map(|settled| (key, settled.value)));
         }
         Ok(entries)
@@ -183,27 +218,33 @@ impl<'a, S: Source> Reader<'a, S> {
         members
     }
 
-    fn candidates(&mut self, ops: &[Held], depth: usize) -> Result<Vec<Candidate>, DocumentError> {
+    fn contenders(&mut self, ops: &[Held], depth: usize) -> Result<Vec<Contender>, DocumentError> {
         let outer = self.contests.take();
-        let candidates = ops.iter().map(|op| {
+        let contenders = ops.iter().map(|op| {
             let value = self.value(&op.value, &op.id, depth)?;
-            Ok(Candidate { value, stamp: self.source.stamp_of(&op.id), op: op_id(&op.id)? })
+            let value = if depth == 0 { self.through_lens(value) } else { value };
+            self.source.contender(&op.id, value)
         });
-        let candidates = candidates.collect();
+        let contenders = contenders.collect();
         self.contests = outer;
-        candidates
+        contenders
     }
 
     /// Equal values are no contest: whoever wins, nobody's value is lost.
-    fn report(&mut self, ranked: &[usize], candidates: &[Candidate]) {
-        if candidates.iter().all(|candidate| candidate.value == candidates[0].value) {
+    fn report(&mut self, value: Json, contenders: Vec<Contender>) {
+        if contenders.iter().all(|contender| contender.value == contenders[0].value) {
             return;
         }
-        let contenders = ranked.iter().map(|at| {
-            let Candidate { value, stamp, op } = candidates[*at].clone();
-            Contender { value, stamp, actor: op.actor }
-        });
-        let contest = Contest { field: self.path.join("."), contenders: contenders.collect() };
+        let Some((Step::Key(field), path)) = self.path.split_first() else { return };
+        let contest = Contest {
+            field: field.clone(),
+            path: Path(path.to_vec()),
+            id: contest_id(&contenders),
+            policy: self.policy.clone(),
+            open: is_open(self.policy, &contenders),
+            value,
+            contenders,
+        };
         self.contests.get_or_insert_default().push(contest);
     }
 }
@@ -213,12 +254,3 @@ pub(super) fn held_at_root(source: &impl ReadDoc, key: &str) -> Result<Vec<Held>
     held(source, &ROOT, key)
 }
 
-fn op_id(id: &ObjId) -> Result<OpId, DocumentError> {
-    match id {
-        ObjId::Root => Err(DocumentError::Damaged),
-        ObjId::Id(counter, actor, _) => {
-            let actor = Actor::from_bytes(actor.to_bytes()).ok_or(DocumentError::Damaged)?;
-            Ok(OpId { counter: *counter, actor })
-        }
-    }
-}

@@ -8,14 +8,16 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Document;
 use super::contain::contained;
+use super::edit::{Path, Step};
 use super::error::DocumentError;
 use super::genesis::{genesis, is_birth, is_genesis};
+use super::resolve::Contender;
 use super::slot::{Held, Reader, Source as _, held_at_root};
 use super::value::canonical_json;
 use super::{COLLECTION_KEY, DELETED_KEY};
-use crate::id::{Actor, Digest};
+use crate::id::Digest;
 use crate::name::{CollectionName, FieldName};
-use crate::schema::{Collection, Deletion, Field, Kind, Policy};
+use crate::schema::{Collection, Deletion, Field, Kind, Policy, Rule};
 use crate::stamp::Stamp;
 
 /// An entity as the application sees it.
@@ -33,26 +35,52 @@ pub struct State {
     pub updated: Stamp,
     /// The slots in which several different values stand.
     pub contests: Vec<Contest>,
+    /// The rules that the fields break.
+    pub breaches: Vec<Breach>,
 }
 
 /// A slot in which concurrent writes left different values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contest {
-    /// The field, followed by the path into it: `title`, `address.city`, `steps.3`.
+    /// The field.
     pub field: String,
-    /// The values: first the one that the state shows, then the others, best first.
+    /// The way from the field to the slot; empty if the field itself is the slot.
+    pub path: Path,
+    /// Names the contest: the same on every replica, and another once a value has come or gone.
+    pub id: Digest,
+    /// The policy that it settled by.
+    pub policy: Policy,
+    /// Whether it waits for a person: the policy is [`Policy::Manual`], and not all values are resolutions.
+    pub open: bool,
+    /// The value that the state shows.
+    pub value: Json,
+    /// All values: first the winner's, then the others', best first.
     pub contenders: Vec<Contender>,
 }
 
-/// One value of a contest.
+/// A rule that the entity breaks: a merge did it, or an older schema version did not have the rule.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Contender {
-    /// The value.
-    pub value: Json,
-    /// When it was written.
-    pub stamp: Stamp,
-    /// Who wrote it.
-    pub actor: Actor,
+pub struct Breach {
+    /// The field.
+    pub field: FieldName,
+    /// The rule.
+    pub rule: Rule,
+}
+
+impl Contest {
+    /// The field and the path into it, for a person: `title`, `address.city`, `steps.3`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let mut place = self.field.clone();
+        for step in &self.path.0 {
+            place.push('.');
+            match step {
+                Step::Key(key) => place.push_str(key),
+                Step::Index(index) => place.push_str(&index.to_string()),
+            }
+        }
+        place
+    }
 }
 
 impl State {
@@ -68,7 +96,7 @@ impl State {
         };
         let contest = |contest: &Contest| {
             let contenders: Vec<_> = contest.contenders.iter().map(contender).collect();
-            json!({ "contenders": contenders, "field": contest.field })
+            json!({ "contenders": contenders, "field": contest.place() })
         };
         canonical_json(&json!({
             "collection": self.collection.as_ref().map(CollectionName::as_str),
@@ -84,6 +112,22 @@ impl State {
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of(self.to_canonical_json().as_bytes())
+    }
+
+    /// Fills in the defaults, and lists the rules that are broken.
+    fn complete(&mut self, schema: &Collection) {
+        for (name, field) in &schema.fields {
+            if let Some(default) = field.default.as_ref().filter(|_| !self.fields.contains_key(name.as_str())) {
+                self.fields.insert(name.to_string(), default.clone());
+            }
+        }
+        if self.deleted {
+            return;
+        }
+        for (name, field) in schema.fields.iter().filter(|(_, field)| !field.rules.is_empty()) {
+            let broken = field.rules.broken(self.fields.get(name.as_str()), &self.fields);
+            self.breaches.extend(broken.map(|rule| Breach { field: name.clone(), rule }));
+        }
     }
 }
 
@@ -115,17 +159,38 @@ impl Document {
                 true => held_at_root(&self.automerge, &key)?,
                 false => vec![Held { id: item.id(), value: item.value.into_value() }],
             };
-            let value = match schema.and_then(|schema| schema.fields.get_key_value(key.as_str())) {
-                Some((name, field)) => fields.known(&self.automerge, name, field, ops)?,
-                None => fields.unknown(&key, ops)?,
+            let (name, value) = match schema.and_then(|schema| Some((schema, schema.field_at(&key)?))) {
+                Some((schema, (name, field))) => {
+                    fields.reader.enter(name.as_str(), schema.policy_of(field), Some(field));
+                    (name.to_string(), fields.known(&self.automerge, field.key_under(name), field, ops)?)
+                }
+                None => {
+                    // A field of a newer schema may have the name that this one shows another under.
+                    let taken = schema.is_some_and(|schema| schema.fields.contains_key(key.as_str()));
+                    let name = if taken { format!("${key}") } else { key.clone() };
+                    fields.reader.enter(&name, &Policy::Lww, None);
+                    (name, fields.unknown(&key, ops)?)
+                }
             };
             // A cleared register is as good as one that was never written.
-            values.extend(value.filter(|value| !value.is_null()).map(|value| (key, value)));
+            values.extend(value.filter(|value| !value.is_null()).map(|value| (name, value)));
         }
         let contests = fields.reader.into_contests();
         let deletion = schema.map_or_else(Deletion::default, |schema| schema.deletion);
         let deleted = self.is_deleted(deletion)?;
-        Ok(State { collection, fields: values, deleted, created, updated: self.updated, contests })
+        let mut state = State {
+            collection,
+            fields: values,
+            deleted,
+            created,
+            updated: self.updated,
+            contests,
+            breaches: Vec::new(),
+        };
+        if let Some(schema) = schema.filter(|_| state.collection.is_some()) {
+            state.complete(schema);
+        }
+        Ok(state)
     }
 
     /// The collection, and when it was first written. Several replicas may create an entity of a well-known
@@ -179,23 +244,23 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// A field whose kind the schema tells.
+    /// A field whose kind the schema tells; `key` is what documents hold it under.
     fn known(
         &mut self,
         automerge: &Automerge,
-        name: &FieldName,
+        key: &FieldName,
         field: &Field,
         mut ops: Vec<Held>,
     ) -> Result<Option<Json>, DocumentError> {
         if !field.kind.has_genesis() {
             ops.retain(|op| !is_birth(&op.value, &op.id));
-            return self.register(name.as_str(), ops, field.policy);
+            return self.register(ops);
         }
         let Some(collection) = self.collection else { return Ok(None) };
-        let genesis = genesis(collection, name, field.kind)?;
+        let genesis = genesis(collection, key, field.kind)?;
         if field.kind == Kind::Counter {
             let born = ops.into_iter().find(|op| op.id == genesis.object);
-            return born.map(|op| self.born(name.as_str(), field.kind, &op)).transpose();
+            return born.map(|op| self.born(field.kind, &op)).transpose();
         }
         // By its id and not by its key: what else stands at the key does not matter.
         let hash = ChangeHash(*genesis.change.hash().as_bytes());
@@ -204,13 +269,13 @@ impl Fields<'_> {
         }
         let value = Value::Object(automerge.object_type(&genesis.object)?);
         let op = Held { value, id: genesis.object.clone() };
-        self.born(name.as_str(), field.kind, &op).map(Some)
+        self.born(field.kind, &op).map(Some)
     }
 
     /// A field that only the document tells of.
     fn unknown(&mut self, key: &str, ops: Vec<Held>) -> Result<Option<Json>, DocumentError> {
         let Some(op) = ops.iter().rfind(|op| is_birth(&op.value, &op.id)).cloned() else {
-            return self.register(key, ops, Policy::Lww);
+            return self.register(ops);
         };
         let is_set = match (self.collection, FieldName::new(key)) {
             (Some(collection), Ok(field)) => genesis(collection, &field, Kind::Set)?.object == op.id,
@@ -223,19 +288,18 @@ impl Fields<'_> {
             Value::Object(_) => Kind::Map,
             Value::Scalar(_) => Kind::Counter,
         };
-        self.born(key, kind, &op).map(Some)
+        self.born(kind, &op).map(Some)
     }
 
-    fn register(&mut self, key: &str, ops: Vec<Held>, policy: Policy) -> Result<Option<Json>, DocumentError> {
-        let settled = self.reader.under(key.to_owned(), |reader| reader.settle(ops, policy, 0))?;
-        Ok(settled.map(|settled| settled.value))
+    fn register(&mut self, ops: Vec<Held>) -> Result<Option<Json>, DocumentError> {
+        Ok(self.reader.settle(ops, 0)?.map(|settled| settled.value))
     }
 
     /// The content of a container or counter.
-    fn born(&mut self, key: &str, kind: Kind, op: &Held) -> Result<Json, DocumentError> {
+    fn born(&mut self, kind: Kind, op: &Held) -> Result<Json, DocumentError> {
         match kind {
             Kind::Set => Ok(Json::Array(self.reader.set(&op.id))),
-            _ => self.reader.under(key.to_owned(), |reader| reader.value(&op.value, &op.id, 0)),
+            _ => self.reader.value(&op.value, &op.id, 0),
         }
     }
 }

@@ -177,7 +177,7 @@ pub(super) fn member_of(key: &str) -> Option<Value> {
 }
 
 /// A total order over JSON scalars: null, then booleans, numbers by size, strings; arrays and objects last.
-pub(super) fn compare(a: &Value, b: &Value) -> Ordering {
+pub(crate) fn compare(a: &Value, b: &Value) -> Ordering {
     let class = |value: &Value| match value {
         Value::Null => 0,
         Value::Bool(_) => 1,

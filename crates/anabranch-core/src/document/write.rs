@@ -11,7 +11,7 @@ use super::edit::Step;
 use super::error::{DocumentError, EditError};
 use super::genesis::is_birth;
 use super::prepare::{Action, Prepared};
-use super::slot::{Reader, Settled, held, held_at_root};
+use super::slot::{Held, Reader, Settled, held, held_at_root};
 use super::value::{to_nested, to_scalar};
 use crate::name::FieldName;
 use crate::schema::Policy;
@@ -41,22 +41,21 @@ pub(super) fn force(
 /// Writes one edit into a transaction.
 pub(super) struct Writer<'a, 'd> {
     transaction: &'a mut Transaction<'d>,
-    field: &'a FieldName,
+    edit: &'a Prepared,
     /// The field's container, or the root for a register.
     container: ObjId,
-    action: &'a Action,
     stamp: Stamp,
 }
 
 impl<'a, 'd> Writer<'a, 'd> {
     pub(super) fn new(transaction: &'a mut Transaction<'d>, edit: &'a Prepared, stamp: Stamp) -> Self {
         let container = edit.genesis.as_ref().map_or(ROOT, |genesis| genesis.object.clone());
-        Self { transaction, field: &edit.field, container, action: &edit.action, stamp }
+        Self { transaction, edit, container, stamp }
     }
 
     pub(super) fn write(mut self) -> Result<(), EditError> {
         let container = self.container.clone();
-        match self.action {
+        match &self.edit.action {
             Action::Register(scalar) => self.register(scalar),
             Action::Count(target) => {
                 let current = self.count()?;
@@ -74,23 +73,61 @@ impl<'a, 'd> Writer<'a, 'd> {
             Action::Content(_) => Err(DocumentError::Damaged.into()),
             Action::Insert { path, at, values } => self.insert(path, *at, values),
             Action::Put { path, last, value } => self.put(path, last, value),
+            Action::Assign { path, last, value } => {
+                let (object, kind) = self.descend(path)?;
+                let prop = self.prop(&object, kind, last)?;
+                self.assign(&object, prop, value, path.len() + 1)
+            }
+            Action::Settle { path, value } => self.settle(path, value),
             Action::Delete { path, last } => self.delete(path, last),
         }
     }
 
     fn register(&mut self, scalar: &ScalarValue) -> Result<(), EditError> {
-        let ops = held_at_root(self.transaction, self.field.as_str())?;
+        let ops = held_at_root(self.transaction, self.edit.key.as_str())?;
         if ops.iter().any(|op| is_birth(&op.value, &op.id)) {
             // The put would name the genesis as its predecessor, which every replica refuses.
-            return Err(EditError::KindChanged { field: self.field.clone() });
+            return Err(EditError::KindChanged { field: self.field() });
         }
         let unchanged = if ops.is_empty() { *scalar == ScalarValue::Null } else { ops.iter().all(|op| op.is(scalar)) };
-        if unchanged { Ok(()) } else { force(self.transaction, &ROOT, self.field.as_str().into(), scalar) }
+        if unchanged {
+            return Ok(());
+        }
+        self.writable(&ops)?;
+        force(self.transaction, &ROOT, self.edit.key.as_str().into(), scalar)
+    }
+
+    /// A write-once slot that has a value, uncontested, keeps it.
+    fn writable(&self, ops: &[Held]) -> Result<(), EditError> {
+        let [first, others @ ..] = ops else { return Ok(()) };
+        let settled = !first.is(&ScalarValue::Null) && others.iter().all(|op| op.value == first.value);
+        if self.edit.policy == Policy::FirstWriter && settled && !self.is_own(first) {
+            return Err(EditError::WriteOnce { field: self.field() });
+        }
+        Ok(())
+    }
+
+    /// Whether the open transaction wrote the op: several edits of one change may touch a slot.
+    fn is_own(&self, op: &Held) -> bool {
+        self.transaction.hash_for_opid(&op.id).is_none()
+    }
+
+    fn settle(&mut self, path: &[Step], value: &Json) -> Result<(), EditError> {
+        let Some((last, path)) = path.split_last() else {
+            return force(self.transaction, &ROOT, self.edit.key.as_str().into(), &to_scalar(value));
+        };
+        let (object, kind) = self.descend(path)?;
+        let prop = self.prop(&object, kind, last)?;
+        self.put_value(&object, prop, value)
+    }
+
+    fn field(&self) -> FieldName {
+        self.edit.field.clone()
     }
 
     /// The counter's value: that of its genesis op, whatever else stands at the key.
     fn count(&self) -> Result<i64, EditError> {
-        let ops = held_at_root(self.transaction, self.field.as_str())?;
+        let ops = held_at_root(self.transaction, self.edit.key.as_str())?;
         let born = ops.iter().find(|op| op.id == self.container);
         match born.and_then(|op| op.value.as_scalar()) {
             Some(ScalarValue::Counter(counter)) => Ok(counter.into()),
@@ -103,11 +140,11 @@ impl<'a, 'd> Writer<'a, 'd> {
             return Ok(());
         }
         self.count()?.checked_add(by).ok_or_else(|| self.overflow())?;
-        Ok(self.transaction.increment(ROOT, self.field.as_str(), by)?)
+        Ok(self.transaction.increment(ROOT, self.edit.key.as_str(), by)?)
     }
 
     fn overflow(&self) -> EditError {
-        EditError::Overflow { field: self.field.clone() }
+        EditError::Overflow { field: self.field() }
     }
 
     fn text(&mut self, new: &str) -> Result<(), EditError> {
@@ -136,7 +173,7 @@ impl<'a, 'd> Writer<'a, 'd> {
     fn within(&self, at: usize, count: usize, length: usize) -> Result<(), EditError> {
         let end = at.checked_add(count).filter(|end| *end <= length);
         let at = if at > length { at } else { at.saturating_add(count) };
-        end.map(drop).ok_or_else(|| EditError::OutOfRange { field: self.field.clone(), at, length })
+        end.map(drop).ok_or_else(|| EditError::OutOfRange { field: self.field(), at, length })
     }
 
     fn members<'k>(&mut self, wanted: impl Iterator<Item = &'k String>) -> Result<(), EditError> {
@@ -173,14 +210,19 @@ impl<'a, 'd> Writer<'a, 'd> {
         let ops = held(self.transaction, &object, prop.clone())?;
         let mut unchanged = !ops.is_empty();
         for op in &ops {
-            unchanged &= Reader::new(self.transaction).value(&op.value, &op.id, path.len() + 1)? == *value;
+            unchanged &= self.reader().value(&op.value, &op.id, path.len() + 1)? == *value;
         }
-        if unchanged { Ok(()) } else { self.put_value(&object, prop, value) }
+        if unchanged {
+            return Ok(());
+        }
+        self.writable(&ops)?;
+        self.put_value(&object, prop, value)
     }
 
     fn delete(&mut self, path: &[Step], last: &Step) -> Result<(), EditError> {
         let (object, kind) = self.descend(path)?;
         let prop = self.prop(&object, kind, last)?;
+        self.writable(&held(self.transaction, &object, prop.clone())?)?;
         Ok(self.transaction.delete(&object, prop)?)
     }
 
@@ -199,9 +241,13 @@ impl<'a, 'd> Writer<'a, 'd> {
         Ok((object, kind))
     }
 
+    fn reader(&self) -> Reader<'_, Transaction<'d>> {
+        Reader::new(self.transaction, &self.edit.policy)
+    }
+
     fn settled(&self, object: &ObjId, prop: Prop, depth: usize) -> Result<Option<Settled>, EditError> {
         let ops = held(self.transaction, object, prop)?;
-        Ok(Reader::new(self.transaction).settle(ops, Policy::Lww, depth)?)
+        Ok(self.reader().settle(ops, depth)?)
     }
 
     fn prop(&self, object: &ObjId, kind: ObjType, step: &Step) -> Result<Prop, EditError> {
@@ -216,7 +262,7 @@ impl<'a, 'd> Writer<'a, 'd> {
     }
 
     fn nowhere(&self) -> EditError {
-        EditError::NoSuchElement { field: self.field.clone() }
+        EditError::NoSuchElement { field: self.field() }
     }
 
     /// Replaces whatever stands in a slot.
@@ -241,20 +287,24 @@ impl<'a, 'd> Writer<'a, 'd> {
         match (winner.value, value) {
             (Value::Object(ObjType::Map), Json::Object(entries)) => self.assign_map(&winner.id, entries, depth + 1),
             (Value::Object(ObjType::List), Json::Array(items)) => self.assign_list(&winner.id, items, depth + 1),
-            _ => self.put_value(object, prop, value),
+            _ => {
+                self.writable(&held(self.transaction, object, prop.clone())?)?;
+                self.put_value(object, prop, value)
+            }
         }
     }
 
     fn assign_map(&mut self, map: &ObjId, wanted: &Map<String, Json>, depth: usize) -> Result<(), EditError> {
         let surplus: Vec<String> = self.transaction.keys(map).filter(|key| !wanted.contains_key(key)).collect();
         for key in surplus {
+            self.writable(&held(self.transaction, map, key.as_str())?)?;
             self.transaction.delete(map, key)?;
         }
         wanted.iter().try_for_each(|(key, value)| self.assign(map, key.as_str().into(), value, depth))
     }
 
     fn assign_list(&mut self, list: &ObjId, wanted: &[Json], depth: usize) -> Result<(), EditError> {
-        let current = Reader::new(self.transaction).list(list, depth)?;
+        let current = self.reader().list(list, depth)?;
         let (prefix, suffix) = shared_ends(&current, wanted);
         let surplus = current.len() - prefix - suffix;
         match &wanted[prefix..wanted.len() - suffix] {

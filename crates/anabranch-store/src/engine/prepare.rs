@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_core::{Collection, Field, Schema};
+use anabranch_core::{Actor, Collection, Field, Schema};
 
 use crate::cache::EntityKey;
 use crate::engine::Engine;
@@ -41,6 +41,8 @@ impl Engine {
             Some(id) => self.replica = id.parse()?,
             None => rows::set_meta(&self.connection, "replica", self.replica.to_string())?,
         }
+        // Never reused: a file that was copied or restored must not write under its original's name.
+        self.actor = Actor::mint(&self.replica, self.environment.entropy());
         self.reload_clock()
     }
 

@@ -12,14 +12,15 @@ fn g08_conflicts_settle_by_policy_and_every_value_stays_readable() {
     exchange(&mut a, &mut b);
     let state = a.state();
     assert_eq!((&state.fields["title"], &state.fields["first"]), (&json!("a"), &json!("b")));
-    let contender = |value: &str, stamp, byte| Contender { value: json!(value), stamp: at(stamp), actor: actor(byte) };
-    assert_eq!(
-        state.contests,
-        [
-            Contest { field: "first".to_owned(), contenders: vec![contender("b", 5, 2), contender("a", 9, 1)] },
-            Contest { field: "title".to_owned(), contenders: vec![contender("a", 9, 1), contender("b", 5, 2)] },
-        ]
-    );
+    let seen: Vec<_> = state.contests.iter().map(|contest| (contest.place(), contest.value.clone())).collect();
+    assert_eq!(seen, [("first".to_owned(), json!("b")), ("title".to_owned(), json!("a"))]);
+    let contenders = |place: usize| {
+        let contenders = state.contests[place].contenders.iter();
+        contenders.map(|one| (one.value.clone(), one.stamp, one.actor.clone())).collect::<Vec<_>>()
+    };
+    let (from_a, from_b) = ((json!("a"), at(9), actor(1)), (json!("b"), at(5), actor(2)));
+    assert_eq!(contenders(0), [from_b.clone(), from_a.clone()]);
+    assert_eq!(contenders(1), [from_a, from_b]);
 }
 
 #[test]
@@ -162,7 +163,7 @@ fn nested_slots_are_contested_and_settled_by_path() {
     exchange(&mut a, &mut b);
     assert_eq!(a.field("facts"), json!({ "who": { "name": "ada" } }));
     assert_eq!(a.field("steps"), json!(["one", "2a"]));
-    let contested: Vec<_> = a.state().contests.iter().map(|contest| contest.field.clone()).collect();
+    let contested: Vec<_> = a.state().contests.iter().map(Contest::place).collect();
     assert_eq!(contested, ["facts.who.name", "steps.1"]);
     // A whole-field write that changes another entry leaves the contest alone; a put settles it.
     a.edit(10, &[set("facts", json!({ "who": { "name": "ada" }, "when": 1843 }))]);
