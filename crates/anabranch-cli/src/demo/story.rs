@@ -125,6 +125,7 @@ fn read_contests(member: &Member, space: &SpaceName, id: EntityId) -> Result<Vec
 }
 
 fn describe(fleet: &Fleet, entity: &str, contest: Contest) -> Contested {
+    let field = contest.place();
     let values: Vec<_> = contest
         .contenders
         .into_iter()
@@ -137,7 +138,7 @@ fn describe(fleet: &Fleet, entity: &str, contest: Contest) -> Contested {
         .collect();
     let tie = matches!(values.as_slice(), [first, second, ..] if first.stamp == second.stamp);
     let settled_by = if tie { "equal stamps: the greater op id" } else { "the last writer, by stamp" };
-    Contested { entity: entity.to_owned(), field: contest.place(), settled_by, values }
+    Contested { entity: entity.to_owned(), field, settled_by, values }
 }
 
 /// What has become of the fields that merge.

@@ -148,8 +148,10 @@ impl<'a, S: Source> Reader<'a, S> {
         }
         let mut contenders = self.contenders(&ops, depth)?;
         let custom = settle(self.policy, &mut contenders);
-        let won = |op: &Held| matches!(&op.id, ObjId::Id(counter, actor, _)
-            if *counter == contenders[0].counter && actor.to_bytes() == contenders[0].actor.as_bytes());
+        let won = |op: &Held| {
+            matches!(&op.id, ObjId::Id(counter, actor, _)
+            if *counter == contenders[0].counter && actor.to_bytes() == contenders[0].actor.as_bytes())
+        };
         let place = ops.iter().position(won).ok_or(DocumentError::Damaged)?;
         let winner = ops.swap_remove(place);
         let mut value = custom.unwrap_or_else(|| contenders[0].value.clone());
@@ -253,4 +255,3 @@ impl<'a, S: Source> Reader<'a, S> {
 pub(super) fn held_at_root(source: &impl ReadDoc, key: &str) -> Result<Vec<Held>, DocumentError> {
     held(source, &ROOT, key)
 }
-

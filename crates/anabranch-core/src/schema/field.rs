@@ -141,7 +141,6 @@ impl Kind {
     }
 }
 
-
 /// What becomes of an entity when the one that it refers to is deleted.
 ///
 /// A deletion that meets a reference it did not know of (two replicas were apart) deletes nothing and clears

@@ -45,11 +45,11 @@ fn convert(value: &Value, wanted: ValueType) -> Option<Value> {
         (ValueType::String, Value::Bool(_) | Value::Number(_)) => Some(Value::String(value.to_string())),
         (ValueType::Boolean, Value::String(text)) => text.parse::<bool>().ok().map(Value::Bool),
         (ValueType::Integer, Value::String(text)) => text.parse::<i64>().ok().map(Value::from),
-        (ValueType::Number, Value::String(text)) => {
-            text.parse::<i64>().ok().map(Value::from).or_else(|| {
-                text.parse::<f64>().ok().and_then(Number::from_f64).map(Value::Number)
-            })
-        }
+        (ValueType::Number, Value::String(text)) => text
+            .parse::<i64>()
+            .ok()
+            .map(Value::from)
+            .or_else(|| text.parse::<f64>().ok().and_then(Number::from_f64).map(Value::Number)),
         _ => None,
     }
 }
@@ -62,7 +62,10 @@ mod tests {
 
     #[test]
     fn old_values_are_mapped_then_converted_then_replaced() {
-        let lens = Lens { map: IndexMap::from([("high".to_owned(), json!(3)), ("true".to_owned(), json!(1))]), otherwise: Some(json!(0)) };
+        let lens = Lens {
+            map: IndexMap::from([("high".to_owned(), json!(3)), ("true".to_owned(), json!(1))]),
+            otherwise: Some(json!(0)),
+        };
         let integer = Rules { value_type: Some(ValueType::Integer), ..Rules::NONE };
         for (old, read) in [
             (json!("high"), json!(3)),

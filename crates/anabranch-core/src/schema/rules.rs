@@ -329,9 +329,13 @@ mod tests {
             assert_eq!(broken(&integer, value), expected);
         }
         let range = rules(&|r| (r.min, r.max) = (Some(1.into()), Some(5.into())));
-        for (value, expected) in
-            [(json!(0), Some("min")), (json!(1), None), (json!(1.0), None), (json!(5.0), None), (json!(5.1), Some("max"))]
-        {
+        for (value, expected) in [
+            (json!(0), Some("min")),
+            (json!(1), None),
+            (json!(1.0), None),
+            (json!(5.0), None),
+            (json!(5.1), Some("max")),
+        ] {
             assert_eq!(broken(&range, value), expected);
         }
         let length = rules(&|r| (r.min_length, r.max_length) = (Some(2), Some(3)));
