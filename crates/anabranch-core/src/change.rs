@@ -7,7 +7,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::id::{Actor, ChangeHash};
+use crate::id::{Actor, ChangeHash, Digest};
 use crate::stamp::Stamp;
 
 /// The largest change that is admitted, in bytes.
@@ -58,6 +58,7 @@ pub struct Change {
     seq: u64,
     start_op: u64,
     stamp: Stamp,
+    purges: Option<Digest>,
 }
 
 impl std::fmt::Debug for Change {
@@ -99,12 +100,15 @@ impl Change {
             return Err(ChangeError::OutOfRange("the first op"));
         }
         let stamp = Stamp::from_raw(reader.signed()?).ok_or(ChangeError::OutOfRange("the stamp"))?;
-        reader.message()?;
+        let purges = purged_version(reader.message()?);
         reader.other_actors()?;
         if actor.is_derived() && actor != Self::derived_actor(&bytes, actor_end, actor.as_bytes().len()) {
             return Err(ChangeError::ForgedActor);
         }
-        Ok(Self { hash, dependencies, actor, seq, start_op, stamp, bytes })
+        // Nothing that depends on anything, or that is not what its actor certifies, can be a marker.
+        let alone = actor.is_derived() && dependencies.is_empty() && (seq, start_op, stamp) == (1, 1, Stamp::ZERO);
+        let purges = purges.filter(|_| alone);
+        Ok(Self { hash, dependencies, actor, seq, start_op, stamp, purges, bytes })
     }
 
     /// The derived actor that this change would have to have: see [`Actor::derived`].
@@ -130,6 +134,12 @@ impl Change {
             range.fill(0);
         }
         Actor::derived(&blank)
+    }
+
+    /// The version of the entity that this change purges, if it is a purge marker.
+    #[must_use]
+    pub const fn purge_of(&self) -> Option<Digest> {
+        self.purges
     }
 
     /// The chunk, as it is stored and sent.
@@ -199,6 +209,14 @@ fn chunk_hash(bytes: &[u8]) -> Result<ChangeHash, ChangeError> {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+}
+
+/// How the message of a purge marker begins; the version that it purges follows.
+pub(crate) const PURGE_NOTE: &str = "$purge ";
+
+/// The version that a change with this message purges.
+pub(crate) fn purged_version(message: &str) -> Option<Digest> {
+    message.strip_prefix(PURGE_NOTE)?.parse().ok()
 }
 
 impl<'a> Reader<'a> {
@@ -289,10 +307,10 @@ impl<'a> Reader<'a> {
         Actor::from_bytes(self.take(length)?).ok_or(ChangeError::OutOfRange("an actor's length"))
     }
 
-    fn message(&mut self) -> Result<(), ChangeError> {
+    fn message(&mut self) -> Result<&'a str, ChangeError> {
         let length = self.bounded("the message's length", MAX_MESSAGE_BYTES)?;
         let message = self.take(length)?;
-        std::str::from_utf8(message).map(drop).map_err(|_| ChangeError::OutOfRange("the message"))
+        std::str::from_utf8(message).map_err(|_| ChangeError::OutOfRange("the message"))
     }
 
     fn other_actors(&mut self) -> Result<(), ChangeError> {

@@ -13,6 +13,7 @@ mod error;
 mod genesis;
 mod note;
 mod prepare;
+mod purge;
 mod resolve;
 mod slot;
 mod state;

@@ -27,7 +27,7 @@ pub use error::ErrorKind;
 pub use id::{Actor, ChangeHash, Digest, EntityId, Heads, Lineage, ParseIdError, ReplicaId, TransactionId};
 pub use name::{CollectionName, FieldName, MAX_NAME_BYTES, NameError, SpaceName};
 pub use schema::{
-    Check, Collection, CustomCheck, CustomPolicy, Deletion, Field, Functions, Kind, Lens, MAX_COLLECTIONS, MAX_FIELDS,
-    MAX_PATTERN_BYTES, OnDelete, Policy, Rule, Rules, Schema, SchemaError, Settle, ValueType,
+    Check, Collection, CustomCheck, CustomPolicy, Deletion, Effect, Field, Functions, Kind, Lens, MAX_COLLECTIONS,
+    MAX_FIELDS, MAX_PATTERN_BYTES, OnDelete, Policy, Rule, Rules, Schema, SchemaChange, SchemaError, Settle, ValueType,
 };
 pub use stamp::{Clock, ClockSkew, MAX_DRIFT_MILLIS, Stamp};

@@ -15,9 +15,11 @@ pub const MAX_NAME_BYTES: usize = 64;
 
 /// Names that are taken by the store's own tables (and by SQLite), so no collection may have them.
 const RESERVED_COLLECTIONS: &[&str] = &[
+    "actors",
     "changes",
     "conflicts",
     "entities",
+    "links",
     "meta",
     "orphans",
     "outbox",
@@ -162,7 +164,27 @@ fn check_identifier(kind: &'static str, name: &str) -> Result<(), NameError> {
     if first && rest && name.len() <= MAX_NAME_BYTES { Ok(()) } else { Err(NameError::new(kind, name, rule)) }
 }
 
+/// The name of the collection in which a space carries its schema. No application's schema may declare it.
+const SCHEMA_COLLECTION: &str = "$schema";
+
+impl CollectionName {
+    /// The system's own collection, in which a space carries its schema.
+    #[must_use]
+    pub fn schema() -> Self {
+        Self(SCHEMA_COLLECTION.into())
+    }
+
+    /// Whether this is a collection of the system's own, which applications neither declare nor write.
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        self.as_str() == SCHEMA_COLLECTION
+    }
+}
+
 fn check_collection(name: &str) -> Result<(), NameError> {
+    if name == SCHEMA_COLLECTION {
+        return Ok(());
+    }
     check_identifier("collection", name)?;
     let lower = name.to_ascii_lowercase();
     if RESERVED_COLLECTIONS.contains(&lower.as_str()) || lower.starts_with("sqlite_") {

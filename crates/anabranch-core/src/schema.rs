@@ -1,10 +1,12 @@
 //! The schema as data: which collections there are, what kind each field is, and how contested values settle.
 
+mod carried;
 mod field;
 mod functions;
 mod lens;
 mod policy;
 mod rules;
+mod upgrade;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,7 @@ pub use functions::Functions;
 pub use lens::Lens;
 pub use policy::{CustomPolicy, Policy, Settle};
 pub use rules::{Check, CustomCheck, MAX_PATTERN_BYTES, Rule, Rules, ValueType};
+pub use upgrade::{Effect, SchemaChange};
 
 /// The most collections a schema may have.
 pub const MAX_COLLECTIONS: usize = 256;
@@ -90,6 +93,12 @@ pub enum SchemaError {
         /// The rule that it breaks.
         rule: &'static str,
     },
+    /// The name is the system's own.
+    #[error("the collection {0:?} is the system's own")]
+    Reserved(CollectionName),
+    /// A file of the older schema cannot be opened with the newer one.
+    #[error("the schema cannot follow the file's: {0}")]
+    Upgrade(String),
     /// The schema names a function that the application has not registered.
     #[error("{0} has no function: register it when the replica is opened")]
     Unregistered(String),
@@ -117,10 +126,11 @@ impl Schema {
         toml::to_string(self).map_err(|error| SchemaError::Syntax(error.to_string()))
     }
 
-    /// The collection of this name.
+    /// The collection of this name; the system's own one included.
     #[must_use]
     pub fn collection(&self, name: &str) -> Option<&Collection> {
-        self.collections.get(name)
+        let system = || (name == CollectionName::schema().as_str()).then_some(&*carried::COLLECTION);
+        self.collections.get(name).or_else(system)
     }
 
     /// Checks the rules that the types alone do not express.
@@ -133,6 +143,9 @@ impl Schema {
         }
         distinct_in_sql(self.collections.keys().map(CollectionName::as_str))?;
         for (name, collection) in &self.collections {
+            if name.is_system() {
+                return Err(SchemaError::Reserved(name.clone()));
+            }
             if collection.fields.len() > MAX_FIELDS {
                 return Err(SchemaError::TooLarge("a collection has at most 256 fields"));
             }
@@ -229,9 +242,11 @@ mod tests {
         [collections.notes]
         deletion = "delete_wins"
         [collections.notes.fields]
-        title = { kind = "register", policy = "causal" }
-        body = { kind = "text" }
-        folder = { kind = "reference", to = "folders", parent = true }
+        title = { kind = "register", policy = "causal", required = true, max_length = 80, pattern = "[^\\n]*" }
+        body = { kind = "text", min_length = 1 }
+        level = { kind = "register", type = "integer", min = 1, max = 3, default = 2, key = "rank", lens = { map = { high = 3 }, otherwise = 1 } }
+        size = { kind = "register", one_of = ["s", "m", 1], policy = { custom = "widest", version = 2 }, check = "fits" }
+        folder = { kind = "reference", to = "folders", parent = true, on_delete = "restrict", policy = "manual" }
     "#;
 
     #[test]
@@ -241,7 +256,7 @@ mod tests {
         let json = serde_json::to_string(&schema).unwrap();
         let back: Schema = serde_json::from_str(&json).unwrap();
         let names: Vec<_> = back.collections["notes"].fields.keys().map(FieldName::as_str).collect();
-        assert_eq!(names, ["title", "body", "folder"]);
+        assert_eq!(names, ["title", "body", "level", "size", "folder"]);
         assert_eq!(back.collections["notes"].parent_field().map(FieldName::as_str), Some("folder"));
         Ok(())
     }
@@ -257,6 +272,16 @@ mod tests {
             ("title = { kind = \"register\", indexd = true }", "indexd"),
             ("title = { kind = \"register\" }\nTITLE = { kind = \"register\" }", "case"),
             ("\"$x\" = { kind = \"register\" }", "$x"),
+            ("title = { kind = \"register\", policy = \"newest\" }", "unknown policy"),
+            ("tags = { kind = \"set\", policy = \"max\" }", "have no `policy`"),
+            ("facts = { kind = \"map\", policy = { custom = \"a\", version = 1 } }", "custom"),
+            ("body = { kind = \"text\", default = \"x\" }", "only a register"),
+            ("votes = { kind = \"counter\", max_length = 3 }", "no length"),
+            ("tags = { kind = \"set\", pattern = \"a\" }", "pattern"),
+            ("title = { kind = \"register\", pattern = \"(\" }", "regular expression"),
+            ("title = { kind = \"register\", type = \"integer\", default = \"x\" }", "`default` breaks"),
+            ("title = { kind = \"register\", on_delete = \"cascade\" }", "on_delete"),
+            ("title = { kind = \"register\" }\nname = { kind = \"register\", key = \"title\" }", "same `key`"),
         ];
         for (field, expected) in cases {
             let text = format!("version = 1\n[collections.notes.fields]\n{field}\n");

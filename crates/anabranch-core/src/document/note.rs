@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::id::ChangeHash;
+use crate::change::{PURGE_NOTE, purged_version};
+use crate::id::{ChangeHash, Digest};
 
 /// Why a change was made, where that is not plain from what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub(super) enum Note {
     Undo(ChangeHash),
     /// It takes back an undo.
     Redo(ChangeHash),
+    /// It is all that is left of an entity that had this version.
+    Purge(Digest),
 }
 
 impl fmt::Display for Note {
@@ -24,6 +27,7 @@ impl fmt::Display for Note {
             Self::Import => f.write_str("$import"),
             Self::Undo(hash) => write!(f, "$undo {hash}"),
             Self::Redo(hash) => write!(f, "$redo {hash}"),
+            Self::Purge(version) => write!(f, "{PURGE_NOTE}{version}"),
         }
     }
 }
@@ -36,7 +40,7 @@ impl Note {
             None if message == "$import" => Some(Self::Import),
             Some(("$undo", hash)) => Some(Self::Undo(parse_hash(hash)?)),
             Some(("$redo", hash)) => Some(Self::Redo(parse_hash(hash)?)),
-            _ => None,
+            _ => purged_version(message).map(Self::Purge),
         }
     }
 }
@@ -54,10 +58,10 @@ mod tests {
     #[test]
     fn notes_survive_their_message() {
         let hash = ChangeHash::from_bytes([7; 32]);
-        for note in [Note::Resolve, Note::Import, Note::Undo(hash), Note::Redo(hash)] {
+        for note in [Note::Resolve, Note::Import, Note::Undo(hash), Note::Redo(hash), Note::Purge(Digest::of(b""))] {
             assert_eq!(Note::parse(&note.to_string()), Some(note));
         }
-        for other in ["", "notes", "notes#set", "$undo", "$undo 12", "$later thing"] {
+        for other in ["", "notes", "notes#set", "$undo", "$undo 12", "$purge 12", "$later thing"] {
             assert_eq!(Note::parse(other), None, "{other}");
         }
     }
