@@ -262,7 +262,8 @@ impl Heads {
 }
 
 /// Automerge's writer id: at most [`Actor::MAX_BYTES`] bytes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Actor(Vec<u8>);
 
 impl<C> Decode<C> for Actor {
@@ -327,6 +328,27 @@ impl Actor {
     #[must_use]
     pub fn is_derived(&self) -> bool {
         self.0.first() == Some(&Self::DERIVED)
+    }
+}
+
+impl FromStr for Actor {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let bytes = hex::decode(text).ok();
+        bytes.and_then(|bytes| Self::from_bytes(&bytes)).ok_or(ParseIdError("actor (hexadecimal)"))
+    }
+}
+
+impl TryFrom<String> for Actor {
+    type Error = ParseIdError;
+    fn try_from(text: String) -> Result<Self, ParseIdError> {
+        text.parse()
+    }
+}
+
+impl From<Actor> for String {
+    fn from(actor: Actor) -> Self {
+        actor.to_string()
     }
 }
 

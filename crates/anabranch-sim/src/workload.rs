@@ -89,7 +89,7 @@ pub(crate) fn carry_out(
             let (edits, effect) = edits(dice, &state.fields, collection, space, folders);
             Ok(write.edit(space, *id, &edits)?.then_some(effect))
         }
-        Intent::Delete { space, id } => write.delete(space, *id).map(|()| None),
+        Intent::Delete { space, id } => write.delete(space, *id).map(|_| None),
         Intent::Restore { space, id } => write.restore(space, *id).map(|()| None),
     }
 }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anabranch_core::document::Document;
-use anabranch_core::{Actor, Clock, CollectionName, EntityId, Environment, ReplicaId, Schema, SpaceName, Stamp};
+use anabranch_core::{
+    Actor, Clock, CollectionName, EntityId, Environment, Functions, ReplicaId, Schema, SpaceName, Stamp,
+};
 use rusqlite::{Connection, OptionalExtension as _};
 use tracing::{debug, error};
 
@@ -121,9 +123,18 @@ impl Engine {
     ///
     /// # Errors
     /// [`StoreError`] if the file cannot be opened, is not ours, is damaged, or has seen a newer schema.
-    pub fn open(
+    pub fn open(path: &Path, schema: Option<Schema>, environment: Box<dyn Environment>) -> Result<Self, StoreError> {
+        Self::open_with(path, schema, &Functions::default(), environment)
+    }
+
+    /// As [`Engine::open`], with the functions that the schema names.
+    ///
+    /// # Errors
+    /// As [`Engine::open`]; also if a function is missing.
+    pub fn open_with(
         path: &Path,
         schema: Option<Schema>,
+        functions: &Functions,
         mut environment: Box<dyn Environment>,
     ) -> Result<Self, StoreError> {
         if schema.is_none() && !path.exists() {
@@ -146,7 +157,7 @@ impl Engine {
             broken: false,
             stats: Arc::default(),
         };
-        engine.transaction(|engine| engine.prepare(schema))?;
+        engine.transaction(|engine| engine.prepare(schema, functions))?;
         Ok(engine)
     }
 
@@ -311,6 +322,11 @@ impl Write<'_> {
     #[must_use]
     pub fn schema(&self) -> &Arc<Schema> {
         &self.engine.schema
+    }
+
+    /// Brings the rows up to date with what this job has written so far.
+    pub(crate) fn flush_rows(&mut self) -> Result<(), StoreError> {
+        self.engine.flush(self.pending)
     }
 
     /// Changes an entity's document, and keeps it only if that succeeds.

@@ -1,7 +1,7 @@
 //! The store's errors.
 
 use anabranch_core::document::{ApplyError, DocumentError, EditError};
-use anabranch_core::{ChangeError, CollectionName, EntityId, ErrorKind, NameError, SchemaError};
+use anabranch_core::{ChangeError, CollectionName, EntityId, ErrorKind, FieldName, NameError, Rule, SchemaError};
 
 /// Why the store could not do what it was asked. [`StoreError::kind`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,38 @@ pub enum StoreError {
     /// The edit does not fit the schema or the entity.
     #[error(transparent)]
     Edit(#[from] EditError),
+    /// A value breaks a rule of its field. Nothing was stored.
+    #[error("entity {entity}, {field}: {rule}")]
+    Rule {
+        /// The entity.
+        entity: EntityId,
+        /// The field.
+        field: FieldName,
+        /// The rule.
+        rule: Rule,
+    },
+    /// The conflict is settled, or values have come or gone since it was looked at.
+    #[error("the conflict of entity {0} is no longer what it was: look at it again")]
+    ConflictChanged(EntityId),
+    /// Another entity refers to the one that was to be deleted, and forbids it.
+    #[error("entity {entity} cannot be deleted: {field} of {by} refers to it")]
+    Referenced {
+        /// The entity that was to be deleted.
+        entity: EntityId,
+        /// The entity that refers to it.
+        by: EntityId,
+        /// By this field.
+        field: String,
+    },
+    /// A deletion would take more entities along than one transaction may hold.
+    #[error("deleting entity {0} would take too many others along")]
+    CascadeTooLarge(EntityId),
+    /// Only a deleted entity whose every change a server has accepted can be purged.
+    #[error("entity {0} cannot be purged: it is not deleted, or not all of it is on the server")]
+    NotPurgeable(EntityId),
+    /// The entity has been purged; its id cannot be used again.
+    #[error("entity {0} has been purged")]
+    Purged(EntityId),
     /// A name breaks its rules.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -87,8 +119,11 @@ impl StoreError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoEntity(_) | Self::Deleted(_) => ErrorKind::NotFound,
+            Self::NoEntity(_) | Self::Deleted(_) | Self::Purged(_) => ErrorKind::NotFound,
+            Self::ConflictChanged(_) | Self::Referenced { .. } | Self::NotPurgeable(_) => ErrorKind::Refused,
             Self::EntityExists(_)
+            | Self::Rule { .. }
+            | Self::CascadeTooLarge(_)
             | Self::NoCollection(_)
             | Self::Edit(_)
             | Self::Name(_)
@@ -139,6 +174,17 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// The error of an edit of this entity.
+    pub(crate) fn of_edit(entity: EntityId) -> impl Fn(EditError) -> Self {
+        move |error| match error {
+            EditError::Rule { field, rule } => Self::Rule { entity, field, rule },
+            EditError::ConflictChanged => Self::ConflictChanged(entity),
+            other => Self::Edit(other),
+        }
+    }
+}
+
 impl From<std::num::TryFromIntError> for StoreError {
     fn from(_: std::num::TryFromIntError) -> Self {
         Self::OutOfRange
@@ -164,6 +210,9 @@ pub enum QuarantineReason {
     /// The entity is in another collection.
     #[error("the entity belongs to another collection")]
     WrongCollection,
+    /// The entity has been purged, and this is not a marker of it.
+    #[error("the entity has been purged")]
+    Purged,
 }
 
 impl From<ApplyError> for QuarantineReason {

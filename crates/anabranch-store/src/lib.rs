@@ -11,6 +11,8 @@
 mod cache;
 mod commit;
 mod compaction;
+mod conflicts;
+mod delete;
 mod engine;
 mod error;
 mod file;
@@ -24,6 +26,8 @@ mod views;
 
 pub use cache::EntityKey;
 pub use commit::{Commit, Promise};
+pub use conflicts::{Conflict, ConflictKind, ConflictValue};
+pub use delete::MAX_CASCADE;
 pub use engine::{Committed, Engine, Job, Stats, Touched, Undo, Write};
 pub use error::{QuarantineReason, StoreError};
 pub use outbox::OutboxPage;

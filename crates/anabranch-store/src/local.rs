@@ -1,8 +1,10 @@
 //! Local writes: create, edit, delete.
 
-use anabranch_core::document::{Document, Edit, State};
+use anabranch_core::document::{Choice, Document, Edit, State};
 use anabranch_core::wire::Envelope;
-use anabranch_core::{Change, Collection, CollectionName, EntityId, Heads, SpaceName, Stamp};
+use anabranch_core::{
+    Change, Collection, CollectionName, Digest, EntityId, FieldName, Heads, Schema, SpaceName, Stamp,
+};
 use rusqlite::params;
 use serde_json::{Map, Value};
 
@@ -43,10 +45,13 @@ impl Write<'_> {
             }
         };
         self.with_document(&row, |write, document| {
+            if document.is_purged() {
+                return Err(StoreError::Purged(id));
+            }
             if document.is_born() {
                 return Err(StoreError::EntityExists(id));
             }
-            let changes = document.create(collection, &schema, stamp, fields)?;
+            let changes = document.create(collection, &schema, stamp, fields).map_err(StoreError::of_edit(id))?;
             write.log(&row, &changes)?;
             write.dirty(row.key).fields.extend(fields.keys().cloned());
             Ok(())
@@ -67,7 +72,7 @@ impl Write<'_> {
             if document.is_deleted(schema.deletion).map_err(damaged)? {
                 return Err(StoreError::Deleted(id));
             }
-            let changes = document.edit(&schema, stamp, edits)?;
+            let changes = document.edit(&schema, stamp, edits).map_err(StoreError::of_edit(id))?;
             write.log(&row, &changes)?;
             if !changes.is_empty() {
                 write.dirty(row.key).fields.extend(edits.iter().map(|edit| edit.field().to_string()));
@@ -76,32 +81,23 @@ impl Write<'_> {
         })
     }
 
-    /// Deletes an entity: it leaves the view, and its history stays.
+    /// Settles a conflict; it must still be the one that was looked at.
     ///
     /// # Errors
-    /// If the entity is not there.
-    pub fn delete(&mut self, space: &SpaceName, id: EntityId) -> Result<(), StoreError> {
-        self.mark_deleted(space, id, Document::delete)
-    }
-
-    /// Brings a deleted entity back.
-    ///
-    /// # Errors
-    /// If the entity was never there.
-    pub fn restore(&mut self, space: &SpaceName, id: EntityId) -> Result<(), StoreError> {
-        self.mark_deleted(space, id, Document::restore)
-    }
-
-    fn mark_deleted(
+    /// [`StoreError::ConflictChanged`] if a value has come or gone since, or if the entity is not there or the
+    /// choice does not fit; nothing is stored then.
+    pub fn resolve(
         &mut self,
         space: &SpaceName,
         id: EntityId,
-        mark: impl FnOnce(&mut Document, Stamp) -> Result<Vec<Change>, anabranch_core::document::EditError>,
+        conflict: &Digest,
+        choice: &Choice,
     ) -> Result<(), StoreError> {
         let row = self.entity(space, id)?;
+        let schema = self.collection(&row.collection)?;
         let stamp = self.tick();
         self.with_document(&row, |write, document| {
-            let changes = mark(document, stamp)?;
+            let changes = document.resolve(&schema, stamp, conflict, choice).map_err(StoreError::of_edit(id))?;
             write.log(&row, &changes)
         })
     }
@@ -125,19 +121,19 @@ impl Write<'_> {
         rows::find_entity(connection, space, id)?.ok_or(StoreError::NoEntity(id))
     }
 
-    fn collection(&self, name: &CollectionName) -> Result<Collection, StoreError> {
+    pub(crate) fn collection(&self, name: &CollectionName) -> Result<Collection, StoreError> {
         let found = self.engine.schema.collection(name.as_str()).cloned();
         found.ok_or_else(|| StoreError::NoCollection(name.clone()))
     }
 
-    fn tick(&mut self) -> Stamp {
+    pub(crate) fn tick(&mut self) -> Stamp {
         self.pending.clock_moved = true;
         let now = self.now();
         self.engine.clock.tick(now)
     }
 
     /// Appends local changes to the log and to every remote's outbox.
-    fn log(&mut self, row: &EntityRow, changes: &[Change]) -> Result<(), StoreError> {
+    pub(crate) fn log(&mut self, row: &EntityRow, changes: &[Change]) -> Result<(), StoreError> {
         for change in changes {
             let seq = rows::insert_change(&self.engine.connection, row.key, change, None, Origin::Local)?;
             self.offer(row, seq, None)?;
@@ -170,6 +166,32 @@ impl Write<'_> {
 }
 
 impl Write<'_> {
+    /// Makes sure that a space carries this replica's schema, or a newer one. `true` if it had to be written.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn publish_schema(&mut self, space: &SpaceName) -> Result<bool, StoreError> {
+        let (collection, id) = (CollectionName::schema(), Schema::carrier());
+        let carried = match self.entity(space, id) {
+            Ok(_) => Some(self.state(space, id)?).filter(|state| state.collection.is_some()),
+            Err(StoreError::NoEntity(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let ours = self.engine.schema.to_carried();
+        let Some(state) = carried else {
+            self.create(space, &collection, Some(id), &ours)?;
+            return Ok(true);
+        };
+        let newer =
+            Schema::from_carried(&state.fields).is_none_or(|theirs| theirs.version < self.engine.schema.version);
+        if !newer {
+            return Ok(false);
+        }
+        let set = |(field, value)| Ok(Edit::Set { field: FieldName::new(field)?, value });
+        let edits: Vec<Edit> = ours.into_iter().map(set).collect::<Result<_, StoreError>>()?;
+        self.edit(space, id, &edits)
+    }
+
     /// The changes of an entity that a replica with these heads lacks, ready to be handed over.
     ///
     /// # Errors

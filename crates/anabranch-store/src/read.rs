@@ -37,8 +37,14 @@ pub struct EntityRecord {
     pub pending: u64,
     /// The fields that those changes touch.
     pub dirty_fields: Vec<String>,
-    /// Contested fields.
+    /// Contested slots, those that a policy has settled included.
     pub conflicts: u64,
+    /// What waits for a person: open conflicts, broken rules, references to what has been deleted.
+    pub open: u64,
+    /// Whether it is deleted and nothing of it is pending, so that its history can be purged.
+    pub can_purge: bool,
+    /// Whether all but a marker of it is gone for good.
+    pub purged: bool,
     /// When it was created, by its creator's clock.
     pub created_at: UnixMillis,
     /// When it was last written, by the writer's clock.
@@ -90,8 +96,10 @@ pub struct Totals {
     pub oldest_pending_at: Option<UnixMillis>,
     /// Changes that a server refused, with their entity's later ones waiting behind them.
     pub parked: u64,
-    /// Contested fields.
+    /// Contested slots.
     pub conflicts: u64,
+    /// What waits for a person.
+    pub open_conflicts: u64,
     /// Foreign changes that were refused here.
     pub quarantined: u64,
     /// Foreign changes that wait for others.
@@ -118,11 +126,15 @@ pub struct RemoteState {
 }
 
 const ENTITY_COLUMNS: &str = "e.id, e.collection, e.state, e.heads, e.deleted, e.pending, e.dirty_fields, \
-     e.conflicts, e.created_at, e.updated_at, e.last_sync_at";
+     e.conflicts, e.created_at, e.updated_at, e.last_sync_at, e.items, e.purged";
 
 impl<'a> Read<'a> {
     pub(crate) const fn new(connection: &'a Connection) -> Self {
         Self { connection }
+    }
+
+    pub(crate) const fn connection(&self) -> &Connection {
+        self.connection
     }
 
     /// Runs several reads on one and the same commit.
@@ -264,12 +276,15 @@ impl<'a> Read<'a> {
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )?;
         Ok(Totals {
-            entities: count("SELECT count(*) FROM entities WHERE deleted = 0 AND born = 1")?,
+            entities: count(
+                "SELECT count(*) FROM entities WHERE deleted = 0 AND born = 1 AND collection <> '$schema'",
+            )?,
             pending,
             pending_bytes,
             oldest_pending_at: oldest.map(|stamp| stamp >> 16),
             parked: count("SELECT count(*) FROM outbox WHERE state = 'parked'")?,
             conflicts: count("SELECT coalesce(sum(conflicts), 0) FROM entities WHERE deleted = 0")?,
+            open_conflicts: count("SELECT count(*) FROM conflicts WHERE open = 1")?,
             quarantined: count("SELECT count(*) FROM quarantine")?,
             orphaned: count("SELECT count(*) FROM orphans")?,
         })
@@ -406,6 +421,9 @@ fn record(row: &Row<'_>) -> Result<EntityRecord, StoreError> {
         pending: row.get(5)?,
         dirty_fields,
         conflicts: row.get(7)?,
+        open: row.get(11)?,
+        can_purge: row.get::<_, bool>(4)? && row.get::<_, u64>(5)? == 0 && !row.get::<_, bool>(12)?,
+        purged: row.get(12)?,
         created_at: row.get(8)?,
         updated_at: row.get(9)?,
         last_sync_at: row.get(10)?,

@@ -167,6 +167,7 @@ impl Write<'_> {
                 row
             }
         };
+        let envelopes = self.take_markers(&row, envelopes, origin, received)?;
         let mut arrivals = Vec::with_capacity(envelopes.len());
         for envelope in envelopes {
             if let Some(arrival) = self.admit(&row, envelope, origin, received)? {
@@ -179,6 +180,31 @@ impl Write<'_> {
         }
         arrivals.extend(self.take_orphans(&row)?);
         self.apply_arrivals(&row, arrivals, origin, received)
+    }
+
+    /// Takes the purge markers out. Nothing is left to apply if the entity is purged: it is history that others
+    /// have not purged yet, or will set aside when they do.
+    fn take_markers(
+        &mut self,
+        row: &EntityRow,
+        mut envelopes: Vec<Envelope>,
+        origin: Origin,
+        received: &mut Received,
+    ) -> Result<Vec<Envelope>, StoreError> {
+        let marker = |envelope: &Envelope| {
+            let change = Change::parse(envelope.change.clone()).ok()?;
+            change.purge_of().is_some().then_some(change)
+        };
+        let markers: Vec<Change> = envelopes.iter().filter_map(marker).collect();
+        for marker in &markers {
+            self.take_marker(row, marker, origin)?;
+            received.applied += 1;
+        }
+        if self.is_purged(row)? {
+            received.known += envelopes.len() - markers.len();
+            envelopes.clear();
+        }
+        Ok(envelopes)
     }
 
     /// Reads one envelope. `None` if there is nothing to apply: it is here already, or was refused.
@@ -385,8 +411,13 @@ impl Write<'_> {
         let Some((entity, attempts)) = found else { return Ok(None) };
         match answer {
             Answer::Accepted { .. } | Answer::Duplicate { .. } => {
+                let marker = self.marker_at(seq)?;
                 self.settle(remote, entity, seq)?;
                 self.dirty(entity).synced = true;
+                if let Some((marker, row)) = marker.zip(rows::entity_by_key(&self.engine.connection, entity)?) {
+                    // The server has agreed to the purge.
+                    self.take_marker(&row, &marker, Origin::Remote(remote))?;
+                }
             }
             Answer::Held { missing } if attempts < MAX_HELD_ATTEMPTS => {
                 self.retry_later(remote, seq, attempts, "held: the server lacks what it depends on")?;

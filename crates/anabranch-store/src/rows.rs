@@ -174,7 +174,11 @@ pub(crate) fn logged_changes(connection: &Connection, entity: EntityKey) -> Resu
 pub(crate) fn load_document(connection: &Connection, row: &EntityRow, actor: &Actor) -> Result<Document, StoreError> {
     let mut statement = connection.prepare_cached("SELECT document FROM snapshots WHERE entity = ?")?;
     let folded: Option<Vec<u8>> = statement.query_row([row.key], |row| row.get(0)).optional()?;
-    let changes = logged_changes(connection, row.key)?;
+    let mut changes = logged_changes(connection, row.key)?;
+    if folded.is_some() || changes.iter().any(|change| change.purge_of().is_none()) {
+        // A purge that no server has agreed to yet.
+        changes.retain(|change| change.purge_of().is_none());
+    }
     Document::load(actor, folded.as_deref(), changes).map_err(|source| StoreError::Damaged { entity: row.id, source })
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anabranch_core::sync::OutboxRead;
-use anabranch_core::{Actor, Environment, ReplicaId, Schema};
+use anabranch_core::{Actor, Environment, Functions, ReplicaId, Schema};
 use rusqlite::Connection;
 use tracing::error;
 
@@ -69,6 +69,19 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the file cannot be opened as asked.
     pub fn open(path: &Path, mode: OpenMode, environment: Box<dyn Environment>) -> Result<Self, StoreError> {
+        Self::open_with(path, mode, &Functions::default(), environment)
+    }
+
+    /// As [`Store::open`], with the functions that the schema names.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; also if a function is missing.
+    pub fn open_with(
+        path: &Path,
+        mode: OpenMode,
+        functions: &Functions,
+        environment: Box<dyn Environment>,
+    ) -> Result<Self, StoreError> {
         if matches!(mode, OpenMode::Create(_)) && path.exists() {
             return Err(StoreError::AlreadyInitialised(path.display().to_string()));
         }
@@ -76,7 +89,7 @@ impl Store {
             OpenMode::Existing => None,
             OpenMode::Create(schema) | OpenMode::Either(schema) => Some(schema),
         };
-        let engine = Engine::open(path, schema, environment)?;
+        let engine = Engine::open_with(path, schema, functions, environment)?;
         let listeners: Arc<Mutex<Vec<Listener>>> = Arc::default();
         let (queue, jobs) = sync_channel(QUEUE);
         let mut inner = Inner {
@@ -105,6 +118,16 @@ impl Store {
         F: FnOnce(&mut Write<'_>) -> Result<T, E> + Send + 'static,
     {
         self.submit(work, false)
+    }
+
+    /// As [`Store::write`], for work that looks at the rows of entities: they show what all writes before it did.
+    pub fn write_on_rows<T, E, F>(&self, work: F) -> Commit<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: FnOnce(&mut Write<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.submit(work, true)
     }
 
     /// Reads what is to be pushed to a remote next; see [`Write::outbox_page`].

@@ -31,6 +31,12 @@ pub(crate) fn rebuild(connection: &Connection, schema: &Schema) -> Result<(), St
                 EXISTS (SELECT 1 FROM outbox o WHERE o.change = c.seq) AS pending \
          FROM changes c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space",
     )?;
+    connection.execute_batch(
+        "CREATE VIEW \"$conflicts\" AS \
+         SELECT s.name AS space, e.collection, e.id, lower(hex(c.id)) AS conflict, c.kind, c.open, c.field, c.reason, \
+                json_extract(c.detail, '$.value') AS value, json_extract(c.detail, '$.contenders') AS contenders \
+         FROM conflicts c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space",
+    )?;
     Ok(())
 }
 

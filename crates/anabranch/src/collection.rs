@@ -61,7 +61,8 @@ impl Space {
 
     /// Deletes an entity of any collection; see [`Collection::delete`].
     pub fn delete(&self, id: EntityId) -> Commit<()> {
-        self.write(move |write, space| Ok(write.delete(space, id)?))
+        let space = self.name.clone();
+        self.replica.store().write_on_rows(move |write| Ok(write.delete(&space, id).map(drop)?))
     }
 
     /// Brings a deleted entity back.

@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use anabranch_core::{Digest, Environment, ReplicaId, Schema, SpaceName};
+use anabranch_core::document::Contender;
+use anabranch_core::{Digest, Environment, Functions, ReplicaId, Schema, SpaceName};
 use anabranch_store::{OpenMode, QueryRows, RemoteKey, Store};
 use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
@@ -44,6 +45,7 @@ impl fmt::Debug for Replica {
 pub struct OpenOptions {
     path: PathBuf,
     environment: Box<dyn Environment>,
+    functions: Functions,
 }
 
 impl fmt::Debug for OpenOptions {
@@ -57,6 +59,32 @@ impl OpenOptions {
     #[must_use]
     pub fn environment(mut self, environment: impl Environment + 'static) -> Self {
         self.environment = Box::new(environment);
+        self
+    }
+
+    /// Registers the function behind a policy of the schema, `policy = { custom = name, version = version }`. It
+    /// gets the contested values, the last writer's first, and returns the value that is shown. It must be pure:
+    /// every replica must come to the same value.
+    #[must_use]
+    pub fn policy(
+        mut self,
+        name: &str,
+        version: u32,
+        settle: impl Fn(&[Contender]) -> Value + Send + std::marker::Sync + 'static,
+    ) -> Self {
+        self.functions.policy(name, version, settle);
+        self
+    }
+
+    /// Registers the function behind a rule of the schema, `check = name`. It gets the field's value and all
+    /// fields of the entity, and says what is wrong.
+    #[must_use]
+    pub fn check(
+        mut self,
+        name: &str,
+        check: impl Fn(&Value, &Map<String, Value>) -> Result<(), String> + Send + std::marker::Sync + 'static,
+    ) -> Self {
+        self.functions.check(name, check);
         self
     }
 
@@ -85,7 +113,7 @@ impl OpenOptions {
     }
 
     fn open(self, mode: OpenMode) -> Result<Replica, Error> {
-        let store = Store::open(&self.path, mode, self.environment)?;
+        let store = Store::open_with(&self.path, mode, &self.functions, self.environment)?;
         let watchers = Arc::new(Watchers::default());
         let notified = Arc::clone(&watchers);
         store.on_commit(move |committed| {
@@ -108,7 +136,11 @@ impl Replica {
 
     /// Options for opening the file at `path`.
     pub fn at(path: impl AsRef<Path>) -> OpenOptions {
-        OpenOptions { path: path.as_ref().to_owned(), environment: Box::new(SystemEnvironment::new()) }
+        OpenOptions {
+            path: path.as_ref().to_owned(),
+            environment: Box::new(SystemEnvironment::new()),
+            functions: Functions::default(),
+        }
     }
 
     /// A space by name. Nothing has to be created: a space begins with its first entity.

@@ -42,8 +42,10 @@ pub struct Status {
     pub oldest_pending_at: Option<UnixMillis>,
     /// Changes that a server refused.
     pub parked: u64,
-    /// Contested fields.
+    /// Contested slots, those that a policy has settled included.
     pub conflicts: u64,
+    /// What waits for a person: open conflicts, broken rules, references to what has been deleted.
+    pub open_conflicts: u64,
     /// Foreign changes that this replica refused.
     pub quarantined: u64,
     /// Foreign changes that wait for others.
@@ -70,8 +72,17 @@ pub(crate) struct Online {
 impl Status {
     pub(crate) fn new(totals: Totals, remotes: Vec<RemoteState>, online: Online) -> Self {
         let remote = remotes.into_iter().max_by_key(|remote| (remote.last_success_at, remote.url.is_some()));
-        let Totals { entities, pending, pending_bytes, oldest_pending_at, parked, conflicts, quarantined, orphaned } =
-            totals;
+        let Totals {
+            entities,
+            pending,
+            pending_bytes,
+            oldest_pending_at,
+            parked,
+            conflicts,
+            open_conflicts,
+            quarantined,
+            orphaned,
+        } = totals;
         let (url, last_success_at, failures, last_error) = remote
             .map(|remote| (remote.url, remote.last_success_at, remote.failures, remote.last_error))
             .unwrap_or_default();
@@ -84,6 +95,7 @@ impl Status {
             oldest_pending_at,
             parked,
             conflicts,
+            open_conflicts,
             quarantined,
             orphaned,
             last_success_at,

@@ -1,12 +1,14 @@
 //! Bringing the rows of entities up to date, once per transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anabranch_core::document::canonical_json;
 use rusqlite::params;
 use serde_json::Value;
 
 use crate::cache::EntityKey;
+use crate::conflicts;
 use crate::engine::{Committed, Engine, Touched};
 use crate::error::StoreError;
 use crate::rows::{self, EntityRow, SpaceKey};
@@ -51,6 +53,9 @@ impl Pending {
         self.pushable.extend(job.pushable);
         self.sync_state |= job.sync_state;
         self.clock_moved |= job.clock_moved;
+        self.committed.entities.extend(job.committed.entities);
+        self.committed.pushable.extend(job.committed.pushable);
+        self.committed.sync_state |= job.committed.sync_state;
     }
 }
 
@@ -60,8 +65,8 @@ impl Engine {
         let now = self.environment.now();
         for (key, dirty) in std::mem::take(&mut pending.dirty) {
             let Some(row) = rows::entity_by_key(&self.connection, key)? else { continue };
-            if dirty.document {
-                self.flush_document(&row, &dirty)?;
+            if dirty.document && self.flush_document(&row, &dirty)? {
+                self.flush_referring(&row, pending)?;
             }
             self.flush_outbox(&row, &dirty, now)?;
             let space = rows::space_name(&self.connection, row.space)?;
@@ -77,15 +82,23 @@ impl Engine {
         Ok(())
     }
 
-    fn flush_document(&mut self, row: &EntityRow, dirty: &Dirty) -> Result<(), StoreError> {
+    /// Derives the entity's row from its document. `true` if it has been deleted or has come back.
+    fn flush_document(&mut self, row: &EntityRow, dirty: &Dirty) -> Result<bool, StoreError> {
         let document = self.take_document(row)?;
         let damaged = |source| StoreError::Damaged { entity: row.id, source };
-        let mut state = document.state(self.schema.collection(row.collection.as_str())).map_err(damaged)?;
+        let purged = document.is_purged();
+        let schema = Arc::clone(&self.schema);
+        let schema = schema.collection(row.collection.as_str());
+        let mut state = document.state(schema).map_err(damaged)?;
+        state.deleted |= purged;
         let digest = state.digest();
+        let counts = conflicts::rewrite(&self.connection, row, &state, schema)?;
         let json = canonical_json(&Value::Object(std::mem::take(&mut state.fields)));
+        let mut before = self.connection.prepare_cached("SELECT deleted FROM entities WHERE key = ?")?;
+        let before: bool = before.query_row([row.key], |found| found.get(0))?;
         let mut statement = self.connection.prepare_cached(
             "UPDATE entities SET state = ?, digest = ?, heads = ?, created_at = ?, updated_at = ?, deleted = ?, \
-             born = ?, conflicts = ?, log_bytes = log_bytes + ? WHERE key = ?",
+             born = ?, purged = ?, conflicts = ?, items = ?, log_bytes = log_bytes + ? WHERE key = ?",
         )?;
         statement.execute(params![
             json,
@@ -94,13 +107,28 @@ impl Engine {
             state.created.millis(),
             state.updated.millis(),
             state.deleted,
-            state.collection.is_some(),
-            i64::try_from(state.contests.len())?,
+            purged || state.collection.is_some(),
+            purged,
+            i64::try_from(counts.contested)?,
+            i64::try_from(counts.open)?,
             i64::try_from(dirty.added_bytes)?,
             row.key,
         ])?;
         drop(statement);
         self.cache.put(row.key, document);
+        Ok(state.deleted != before)
+    }
+
+    /// Looks again at the entities whose references name one that has been deleted or has come back.
+    fn flush_referring(&self, row: &EntityRow, pending: &mut Pending) -> Result<(), StoreError> {
+        let referring: BTreeSet<_> =
+            conflicts::referring(&self.connection, row)?.into_iter().map(|(key, _)| key).collect();
+        for key in referring {
+            let Some(child) = rows::entity_by_key(&self.connection, key)? else { continue };
+            conflicts::look_again(&self.connection, &child, self.schema.collection(child.collection.as_str()))?;
+            let space = rows::space_name(&self.connection, child.space)?;
+            pending.committed.entities.push(Touched { space, collection: child.collection, id: child.id });
+        }
         Ok(())
     }
 

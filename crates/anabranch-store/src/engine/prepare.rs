@@ -1,18 +1,22 @@
 //! A file that has just been opened: its schema, its views, and who this replica is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_core::{Actor, Collection, Field, Schema};
+use anabranch_core::{Actor, Collection, CollectionName, Field, FieldName, Functions, Schema};
+use serde_json::{Map, Value};
 
-use crate::cache::EntityKey;
 use crate::engine::Engine;
 use crate::engine::flush::{Dirty, Pending};
 use crate::error::StoreError;
 use crate::{rows, views};
 
+/// How rows are derived from documents; raised whenever a release derives them differently.
+const PROJECTION: i64 = 2;
+
 impl Engine {
     /// Brings a file that has just been opened up to date with the schema, and this replica with the file.
-    pub(super) fn prepare(&mut self, given: Option<Schema>) -> Result<(), StoreError> {
+    pub(super) fn prepare(&mut self, given: Option<Schema>, functions: &Functions) -> Result<(), StoreError> {
         let stored: Option<String> = rows::meta(&self.connection, "schema")?;
         let stored = stored
             .map(|json| serde_json::from_str::<Schema>(&json))
@@ -30,12 +34,20 @@ impl Engine {
             (Some(given), _) => given,
         };
         schema.check()?;
+        if let Some(stored) = &stored {
+            stored.check_upgrade(&schema)?;
+        }
+        let mut schema = schema;
+        schema.bind(functions)?;
         self.schema = Arc::new(schema);
-        if stored.as_ref() != Some(&*self.schema) {
+        let projected: Option<i64> = rows::meta(&self.connection, "projection")?;
+        if stored.as_ref() != Some(&*self.schema) || projected != Some(PROJECTION) {
             let json = serde_json::to_string(&*self.schema).map_err(|_| StoreError::OutOfRange)?;
             rows::set_meta(&self.connection, "schema", json)?;
+            rows::set_meta(&self.connection, "projection", PROJECTION)?;
             views::rebuild(&self.connection, &self.schema)?;
-            self.project_again(stored.as_ref())?;
+            let before = stored.as_ref().filter(|_| projected == Some(PROJECTION));
+            self.project_again(before)?;
         }
         match rows::meta::<String>(&self.connection, "replica")? {
             Some(id) => self.replica = id.parse()?,
@@ -46,20 +58,34 @@ impl Engine {
         self.reload_clock()
     }
 
-    /// Derives the states that a new schema version may read differently: those of collections in which an
-    /// existing field, or the deletion policy, means something else now, and contested ones. Fields that were
-    /// only added change no state.
+    /// Derives the rows that a new schema version may read differently; all of them if `before` is not known.
     fn project_again(&mut self, before: Option<&Schema>) -> Result<(), StoreError> {
-        let Some(before) = before else { return Ok(()) };
-        let mut statement = self.connection.prepare("SELECT key, collection, conflicts FROM entities")?;
-        let mut rows = statement.query([])?;
         let mut pending = Pending::default();
+        let mut statement = self
+            .connection
+            .prepare("SELECT key, collection, conflicts, state FROM entities WHERE length(heads) > 0")?;
+        let mut rows = statement.query([])?;
+        let scopes: BTreeMap<&str, Scope> = match before {
+            Some(before) => {
+                self.schema.collections.iter().map(|(name, new)| (name.as_str(), scope(before, name, new))).collect()
+            }
+            None => BTreeMap::new(),
+        };
         while let Some(row) = rows.next()? {
-            let (key, collection): (EntityKey, String) = (row.get(0)?, row.get(1)?);
+            let collection: String = row.get(1)?;
             let contested = row.get::<_, i64>(2)? > 0;
-            let (old, new) = (before.collection(&collection), self.schema.collection(&collection));
-            if contested || reads_differently(old, new) {
-                pending.dirty.insert(key, Dirty { document: true, ..Dirty::default() });
+            let concerned = match scopes.get(collection.as_str()) {
+                _ if contested => true,
+                None | Some(Scope::All) => true,
+                Some(Scope::Holding(fields)) if fields.is_empty() => false,
+                Some(Scope::Holding(fields)) => {
+                    let state: Map<String, Value> = serde_json::from_str(&row.get::<_, String>(3)?)
+                        .map_err(|_| StoreError::DamagedRow("a state is not JSON"))?;
+                    fields.iter().any(|field| state.contains_key(field.as_str()))
+                }
+            };
+            if concerned {
+                pending.dirty.insert(row.get(0)?, Dirty { document: true, ..Dirty::default() });
             }
         }
         drop(rows);
@@ -68,9 +94,25 @@ impl Engine {
     }
 }
 
-/// Whether what is known under both versions of a collection means something else under the new one.
-fn reads_differently(old: Option<&Collection>, new: Option<&Collection>) -> bool {
-    let (Some(old), Some(new)) = (old, new) else { return old.is_some() != new.is_some() };
-    let same = |(name, field): (_, &Field)| new.fields.get(name).is_some_and(|now: &Field| now.kind == field.kind);
-    old.deletion != new.deletion || !old.fields.iter().all(same)
+/// Which entities of a collection a new version of it may read differently.
+enum Scope {
+    All,
+    /// Those in which a newer replica has written one of these fields already.
+    Holding(Vec<FieldName>),
+}
+
+/// Fields that were only added change no state, unless somebody has written them or they have a default or rules.
+fn scope(before: &Schema, name: &CollectionName, new: &Collection) -> Scope {
+    let Some(old) = before.collections.get(name) else { return Scope::All };
+    let plain = |field: &Field| Field { indexed: false, ..field.clone() };
+    let kept = |(name, field): (&FieldName, &Field)| new.fields.get(name).is_some_and(|now| plain(now) == plain(field));
+    if old.deletion != new.deletion || old.policy != new.policy || !old.fields.iter().all(kept) {
+        return Scope::All;
+    }
+    let added: Vec<_> = new.fields.iter().filter(|(name, _)| !old.fields.contains_key(*name)).collect();
+    let quiet = |field: &Field| field.default.is_none() && field.rules.is_empty() && field.key.is_none();
+    match added.iter().all(|(_, field)| quiet(field)) {
+        true => Scope::Holding(added.into_iter().map(|(name, _)| name.clone()).collect()),
+        false => Scope::All,
+    }
 }

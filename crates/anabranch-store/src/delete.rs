@@ -1,0 +1,217 @@
+//! Deleting, restoring and purging, with what refers to the entity.
+
+use std::collections::BTreeSet;
+
+use anabranch_core::document::{Document, Edit, EditError};
+use anabranch_core::{Change, EntityId, FieldName, OnDelete, SpaceName, Stamp};
+use rusqlite::{OptionalExtension as _, params};
+use serde_json::Value;
+
+use crate::cache::EntityKey;
+use crate::conflicts;
+use crate::engine::Write;
+use crate::error::{QuarantineReason, StoreError};
+use crate::rows::{self, EntityRow, Origin};
+
+/// The most entities that one deletion takes along.
+pub const MAX_CASCADE: usize = 1_000;
+
+/// What a deletion does besides.
+#[derive(Debug, Default)]
+struct Plan {
+    /// The entities to delete, those that refer to another before it.
+    delete: Vec<EntityRow>,
+    /// The references to clear.
+    nullify: Vec<(EntityRow, FieldName)>,
+}
+
+impl Write<'_> {
+    /// Deletes an entity: it leaves the view, and its history stays. What refers to it is treated as the schema's
+    /// `on_delete` says, in the same transaction. The job that calls this must
+    /// [read rows](crate::Job::reads_rows), or references that share its transaction go unseen.
+    ///
+    /// Returns how many entities were deleted.
+    ///
+    /// # Errors
+    /// [`StoreError::Referenced`] if a reference forbids it, or if the entity is not there.
+    pub fn delete(&mut self, space: &SpaceName, id: EntityId) -> Result<usize, StoreError> {
+        let row = self.entity(space, id)?;
+        self.flush_rows()?;
+        let plan = self.plan_deletion(row)?;
+        self.carry_out(space, &plan)
+    }
+
+    /// Brings a deleted entity back.
+    ///
+    /// # Errors
+    /// If the entity was never there, or has been purged.
+    pub fn restore(&mut self, space: &SpaceName, id: EntityId) -> Result<(), StoreError> {
+        let row = self.entity(space, id)?;
+        self.mark(&row, Document::restore)
+    }
+
+    fn carry_out(&mut self, space: &SpaceName, plan: &Plan) -> Result<usize, StoreError> {
+        for (row, field) in &plan.nullify {
+            self.edit(space, row.id, &[Edit::Set { field: field.clone(), value: Value::Null }])?;
+        }
+        for row in &plan.delete {
+            self.mark(row, Document::delete)?;
+        }
+        Ok(plan.delete.len())
+    }
+
+    fn mark(
+        &mut self,
+        row: &EntityRow,
+        mark: impl FnOnce(&mut Document, Stamp) -> Result<Vec<Change>, EditError>,
+    ) -> Result<(), StoreError> {
+        let stamp = self.tick();
+        self.with_document(row, |write, document| {
+            if document.is_purged() {
+                return Err(StoreError::Purged(row.id));
+            }
+            let changes = mark(document, stamp)?;
+            write.log(row, &changes)
+        })
+    }
+
+    /// Follows the references to an entity, and to those that go with it.
+    fn plan_deletion(&self, root: EntityRow) -> Result<Plan, StoreError> {
+        let id = root.id;
+        let mut plan = Plan::default();
+        let mut going: BTreeSet<EntityKey> = BTreeSet::from([root.key]);
+        let mut open = vec![root];
+        let mut restricting = Vec::new();
+        while let Some(row) = open.pop() {
+            for (key, field) in conflicts::referring(&self.engine.connection, &row)? {
+                let Some(child) = rows::entity_by_key(&self.engine.connection, key)? else { continue };
+                let schema = self.engine.schema.collection(child.collection.as_str());
+                let Some((name, field)) = schema.and_then(|schema| schema.fields.get_key_value(field.as_str())) else {
+                    continue;
+                };
+                match field.on_delete {
+                    OnDelete::Keep => {}
+                    OnDelete::Restrict => restricting.push((row.id, child, name.to_string())),
+                    OnDelete::Nullify => plan.nullify.push((child, name.clone())),
+                    OnDelete::Cascade if !going.insert(key) => {}
+                    OnDelete::Cascade if going.len() > MAX_CASCADE => return Err(StoreError::CascadeTooLarge(id)),
+                    OnDelete::Cascade => open.push(child),
+                }
+            }
+            plan.delete.push(row);
+        }
+        // One that goes itself neither forbids anything nor keeps a reference to clear.
+        if let Some((entity, by, field)) = restricting.into_iter().find(|(_, by, _)| !going.contains(&by.key)) {
+            return Err(StoreError::Referenced { entity, by: by.id, field });
+        }
+        plan.nullify.retain(|(child, _)| !going.contains(&child.key));
+        plan.delete.reverse();
+        Ok(plan)
+    }
+}
+
+impl Write<'_> {
+    /// Purges a deleted entity: once a server has agreed, its history goes for good, here and everywhere. The
+    /// server agrees if it holds nothing of the entity that this replica has not seen; otherwise the entity stays.
+    ///
+    /// A change that some replica had not pushed by then is refused, and set aside on that replica.
+    ///
+    /// # Errors
+    /// [`StoreError::NotPurgeable`] if it is not deleted, or not all of it is on every server it syncs with.
+    pub fn purge(&mut self, space: &SpaceName, id: EntityId) -> Result<(), StoreError> {
+        let row = self.entity(space, id)?;
+        let schema = self.collection(&row.collection)?;
+        let document = self.engine.take_document(&row)?;
+        let facts = (document.is_purged(), document.is_deleted(schema.deletion), document.heads().version());
+        self.engine.cache.put(row.key, document);
+        let (purged, deleted, version) = facts;
+        let damaged = |source| StoreError::Damaged { entity: id, source };
+        if purged {
+            return Ok(());
+        }
+        let pending =
+            self.engine.connection.prepare_cached("SELECT 1 FROM outbox WHERE entity = ?")?.exists([row.key])?;
+        if !deleted.map_err(damaged)? || pending {
+            return Err(StoreError::NotPurgeable(id));
+        }
+        let marker = Document::purge_marker(&version).map_err(damaged)?;
+        // Into the log and the outbox, but not yet into the document.
+        let seq = rows::insert_change(&self.engine.connection, row.key, &marker, None, Origin::Local)?;
+        self.offer(&row, seq, None)
+    }
+
+    /// The marker, if this row of the log is one.
+    pub(crate) fn marker_at(&self, seq: i64) -> Result<Option<Change>, StoreError> {
+        let mut statement =
+            self.engine.connection.prepare_cached("SELECT bytes FROM changes WHERE seq = ? AND stamp = 0")?;
+        let bytes: Option<Vec<u8>> = statement.query_row([seq], |row| row.get(0)).optional()?;
+        Ok(bytes.and_then(|bytes| Change::parse(bytes).ok()).filter(|change| change.purge_of().is_some()))
+    }
+
+    /// Whether nothing but purge markers is left of an entity.
+    pub(crate) fn is_purged(&self, row: &EntityRow) -> Result<bool, StoreError> {
+        let mut statement =
+            self.engine.connection.prepare_cached("SELECT 1 FROM entities WHERE key = ? AND purged = 1")?;
+        Ok(statement.exists([row.key])?)
+    }
+
+    /// Leaves of an entity nothing but purge markers: this one, and those that it had already. What was not
+    /// pushed yet is set aside, not thrown away.
+    pub(crate) fn take_marker(&mut self, row: &EntityRow, marker: &Change, from: Origin) -> Result<(), StoreError> {
+        let mut markers = vec![marker.clone()];
+        if self.is_purged(row)? {
+            markers.extend(rows::logged_changes(&self.engine.connection, row.key)?);
+            if markers[1..].iter().any(|known| known.hash() == marker.hash()) {
+                return Ok(());
+            }
+        }
+        let damaged = |source| StoreError::Damaged { entity: row.id, source };
+        let document = Document::purged(&self.engine.actor, &markers).map_err(damaged)?;
+        self.forget_history(row)?;
+        self.used.push(row.key);
+        self.engine.cache.put(row.key, document);
+        let except = if let Origin::Remote(remote) = from { Some(remote) } else { None };
+        for marker in &markers {
+            let seq = rows::insert_change(&self.engine.connection, row.key, marker, None, from)?;
+            self.offer(row, seq, except)?;
+        }
+        let dirty = self.dirty(row.key);
+        dirty.document = true;
+        dirty.recount = true;
+        dirty.added_bytes = markers.iter().map(|marker| marker.bytes().len()).sum();
+        Ok(())
+    }
+
+    fn forget_history(&self, row: &EntityRow) -> Result<(), StoreError> {
+        let connection = &self.engine.connection;
+        let mut pending = connection.prepare_cached(
+            "SELECT bytes FROM changes WHERE entity = ?1 AND seq IN (SELECT change FROM outbox WHERE entity = ?1)",
+        )?;
+        let mut unsent = pending.query([row.key])?;
+        while let Some(found) = unsent.next()? {
+            let Ok(change) = Change::parse(found.get(0)?) else { continue };
+            if change.purge_of().is_none() {
+                self.set_aside(row, &change, &QuarantineReason::Purged)?;
+            }
+        }
+        for sql in [
+            "DELETE FROM outbox WHERE entity = ?",
+            "DELETE FROM changes WHERE entity = ?",
+            "DELETE FROM snapshots WHERE entity = ?",
+            "DELETE FROM orphans WHERE entity = ?",
+            "DELETE FROM links WHERE entity = ?",
+            "UPDATE entities SET log_bytes = 0, purged = 1 WHERE key = ?",
+        ] {
+            connection.prepare_cached(sql)?.execute([row.key])?;
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self, row: &EntityRow, change: &Change, reason: &QuarantineReason) -> Result<(), StoreError> {
+        let mut insert = self.engine.connection.prepare_cached(
+            "INSERT OR IGNORE INTO quarantine (entity, hash, reason, received_at, bytes) VALUES (?, ?, ?, ?, ?)",
+        )?;
+        insert.execute(params![row.key, change.hash().as_bytes(), reason.to_string(), self.now(), change.bytes()])?;
+        Ok(())
+    }
+}
