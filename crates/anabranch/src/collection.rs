@@ -32,13 +32,17 @@ impl Space {
         &self.name
     }
 
+    pub(crate) const fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
     /// A collection of the schema.
     ///
     /// # Errors
     /// If the schema has no such collection.
     pub fn collection(&self, name: &str) -> Result<Collection, Error> {
         let name = CollectionName::new(name)?;
-        if self.replica.schema().collection(name.as_str()).is_none() {
+        if name.is_system() || self.replica.schema().collection(name.as_str()).is_none() {
             return Err(Error::invalid(format!("the schema has no collection {name:?}")));
         }
         Ok(Collection { space: self.clone(), name })

@@ -47,7 +47,9 @@
 //! No call needs an async runtime: the library runs its own thread for the event loop. Being offline is never
 //! an error of a local call.
 
+mod clone;
 mod collection;
+mod conflicts;
 mod edits;
 mod environment;
 mod error;
@@ -57,12 +59,14 @@ mod status;
 mod sync;
 mod watch;
 
+pub use anabranch_core::document::Contender;
 pub use anabranch_core::document::{Edit, Path, Step};
 pub use anabranch_core::{
     CollectionName, Digest, EntityId, ErrorKind, FieldName, ReplicaId, Schema, SchemaError, SpaceName,
 };
-pub use anabranch_store::{EntityRecord, LogEntry, QueryRows};
+pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, QueryRows};
 pub use collection::{Collection, Space};
+pub use conflicts::Choice;
 pub use edits::Edits;
 pub use environment::SystemEnvironment;
 pub use error::Error;

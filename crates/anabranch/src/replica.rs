@@ -62,6 +62,12 @@ impl OpenOptions {
         self
     }
 
+    /// The same options, with the system's time and randomness.
+    pub(crate) fn again(&self) -> Self {
+        let environment = Box::new(SystemEnvironment::new());
+        Self { path: self.path.clone(), environment, functions: self.functions.clone() }
+    }
+
     /// Registers the function behind a policy of the schema, `policy = { custom = name, version = version }`. It
     /// gets the contested values, the last writer's first, and returns the value that is shown. It must be pure:
     /// every replica must come to the same value.
@@ -112,7 +118,7 @@ impl OpenOptions {
         self.open(OpenMode::Either(schema))
     }
 
-    fn open(self, mode: OpenMode) -> Result<Replica, Error> {
+    pub(crate) fn open(self, mode: OpenMode) -> Result<Replica, Error> {
         let store = Store::open_with(&self.path, mode, &self.functions, self.environment)?;
         let watchers = Arc::new(Watchers::default());
         let notified = Arc::clone(&watchers);

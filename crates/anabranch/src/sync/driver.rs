@@ -63,6 +63,9 @@ pub(super) struct Driver {
     store_failures: Backoff,
     waiting: Vec<Promise<(), Error>>,
     report: SyncReport,
+    /// Spaces that this sync has pushed to; each gets to carry this replica's schema, once.
+    pushed_to: BTreeSet<SpaceName>,
+    carrying: BTreeSet<SpaceName>,
     /// A flight has been sent and nothing of the answer has come.
     awaiting_answer: bool,
     outcome: Option<Result<(), SyncError>>,
@@ -123,6 +126,8 @@ impl Driver {
             store_failures: Backoff::default(),
             waiting: Vec::new(),
             report: SyncReport::default(),
+            pushed_to: BTreeSet::new(),
+            carrying: BTreeSet::new(),
             awaiting_answer: false,
             outcome: None,
         })
@@ -264,6 +269,14 @@ impl Driver {
             events.push_back(ClientEvent::Outbox { space, items: page.items, retry_at: page.retry_at });
         }
         for event in news {
+            if event == SyncEvent::CaughtUp {
+                let written = self.publish_schema().await?;
+                if !written.is_empty() {
+                    // That has to be pushed; then the machine catches up again.
+                    events.extend(written.into_iter().map(|space| ClientEvent::LocalWrite { space }));
+                    continue;
+                }
+            }
             self.tell(event).await?;
         }
         Ok(())
@@ -277,6 +290,9 @@ impl Driver {
                 Answer::Duplicate { .. } => duplicates += 1,
                 Answer::Held { .. } | Answer::Rejected { .. } => refused += 1,
             }
+        }
+        if pushed > 0 {
+            self.pushed_to.insert(batch.space.clone());
         }
         let remote = self.remote;
         let received = self.store.write(move |write| write.apply_batch(remote, batch)).await?;
@@ -344,6 +360,21 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// Lets the spaces that were pushed to carry this replica's schema, so that others can be made from them.
+    /// Returns the spaces in which it had to be written.
+    async fn publish_schema(&mut self) -> Result<Vec<SpaceName>, StoreError> {
+        let spaces: Vec<_> = self.pushed_to.difference(&self.carrying).cloned().collect();
+        let mut written = Vec::new();
+        for space in spaces {
+            let of = space.clone();
+            if self.store.write(move |write| write.publish_schema(&of)).await? {
+                written.push(space.clone());
+            }
+            self.carrying.insert(space);
+        }
+        Ok(written)
     }
 
     /// Begins again from what the file says, after a pause.

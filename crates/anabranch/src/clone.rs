@@ -1,0 +1,32 @@
+//! A replica made from what a server holds.
+
+use std::time::Duration;
+
+use anabranch_core::{Schema, SpaceName};
+use anabranch_store::OpenMode;
+
+use crate::error::Error;
+use crate::replica::{OpenOptions, Replica};
+
+impl OpenOptions {
+    /// Makes a new file from a space of the server at `url`, with the schema that the space carries: whoever
+    /// pushes to a space leaves it there. Blocks until everything is here; a clone that was cut off goes on when
+    /// it is called again.
+    ///
+    /// # Errors
+    /// If the file is a replica already, the server cannot be reached or `deadline` passes, or the space carries
+    /// no schema.
+    pub fn clone_space(self, url: &str, space: &str, deadline: Duration) -> Result<Replica, Error> {
+        let name = SpaceName::new(space)?;
+        // Changes need no schema to be stored. Their states are derived once it is known.
+        let empty = Schema { version: 0, collections: Default::default() };
+        let schema = {
+            let replica = self.again().open(OpenMode::Either(empty))?;
+            replica.sync(url).space(space)?.now(deadline).wait()?;
+            let carrier = replica.store().read(|read| read.entity(&name, Schema::carrier()))?;
+            carrier.and_then(|carrier| Schema::from_carried(&carrier.state))
+        };
+        let missing = || Error::invalid(format!("the space {space:?} on {url} carries no schema that can be used"));
+        self.open(OpenMode::Either(schema.ok_or_else(missing)?))
+    }
+}
