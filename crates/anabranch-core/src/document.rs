@@ -18,6 +18,7 @@ mod slot;
 mod state;
 #[cfg(test)]
 mod tests;
+mod text;
 mod value;
 mod write;
 
@@ -37,6 +38,7 @@ pub use edit::{Choice, Edit, Path, Step};
 pub use error::{ApplyError, DocumentError, EditError};
 pub use resolve::Contender;
 pub use state::{Breach, Contest, State};
+pub use text::TextSplice;
 pub(crate) use value::compare;
 pub use value::{MAX_DEPTH, canonical_json};
 

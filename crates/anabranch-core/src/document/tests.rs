@@ -4,6 +4,7 @@ mod conflicts;
 mod fields;
 mod foreign;
 mod history;
+mod texts;
 
 use serde_json::{Value, json};
 
