@@ -8,9 +8,12 @@
 
 mod admit;
 mod contain;
+mod diff;
 mod edit;
 mod error;
 mod genesis;
+mod history;
+mod import;
 mod note;
 mod prepare;
 mod resolve;
@@ -34,8 +37,10 @@ use crate::id::{Actor, ChangeHash, Heads};
 use crate::name::CollectionName;
 use crate::stamp::Stamp;
 
+pub use diff::{FieldDiff, diff};
 pub use edit::{Choice, Edit, Path, Step};
 pub use error::{ApplyError, DocumentError, EditError};
+pub use history::{Action, HistoryEntry, Page};
 pub use resolve::Contender;
 pub use state::{Breach, Contest, State};
 pub use text::TextSplice;

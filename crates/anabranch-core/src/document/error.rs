@@ -30,6 +30,9 @@ pub enum DocumentError {
     /// Some of the heads are not in the document.
     #[error("the document does not have these heads")]
     UnknownHeads,
+    /// The change is not in the document.
+    #[error("the document does not have the change {0}")]
+    UnknownChange(ChangeHash),
     /// The collection has no text field of this name.
     #[error("{0} is not a text field")]
     NotText(FieldName),
