@@ -8,9 +8,12 @@
 
 mod admit;
 mod contain;
+mod diff;
 mod edit;
 mod error;
 mod genesis;
+mod history;
+mod import;
 mod note;
 mod prepare;
 mod purge;
@@ -19,6 +22,7 @@ mod slot;
 mod state;
 #[cfg(test)]
 mod tests;
+mod text;
 mod value;
 mod write;
 
@@ -34,10 +38,13 @@ use crate::id::{Actor, ChangeHash, Heads};
 use crate::name::CollectionName;
 use crate::stamp::Stamp;
 
+pub use diff::{FieldDiff, diff};
 pub use edit::{Choice, Edit, Path, Step};
 pub use error::{ApplyError, DocumentError, EditError};
+pub use history::{Action, HistoryEntry, Page};
 pub use resolve::Contender;
 pub use state::{Breach, Contest, State};
+pub use text::TextSplice;
 pub(crate) use value::compare;
 pub use value::{MAX_DEPTH, canonical_json};
 

@@ -355,7 +355,7 @@ impl Document {
 }
 
 /// The error for a name that no field can have.
-fn unknown(field: &str) -> EditError {
+pub(super) fn unknown(field: &str) -> EditError {
     // A hostile name must not fill a log.
     EditError::UnknownField(field.chars().take(crate::MAX_NAME_BYTES).collect())
 }

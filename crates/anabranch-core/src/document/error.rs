@@ -27,6 +27,26 @@ pub enum DocumentError {
     /// The changes cannot be applied.
     #[error(transparent)]
     Changes(#[from] ApplyError),
+    /// Some of the heads are not in the document.
+    #[error("the document does not have these heads")]
+    UnknownHeads,
+    /// The change is not in the document.
+    #[error("the document does not have the change {0}")]
+    UnknownChange(ChangeHash),
+    /// The collection has no text field of this name.
+    #[error("{0} is not a text field")]
+    NotText(FieldName),
+    /// A position is past the end of the text.
+    #[error("{at} is out of range, the length is {length}")]
+    OutOfRange {
+        /// The position.
+        at: usize,
+        /// The length of the text.
+        length: usize,
+    },
+    /// The cursor is none of this text's.
+    #[error("the cursor is not one of this text")]
+    UnknownCursor,
     /// Automerge returned an error where none can occur in a sound document.
     #[error("the document is damaged")]
     Damaged,

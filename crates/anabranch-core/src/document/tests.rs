@@ -4,6 +4,9 @@ mod conflicts;
 mod fields;
 mod foreign;
 mod history;
+mod imports;
+mod past;
+mod texts;
 
 use serde_json::{Value, json};
 

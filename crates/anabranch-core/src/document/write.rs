@@ -317,7 +317,7 @@ impl<'a, 'd> Writer<'a, 'd> {
 }
 
 /// How many elements two sequences share at their beginning, and then at their end.
-fn shared_ends<T: PartialEq>(old: &[T], new: &[T]) -> (usize, usize) {
+pub(super) fn shared_ends<T: PartialEq>(old: &[T], new: &[T]) -> (usize, usize) {
     let prefix = old.iter().zip(new).take_while(|(old, new)| old == new).count();
     let suffix = old[prefix..].iter().rev().zip(new[prefix..].iter().rev()).take_while(|(old, new)| old == new).count();
     (prefix, suffix)
