@@ -35,6 +35,9 @@ pub enum StoreError {
     /// The conflict is settled, or values have come or gone since it was looked at.
     #[error("the conflict of entity {0} is no longer what it was: look at it again")]
     ConflictChanged(EntityId),
+    /// The entity's history does not have the point that was asked for.
+    #[error("the history of entity {0} does not have these heads")]
+    UnknownVersion(EntityId),
     /// Another entity refers to the one that was to be deleted, and forbids it.
     #[error("entity {entity} cannot be deleted: {field} of {by} refers to it")]
     Referenced {
@@ -119,7 +122,7 @@ impl StoreError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoEntity(_) | Self::Deleted(_) | Self::Purged(_) => ErrorKind::NotFound,
+            Self::NoEntity(_) | Self::Deleted(_) | Self::Purged(_) | Self::UnknownVersion(_) => ErrorKind::NotFound,
             Self::ConflictChanged(_) | Self::Referenced { .. } | Self::NotPurgeable(_) => ErrorKind::Refused,
             Self::EntityExists(_)
             | Self::Rule { .. }
@@ -175,11 +178,20 @@ impl StoreError {
 }
 
 impl StoreError {
+    /// The error of looking at this entity's document.
+    pub(crate) fn of_document(entity: EntityId, error: DocumentError) -> Self {
+        match error {
+            DocumentError::UnknownHeads | DocumentError::UnknownChange(_) => Self::UnknownVersion(entity),
+            source => Self::Damaged { entity, source },
+        }
+    }
+
     /// The error of an edit of this entity.
     pub(crate) fn of_edit(entity: EntityId) -> impl Fn(EditError) -> Self {
         move |error| match error {
             EditError::Rule { field, rule } => Self::Rule { entity, field, rule },
             EditError::ConflictChanged => Self::ConflictChanged(entity),
+            EditError::Document(error) => Self::of_document(entity, error),
             other => Self::Edit(other),
         }
     }

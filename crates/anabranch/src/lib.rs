@@ -54,15 +54,19 @@ mod edits;
 mod environment;
 mod error;
 mod exchange;
+mod history;
 mod replica;
 mod status;
 mod sync;
 mod watch;
 
-pub use anabranch_core::document::Contender;
+pub use anabranch_core::document::{
+    Action, Contender, Contest, Explanation, FieldDiff, HistoryEntry, State, TextSplice,
+};
 pub use anabranch_core::document::{Edit, Path, Step};
 pub use anabranch_core::{
-    CollectionName, Digest, EntityId, ErrorKind, FieldName, ReplicaId, Schema, SchemaError, SpaceName,
+    ChangeHash, CollectionName, Digest, EntityId, ErrorKind, FieldName, Heads, ReplicaId, Schema, SchemaError,
+    SpaceName,
 };
 pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, QueryRows};
 pub use collection::{Collection, Space};

@@ -55,6 +55,8 @@ pub enum Action {
     Undo(ChangeHash),
     /// It took back this undo.
     Redo(ChangeHash),
+    /// It is the marker that is left of a purged entity.
+    Purge,
 }
 
 /// Which part of a history to read.
@@ -127,6 +129,7 @@ impl Document {
             Some(Note::Import) => Action::Import,
             Some(Note::Undo(undone)) => Action::Undo(undone),
             Some(Note::Redo(redone)) => Action::Redo(redone),
+            Some(Note::Purge(_)) => Action::Purge,
             None => plain_action(&ops),
         };
         Ok(HistoryEntry {

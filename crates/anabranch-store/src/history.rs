@@ -1,0 +1,140 @@
+//! What an entity was: its history, its past states, and taking one's own edits back. These load the document.
+
+use anabranch_core::document::{Document, EditError, Explanation, FieldDiff, HistoryEntry, Page, State, diff};
+use anabranch_core::{Actor, Change, Collection, EntityId, FieldName, Heads, SpaceName, Stamp};
+use serde_json::{Map, Value};
+
+use crate::engine::Write;
+use crate::error::StoreError;
+use crate::rows::EntityRow;
+
+/// Whose edits an undo takes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mine {
+    /// Those of this open of the file: an application's session.
+    Session,
+    /// Those of this replica, whenever they were made.
+    Replica,
+}
+
+impl Write<'_> {
+    /// An entity's history, newest first.
+    ///
+    /// # Errors
+    /// If the entity is not there, or its document cannot be read.
+    pub fn history(&mut self, space: &SpaceName, id: EntityId, page: Page) -> Result<Vec<HistoryEntry>, StoreError> {
+        self.look(space, id, |document, collection| document.history(collection, page))
+    }
+
+    /// An entity's heads, as of this point of the transaction.
+    ///
+    /// # Errors
+    /// If the entity is not there, or its document cannot be read.
+    pub fn heads(&mut self, space: &SpaceName, id: EntityId) -> Result<Heads, StoreError> {
+        self.look(space, id, |document, _| Ok(document.heads()))
+    }
+
+    /// An entity's state as of some of its heads.
+    ///
+    /// # Errors
+    /// If the entity is not there, or does not have these heads.
+    pub fn state_at(&mut self, space: &SpaceName, id: EntityId, heads: &Heads) -> Result<State, StoreError> {
+        self.look(space, id, |document, collection| document.at(heads)?.state(Some(collection)))
+    }
+
+    /// What differs between an entity's states at two of its heads.
+    ///
+    /// # Errors
+    /// If the entity is not there, or does not have these heads.
+    pub fn diff(
+        &mut self,
+        space: &SpaceName,
+        id: EntityId,
+        before: &Heads,
+        after: &Heads,
+    ) -> Result<Vec<FieldDiff>, StoreError> {
+        self.look(space, id, |document, collection| {
+            let state = |heads| document.at(heads)?.state(Some(collection));
+            Ok(diff(&state(before)?, &state(after)?))
+        })
+    }
+
+    /// Why a field shows what it shows. `None` if the collection has no such field.
+    ///
+    /// # Errors
+    /// If the entity is not there, or its document cannot be read.
+    pub fn explain(
+        &mut self,
+        space: &SpaceName,
+        id: EntityId,
+        field: &FieldName,
+    ) -> Result<Option<Explanation>, StoreError> {
+        self.look(space, id, |document, collection| document.explain(collection, field))
+    }
+
+    /// Brings in what another system did to its copy of an entity: see [`Document::import`]. `false` if it changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// If the entity is not there or does not have the base, or a body does not fit the schema.
+    pub fn import(
+        &mut self,
+        space: &SpaceName,
+        id: EntityId,
+        base: &Heads,
+        base_body: &Map<String, Value>,
+        remote_body: &Map<String, Value>,
+        modified_at: Stamp,
+    ) -> Result<bool, StoreError> {
+        self.rework(space, id, |_, document, collection| {
+            document.import(collection, base, base_body, remote_body, modified_at)
+        })
+    }
+
+    fn look<T>(
+        &mut self,
+        space: &SpaceName,
+        id: EntityId,
+        look: impl FnOnce(&Document, &Collection) -> Result<T, anabranch_core::document::DocumentError>,
+    ) -> Result<T, StoreError> {
+        let row = self.entity(space, id)?;
+        let schema = self.collection_or_none(&row);
+        let document = self.engine.take_document(&row)?;
+        let seen = look(&document, &schema);
+        self.engine.cache.put(row.key, document);
+        seen.map_err(|error| StoreError::of_document(id, error))
+    }
+
+    /// Changes an entity's document; the fields that differ afterwards count as dirty.
+    fn rework(
+        &mut self,
+        space: &SpaceName,
+        id: EntityId,
+        work: impl FnOnce(&mut Self, &mut Document, &Collection) -> Result<Vec<Change>, EditError>,
+    ) -> Result<bool, StoreError> {
+        let row = self.entity(space, id)?;
+        let schema = self.collection(&row.collection)?;
+        let changes = self.with_document(&row, |write, document| {
+            let damaged = |source| StoreError::Damaged { entity: id, source };
+            let before = document.state(Some(&schema)).map_err(damaged)?;
+            let changes = work(write, document, &schema).map_err(StoreError::of_edit(id))?;
+            let after = document.state(Some(&schema)).map_err(damaged)?;
+            write.log(&row, &changes)?;
+            write.dirty(row.key).fields.extend(diff(&before, &after).into_iter().map(|field| field.field));
+            Ok(changes)
+        })?;
+        Ok(!changes.is_empty())
+    }
+
+    fn collection_or_none(&self, row: &EntityRow) -> Collection {
+        self.engine.schema.collection(row.collection.as_str()).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn is_mine(&self, mine: Mine) -> impl Fn(&Actor) -> bool + use<> {
+        let (actor, replica) = (self.engine.actor.clone(), self.engine.replica());
+        move |other: &Actor| match mine {
+            Mine::Session => *other == actor,
+            Mine::Replica => other.is_of(&replica),
+        }
+    }
+}
