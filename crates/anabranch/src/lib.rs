@@ -55,9 +55,11 @@ mod exchange;
 mod replica;
 mod status;
 mod sync;
+mod transaction;
 mod watch;
 
 pub use anabranch_core::document::{Edit, Path, Step};
+pub use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
 pub use anabranch_core::{
     CollectionName, Digest, EntityId, ErrorKind, FieldName, ReplicaId, Schema, SchemaError, SpaceName,
 };
@@ -70,6 +72,7 @@ pub use exchange::Exchanged;
 pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
 pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
+pub use transaction::Transaction;
 pub use watch::Watch;
 
 /// A write under way: resolves once it is fsynced, by `.await` or [`wait`](anabranch_store::Commit::wait).
