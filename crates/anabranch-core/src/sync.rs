@@ -11,7 +11,10 @@ mod cursor;
 mod digest;
 mod server;
 
-pub use append::{Appended, LogIndex, LogRow, Offered, append, next_chain};
+pub use append::{
+    Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, append, fits_transaction,
+    next_chain,
+};
 pub use backoff::{Backoff, MAX_BACKOFF_MILLIS};
 pub use client::{
     ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, MAX_PUSH_BYTES, MAX_PUSH_CHANGES,

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anabranch_core::Environment;
-use anabranch_core::sync::{MAX_PUSH_BYTES, MAX_PUSH_CHANGES};
+use anabranch_core::sync::{MAX_PUSH_BYTES, MAX_PUSH_CHANGES, PAGE_BYTES, PAGE_CHANGES};
 use anabranch_core::wire::{HEADER_BYTES, Limits, MAX_FRAME_BYTES};
 
 use crate::access::Authorize;
+use crate::backend::PageBudget;
 use crate::environment::SystemEnvironment;
 use crate::error::ServerError;
 
@@ -59,8 +60,12 @@ pub struct ServerOptions {
     /// origin is listed here, like `https://app.example`: else every page that a browser on this machine
     /// opens could read and write everything.
     pub allowed_origins: Vec<String>,
-    /// What is taken in one push: at most 4,000 changes and 1 MiB.
+    /// What is taken in one push: at most 4,000 changes and 1 MiB. A single change, or a single transaction, is
+    /// taken even if it is larger than this.
     pub limits: Limits,
+    /// What is sent in one page of changes: at most 4,000 changes and 1 MiB. A single change, or a single
+    /// transaction, is sent even if it is larger than this.
+    pub page: PageBudget,
     /// Connections at the same time, sessions included; whoever comes later waits.
     pub max_connections: u32,
     /// Where the time comes from.
@@ -74,6 +79,7 @@ impl Default for ServerOptions {
             allow_public_without_auth: false,
             allowed_origins: Vec::new(),
             limits: Limits { push_changes: MAX_PUSH_CHANGES, push_bytes: MAX_PUSH_BYTES },
+            page: PageBudget { bytes: PAGE_BYTES, changes: PAGE_CHANGES },
             max_connections: 4_096,
             environment: Box::new(SystemEnvironment),
         }
@@ -87,6 +93,7 @@ impl fmt::Debug for ServerOptions {
             .field("allow_public_without_auth", &self.allow_public_without_auth)
             .field("allowed_origins", &self.allowed_origins)
             .field("limits", &self.limits)
+            .field("page", &self.page)
             .field("max_connections", &self.max_connections)
             .finish_non_exhaustive()
     }
@@ -101,8 +108,11 @@ impl ServerOptions {
         let within = |option, must_be, value: u32, most| {
             if (1..=most).contains(&value) { Ok(()) } else { Err(ServerError::Option { option, must_be }) }
         };
+        let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         within("limits.push_changes", "1 to 4,000", self.limits.push_changes, MOST.push_changes)?;
         within("limits.push_bytes", "1 byte to 1 MiB", self.limits.push_bytes, MOST.push_bytes)?;
+        within("page.changes", "1 to 4,000", small(self.page.changes), MOST.push_changes)?;
+        within("page.bytes", "1 byte to 1 MiB", small(self.page.bytes), MOST.push_bytes)?;
         within("max_connections", "1 to 1,048,576", self.max_connections, MOST_CONNECTIONS)
     }
 }
@@ -133,5 +143,8 @@ mod tests {
         let limits = Limits { push_changes: 1, push_bytes: (1 << 20) + 1 };
         let options = ServerOptions { limits, ..ServerOptions::default() };
         assert!(matches!(check("[::1]:0", &options), Err(ServerError::Option { option: "limits.push_bytes", .. })));
+        let page = PageBudget { bytes: 1 << 10, changes: 4_001 };
+        let options = ServerOptions { page, ..ServerOptions::default() };
+        assert!(matches!(check("[::1]:0", &options), Err(ServerError::Option { option: "page.changes", .. })));
     }
 }

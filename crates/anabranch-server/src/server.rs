@@ -64,8 +64,8 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(Stop::Run);
         let commits = backend.commits();
-        let ServerOptions { authorize, allowed_origins, limits, max_connections, environment, .. } = options;
-        let sessions = Sessions::new(backend, environment, limits);
+        let ServerOptions { authorize, allowed_origins, limits, page, max_connections, environment, .. } = options;
+        let sessions = Sessions::new(backend, environment, limits, page);
         let shared = Arc::new(Shared { sessions, authorize, allowed_origins, stop: stopped });
         Ok(Self { listener, address, shared, stop, commits, max_connections })
     }

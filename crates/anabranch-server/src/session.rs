@@ -5,9 +5,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anabranch_core::sync::{
-    Call, CallResult, PAGE_BYTES, PAGE_CHANGES, ServerConfig, ServerEvent, ServerSession, ServerStep,
-};
+use anabranch_core::sync::{Call, CallResult, ServerConfig, ServerEvent, ServerSession, ServerStep};
 use anabranch_core::wire::{self, ClientMessage, Limits, RefusalCode, ServerMessage};
 use anabranch_core::{Environment, UnixMillis};
 use axum::body::Bytes;
@@ -47,13 +45,19 @@ pub(crate) struct Sessions {
     hub: Arc<Hub>,
     environment: Mutex<Box<dyn Environment>>,
     limits: Limits,
+    page: PageBudget,
     next: AtomicU64,
 }
 
 impl Sessions {
-    pub(crate) fn new(backend: Arc<dyn Backend>, environment: Box<dyn Environment>, limits: Limits) -> Self {
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        environment: Box<dyn Environment>,
+        limits: Limits,
+        page: PageBudget,
+    ) -> Self {
         let environment = Mutex::new(environment);
-        Self { backend, hub: Arc::default(), environment, limits, next: AtomicU64::new(1) }
+        Self { backend, hub: Arc::default(), environment, limits, page, next: AtomicU64::new(1) }
     }
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
@@ -99,8 +103,7 @@ impl Sessions {
                 CallResult::Appended { id, space, outcome }
             }
             Call::Read { space, after, check } => {
-                let budget = PageBudget { bytes: PAGE_BYTES, changes: PAGE_CHANGES };
-                let outcome = backend.read(space.clone(), after, check, budget).await;
+                let outcome = backend.read(space.clone(), after, check, self.page).await;
                 let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a pull failed")).ok();
                 CallResult::Read { space, outcome }
             }

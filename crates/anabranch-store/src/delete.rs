@@ -13,8 +13,8 @@ use crate::engine::Write;
 use crate::error::{QuarantineReason, StoreError};
 use crate::rows::{self, EntityRow, Origin};
 
-/// The most entities that one deletion takes along.
-pub const MAX_CASCADE: usize = 1_000;
+/// The most entities that one deletion takes along: it is one transaction.
+pub const MAX_CASCADE: usize = anabranch_core::sync::MAX_TRANSACTION_CHANGES;
 
 /// What a deletion does besides.
 #[derive(Debug, Default)]
@@ -38,7 +38,10 @@ impl Write<'_> {
         let row = self.entity(space, id)?;
         self.flush_rows()?;
         let plan = self.plan_deletion(row)?;
-        self.carry_out(space, &plan)
+        if plan.delete.len() + plan.nullify.len() == 1 {
+            return self.carry_out(space, &plan);
+        }
+        self.transaction(|write| write.carry_out(space, &plan))
     }
 
     /// Brings a deleted entity back.

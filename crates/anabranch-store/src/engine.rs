@@ -21,6 +21,7 @@ use crate::cache::{DocumentCache, EntityKey};
 use crate::error::StoreError;
 use crate::file;
 use crate::rows::{self, EntityRow};
+use crate::transaction::OpenTransaction;
 
 pub(crate) use flush::{Dirty, Pending};
 
@@ -110,6 +111,7 @@ pub struct Write<'a> {
     pub(crate) pending: &'a mut Pending,
     /// Documents that this job has changed; they are thrown away if it fails.
     pub(crate) used: Vec<EntityKey>,
+    pub(crate) transaction: Option<OpenTransaction>,
 }
 
 impl fmt::Debug for Write<'_> {
@@ -227,7 +229,7 @@ impl Engine {
     fn run_job(&mut self, job: &mut dyn Job, pending: &mut Pending) -> Result<(), StoreError> {
         self.connection.execute_batch("SAVEPOINT job")?;
         let mut own = Pending::default();
-        let mut write = Write { engine: self, pending: &mut own, used: Vec::new() };
+        let mut write = Write { engine: self, pending: &mut own, used: Vec::new(), transaction: None };
         let result = catch_unwind(AssertUnwindSafe(|| job.run(&mut write))).unwrap_or(Err(Undo));
         let used = write.used;
         if result.is_ok() {

@@ -1,6 +1,7 @@
 //! The store's errors.
 
 use anabranch_core::document::{ApplyError, DocumentError, EditError};
+use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
 use anabranch_core::{ChangeError, CollectionName, EntityId, ErrorKind, FieldName, NameError, Rule, SchemaError};
 
 /// Why the store could not do what it was asked. [`StoreError::kind`] says what to do about it.
@@ -94,6 +95,12 @@ pub enum StoreError {
         /// What is wrong.
         source: DocumentError,
     },
+    /// A transaction has written to a second space.
+    #[error("a transaction stays in one space")]
+    TransactionSpaces,
+    /// A transaction is larger than every server takes at once.
+    #[error("a transaction holds at most {MAX_TRANSACTION_CHANGES} changes and {} KiB", MAX_TRANSACTION_BYTES >> 10)]
+    TransactionTooLarge,
     /// What the file holds does not read back as what was written.
     #[error("the file is damaged: {0}")]
     DamagedRow(&'static str),
@@ -136,6 +143,8 @@ impl StoreError {
             | Self::NotInitialised(_)
             | Self::AlreadyInitialised(_)
             | Self::Query(_)
+            | Self::TransactionSpaces
+            | Self::TransactionTooLarge
             | Self::Closed => ErrorKind::Invalid,
             Self::NotAReplica(_) | Self::Damaged { .. } | Self::DamagedRow(_) => ErrorKind::Damaged,
             Self::Sqlite(error) => sqlite_kind(error),

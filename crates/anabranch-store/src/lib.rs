@@ -23,6 +23,7 @@ mod read;
 mod receive;
 mod rows;
 mod store;
+mod transaction;
 mod views;
 
 pub use cache::EntityKey;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::engine::Write;
 use crate::error::StoreError;
 use crate::rows::{self, EntityRow, Origin};
+use crate::transaction::transaction_of;
 
 impl Write<'_> {
     /// Creates an entity; with no `id`, a fresh one is minted.
@@ -135,7 +136,9 @@ impl Write<'_> {
     /// Appends local changes to the log and to every remote's outbox.
     pub(crate) fn log(&mut self, row: &EntityRow, changes: &[Change]) -> Result<(), StoreError> {
         for change in changes {
-            let seq = rows::insert_change(&self.engine.connection, row.key, change, None, Origin::Local)?;
+            let transaction = self.join_transaction(row, change)?;
+            let transaction = transaction.as_ref().map(|id| id.as_bytes().as_slice());
+            let seq = rows::insert_change(&self.engine.connection, row.key, change, transaction, Origin::Local)?;
             self.offer(row, seq, None)?;
             let dirty = self.dirty(row.key);
             dirty.document = true;
@@ -207,13 +210,15 @@ impl Write<'_> {
         let changes = document.changes_since(theirs);
         self.engine.cache.put(row.key, document);
         let changes = changes.map_err(|source| StoreError::Damaged { entity: id, source })?;
-        let envelope = |change: Change| Envelope {
-            entity: id,
-            collection: row.collection.clone(),
-            parent: None,
-            transaction: None,
-            change: change.into_bytes(),
+        let envelope = |change: Change| {
+            Ok(Envelope {
+                entity: id,
+                collection: row.collection.clone(),
+                parent: None,
+                transaction: transaction_of(&self.engine.connection, row.key, &change.hash())?,
+                change: change.into_bytes(),
+            })
         };
-        Ok(changes.into_iter().map(envelope).collect())
+        changes.into_iter().map(envelope).collect()
     }
 }

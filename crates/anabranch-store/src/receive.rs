@@ -72,8 +72,13 @@ impl Write<'_> {
         self.pending.sync_state = true;
         let received = self.receive(space, incoming, Origin::Remote(remote))?;
         let mut lacking = BTreeSet::new();
+        let refused =
+            answered.iter().any(|(_, answer)| matches!(answer, Answer::Held { .. } | Answer::Rejected { .. }));
         for (seq, answer) in answered {
             lacking.extend(self.take_answer(remote, space, seq, answer)?);
+        }
+        if refused {
+            self.park_transactions(remote)?;
         }
         for entity in lacking {
             if let Some(row) = rows::entity_by_key(&self.engine.connection, entity)? {

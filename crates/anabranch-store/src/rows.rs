@@ -1,7 +1,7 @@
 //! Rows and what they hold: the SQL that several parts share.
 
 use anabranch_core::document::Document;
-use anabranch_core::{Actor, Change, ChangeHash, CollectionName, EntityId, Heads, SpaceName};
+use anabranch_core::{Actor, Change, ChangeHash, CollectionName, EntityId, Heads, SpaceName, TransactionId};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::cache::EntityKey;
@@ -128,6 +128,11 @@ pub(crate) fn change_seq(
 ) -> Result<Option<i64>, StoreError> {
     let mut statement = connection.prepare_cached("SELECT seq FROM changes WHERE entity = ? AND hash = ?")?;
     Ok(statement.query_row(params![entity, hash.as_bytes()], |row| row.get(0)).optional()?)
+}
+
+/// A transaction's id as a row has it.
+pub(crate) fn transaction_id(bytes: &[u8]) -> Option<TransactionId> {
+    bytes.try_into().ok().map(TransactionId::from_bytes)
 }
 
 /// Appends a change to the log and returns its row key.

@@ -95,7 +95,7 @@ impl Space {
         Ok(self.replica.store().read(|read| read.log(&self.name, id))?)
     }
 
-    fn write<T: Send + 'static>(
+    pub(crate) fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Write<'_>, &SpaceName) -> Result<T, Error> + Send + 'static,
     ) -> Commit<T> {
@@ -197,7 +197,7 @@ impl Collection {
     }
 }
 
-fn object(fields: impl Serialize) -> Result<Map<String, Value>, Error> {
+pub(crate) fn object(fields: impl Serialize) -> Result<Map<String, Value>, Error> {
     match serde_json::to_value(fields) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(Error::invalid("an entity is an object of fields")),

@@ -1,14 +1,19 @@
 //! Two open replicas, no server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use anabranch_core::wire::Envelope;
 use anabranch_core::{EntityId, Heads, SpaceName};
 
 use crate::error::Error;
 use crate::replica::Replica;
 
-/// Changes that are handed over in one transaction.
+/// Changes that are handed over in one commit, unless transactions join more.
 const BATCH_CHANGES: usize = 1_000;
+
+/// Every entity's heads.
+type AllHeads = BTreeMap<EntityId, Heads>;
 
 /// What an exchange moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,26 +43,28 @@ impl Replica {
         Ok(exchanged)
     }
 
-    fn heads(&self, space: &SpaceName) -> Result<BTreeMap<EntityId, Heads>, Error> {
-        Ok(self.store().read(|read| read.heads(space))?.into_iter().collect())
+    fn heads(&self, space: &SpaceName) -> Result<Arc<AllHeads>, Error> {
+        Ok(Arc::new(self.store().read(|read| read.heads(space))?.into_iter().collect()))
     }
 
+    /// Hands over what the other lacks. A batch never ends inside a transaction: what a transaction joins is
+    /// collected and applied together.
     fn hand_over(
         &self,
         other: &Self,
         space: &SpaceName,
-        ours: &BTreeMap<EntityId, Heads>,
-        theirs: &BTreeMap<EntityId, Heads>,
+        ours: &AllHeads,
+        theirs: &Arc<AllHeads>,
     ) -> Result<usize, Error> {
-        let nothing = Heads::default();
-        let (mut handed_over, mut batch) = (0, Vec::new());
+        let (mut handed_over, mut batch, mut done) = (0, Vec::new(), BTreeSet::new());
         for (id, heads) in ours {
-            let known = theirs.get(id).unwrap_or(&nothing);
-            if known == heads {
+            if theirs.get(id) == Some(heads) || done.contains(id) {
                 continue;
             }
-            let (of, id, known) = (space.clone(), *id, known.clone());
-            batch.extend(self.store().write(move |write| write.changes_beyond(&of, id, &known)).wait()?);
+            let (of, id, known) = (space.clone(), *id, Arc::clone(theirs));
+            let together = self.store().write(move |write| write.changes_beyond_together(&of, id, &known)).wait()?;
+            done.extend(together.iter().map(|envelope| envelope.entity));
+            batch.extend(together);
             if batch.len() >= BATCH_CHANGES {
                 handed_over += other.take_over(space, std::mem::take(&mut batch))?;
             }
@@ -65,7 +72,7 @@ impl Replica {
         Ok(handed_over + other.take_over(space, batch)?)
     }
 
-    fn take_over(&self, space: &SpaceName, batch: Vec<anabranch_core::wire::Envelope>) -> Result<usize, Error> {
+    fn take_over(&self, space: &SpaceName, batch: Vec<Envelope>) -> Result<usize, Error> {
         if batch.is_empty() {
             return Ok(0);
         }

@@ -58,12 +58,14 @@ mod history;
 mod replica;
 mod status;
 mod sync;
+mod transaction;
 mod watch;
 
 pub use anabranch_core::document::{
     Action, Contender, Contest, Explanation, FieldDiff, HistoryEntry, State, TextSplice,
 };
 pub use anabranch_core::document::{Edit, Path, Step};
+pub use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
 pub use anabranch_core::{
     ChangeHash, CollectionName, Digest, EntityId, ErrorKind, FieldName, Heads, ReplicaId, Schema, SchemaError,
     SpaceName,
@@ -78,6 +80,7 @@ pub use exchange::Exchanged;
 pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
 pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
+pub use transaction::Transaction;
 pub use watch::Watch;
 
 /// A write under way: resolves once it is fsynced, by `.await` or [`wait`](anabranch_store::Commit::wait).

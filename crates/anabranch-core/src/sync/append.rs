@@ -12,6 +12,18 @@ use crate::id::{Actor, ChangeHash, Digest, EntityId, TransactionId};
 use crate::name::CollectionName;
 use crate::wire::{Answer, Envelope, Mark, Missing, RejectCode};
 
+/// The most changes that one transaction may hold. Every server takes as many in one push.
+pub const MAX_TRANSACTION_CHANGES: usize = 1_000;
+/// The most bytes of changes that one transaction may hold. Every server takes as many in one push.
+pub const MAX_TRANSACTION_BYTES: usize = 256 << 10;
+
+/// Whether a transaction of this many changes, with this many bytes in all, keeps its limits. A single change
+/// always does.
+#[must_use]
+pub const fn fits_transaction(changes: usize, bytes: usize) -> bool {
+    changes <= 1 || (changes <= MAX_TRANSACTION_CHANGES && bytes <= MAX_TRANSACTION_BYTES)
+}
+
 /// A change that has been offered to the log: read and checked by itself, not yet against the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offered {
@@ -102,7 +114,8 @@ pub fn next_chain(
 
 /// Decides what becomes of a batch of changes offered to one space, whose log ends at `head`.
 ///
-/// Changes that share a transaction and stand next to each other are accepted together or not at all.
+/// Changes that share a transaction and stand next to each other are accepted together or not at all, within
+/// [`MAX_TRANSACTION_CHANGES`] and [`MAX_TRANSACTION_BYTES`].
 ///
 /// # Errors
 /// The index's error; nothing has been decided then.
@@ -136,19 +149,32 @@ struct Tail<'a, I> {
     recent: Recent,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Recent {
     seqs: HashMap<(EntityId, ChangeHash), u64>,
     collections: HashMap<EntityId, CollectionName>,
     by_actor: HashMap<(EntityId, Actor, u64), ChangeHash>,
 }
 
+impl Recent {
+    fn add(&mut self, row: &LogRow) {
+        let (entity, change) = (row.offered.entity, &row.offered.change);
+        self.seqs.insert((entity, change.hash()), row.mark.seq);
+        self.collections.insert(entity, row.offered.collection.clone());
+        self.by_actor.insert((entity, change.actor().clone(), change.seq()), change.hash());
+    }
+}
+
 impl<I: LogIndex> Tail<'_, I> {
     fn append_group(&mut self, group: Vec<Result<Offered, Answer>>, appended: &mut Appended) -> Result<(), I::Error> {
+        let bytes = group.iter().flatten().map(|offered| offered.change.bytes().len()).sum();
+        if !fits_transaction(group.len(), bytes) {
+            let answer = rejected(RejectCode::Transaction, "the transaction is larger than one may be");
+            appended.answers.extend(group.iter().map(|_| answer.clone()));
+            return Ok(());
+        }
+        let (head, rows, first_answer) = (self.head, appended.rows.len(), appended.answers.len());
         let alone = group.len() == 1;
-        // A group that fails must leave no trace in what the next ones see.
-        let before = (!alone).then(|| (self.head, self.recent.clone(), appended.rows.len()));
-        let first_answer = appended.answers.len();
         for offered in group {
             let answer = match offered {
                 Ok(offered) => self.append_one(offered, &mut appended.rows)?,
@@ -157,12 +183,12 @@ impl<I: LogIndex> Tail<'_, I> {
             appended.answers.push(answer);
         }
         let failed = |answer: &Answer| matches!(answer, Answer::Held { .. } | Answer::Rejected { .. });
-        if let Some((head, recent, rows)) = before
-            && appended.answers[first_answer..].iter().any(failed)
-        {
-            self.head = head;
-            self.recent = recent;
+        if !alone && appended.answers[first_answer..].iter().any(failed) {
+            // A group that fails leaves no trace in what the next ones see.
             appended.rows.truncate(rows);
+            self.head = head;
+            self.recent = Recent::default();
+            appended.rows.iter().for_each(|row| self.recent.add(row));
             for answer in &mut appended.answers[first_answer..] {
                 if matches!(answer, Answer::Accepted { .. }) {
                     *answer = Answer::Rejected {
@@ -183,10 +209,9 @@ impl<I: LogIndex> Tail<'_, I> {
         let (entity, hash) = (offered.entity, offered.change.hash());
         let chain = next_chain(&self.head.chain, &entity, &hash, offered.transaction.as_ref());
         self.head = Mark { seq: self.head.seq + 1, chain };
-        self.recent.seqs.insert((entity, hash), self.head.seq);
-        self.recent.collections.insert(entity, offered.collection.clone());
-        self.recent.by_actor.insert((entity, offered.change.actor().clone(), offered.change.seq()), hash);
-        rows.push(LogRow { mark: self.head, offered });
+        let row = LogRow { mark: self.head, offered };
+        self.recent.add(&row);
+        rows.push(row);
         Ok(Answer::Accepted { seq: self.head.seq })
     }
 

@@ -20,7 +20,7 @@ pub use step::{
 
 /// The most changes that a client puts in one push.
 pub const MAX_PUSH_CHANGES: u32 = 1_000;
-/// The target size of a push, in bytes of changes; one larger change travels alone.
+/// The target size of a push, in bytes of changes; a larger change, or transaction, travels alone.
 pub const MAX_PUSH_BYTES: u32 = 256 << 10;
 
 /// The sync of one replica with one server.

@@ -6,7 +6,7 @@ use std::mem;
 use crate::environment::UnixMillis;
 use crate::id::{Lineage, ReplicaId};
 use crate::name::SpaceName;
-use crate::sync::append::Offered;
+use crate::sync::append::{Offered, fits_transaction};
 use crate::sync::cursor::CursorContent;
 use crate::wire::{
     Answer, ClientMessage, Cursor, Envelope, Hello, Limits, Mark, Pull, Push, Pushed, RefusalCode, RejectCode,
@@ -15,7 +15,7 @@ use crate::wire::{
 
 /// Pages that a session sends before the client has confirmed the first of them.
 pub const WINDOW_PAGES: u32 = 4;
-/// The target size of a page of changes, in bytes; one larger change travels alone.
+/// The target size of a page of changes, in bytes; a larger change, or transaction, travels alone.
 pub const PAGE_BYTES: usize = 256 << 10;
 /// The most changes in a page.
 pub const PAGE_CHANGES: usize = 2_000;
@@ -242,15 +242,23 @@ impl ServerSession {
             let answers = vec![answer; changes.len()];
             return step.send.push(ServerMessage::Pushed(Pushed { id, space, answers, mark: None, cursor: None }));
         }
-        let bytes: usize = changes.iter().map(|envelope| envelope.change.len()).sum();
-        let limits = self.config.limits;
-        let too_many = u32::try_from(changes.len()).map_or(true, |count| count > limits.push_changes);
-        let too_large = changes.len() > 1 && u32::try_from(bytes).map_or(true, |bytes| bytes > limits.push_bytes);
-        if too_many || too_large {
+        if !self.takes(&changes) {
             return self.refuse(RefusalCode::Protocol, "the push is larger than this server's limits", step);
         }
         let batch = changes.into_iter().map(Offered::open).collect();
         step.calls.push(Call::Append { id, space, replica, batch });
+    }
+
+    /// Whether a push keeps the limits. A single change, or a single transaction, cannot be divided: it keeps
+    /// those of the protocol instead.
+    fn takes(&self, changes: &[Envelope]) -> bool {
+        let bytes: usize = changes.iter().map(|envelope| envelope.change.len()).sum();
+        let within = |most: u32, value: usize| u32::try_from(value).is_ok_and(|value| value <= most);
+        let Limits { push_changes, push_bytes } = self.config.limits;
+        let transaction = changes.first().and_then(|envelope| envelope.transaction);
+        let whole = transaction.is_some() && changes.iter().all(|envelope| envelope.transaction == transaction);
+        let indivisible = (whole || changes.len() == 1) && fits_transaction(changes.len(), bytes);
+        indivisible || (within(push_changes, changes.len()) && within(push_bytes, bytes))
     }
 
     fn on_pull(&mut self, access: &dyn Access, pull: Pull, step: &mut ServerStep) {

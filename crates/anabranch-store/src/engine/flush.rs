@@ -40,7 +40,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Adds what a job that has succeeded did.
-    pub(super) fn absorb(&mut self, job: Self) {
+    pub(crate) fn absorb(&mut self, job: Self) {
         for (key, done) in job.dirty {
             let dirty = self.dirty.entry(key).or_default();
             dirty.fields.extend(done.fields);

@@ -81,7 +81,7 @@ pub struct OutboxRead {
     pub space: SpaceName,
     /// At most this many.
     pub changes: u32,
-    /// Of at most this many bytes, unless the first alone is larger.
+    /// Of at most this many bytes. A single change, or a single transaction, may go over both.
     pub bytes: u32,
 }
 

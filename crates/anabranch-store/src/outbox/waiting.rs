@@ -1,0 +1,91 @@
+//! What must not be pushed yet: refused and put-off changes, and everything that is joined to them.
+
+use std::collections::{HashMap, HashSet};
+
+use anabranch_core::UnixMillis;
+use anabranch_core::sync::MAX_BACKOFF_MILLIS;
+use rusqlite::{Connection, params};
+
+use crate::cache::EntityKey;
+use crate::engine::Write;
+use crate::error::StoreError;
+use crate::rows::RemoteKey;
+
+/// What waits of each entity: its changes from this place of the log on.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(HashMap<EntityKey, i64>);
+
+/// A wait beyond the longest backoff was begun before the clock was set back; it is over.
+const SELECT_BLOCKED: &str = "SELECT entity FROM outbox WHERE remote = ?1 AND (state = 'parked' OR not_before > 0) \
+     AND (state = 'parked' OR not_before BETWEEN ?2 + 1 AND ?2 + ?3)";
+
+impl Waiting {
+    /// An entity waits as a whole while one of its changes is parked or put off. A transaction waits if one of its
+    /// changes does, and with it the later changes of all its entities, and the transactions of those, and so on.
+    pub(super) fn find(connection: &Connection, remote: RemoteKey, now: UnixMillis) -> Result<Self, StoreError> {
+        let mut waiting = Self::default();
+        let mut blocked = connection.prepare_cached(SELECT_BLOCKED)?;
+        let blocked = blocked.query_map([remote, now, MAX_BACKOFF_MILLIS], |row| row.get::<_, EntityKey>(0))?;
+        let mut open = Vec::new();
+        for entity in blocked {
+            waiting.add(entity?, 0, &mut open);
+        }
+        let mut transactions_of = connection.prepare_cached(
+            "SELECT DISTINCT c.txn FROM outbox o CROSS JOIN changes c ON c.seq = o.change \
+             WHERE o.remote = ? AND o.entity = ? AND o.change >= ? AND o.change < ? AND c.txn IS NOT NULL",
+        )?;
+        let mut members_of = connection.prepare_cached(
+            "SELECT c.entity, min(c.seq) FROM changes c CROSS JOIN outbox o ON o.remote = ? AND o.change = c.seq \
+             WHERE c.txn = ? GROUP BY c.entity",
+        )?;
+        let mut seen = HashSet::new();
+        while let Some((entity, from, to)) = open.pop() {
+            let found = transactions_of
+                .query_map([remote, entity, from, to], |row| row.get::<_, Vec<u8>>(0))?
+                .collect::<Result<Vec<_>, _>>()?;
+            for transaction in found.into_iter().filter(|transaction| seen.insert(transaction.clone())) {
+                let members =
+                    members_of.query_map(params![remote, transaction], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                for member in members {
+                    let (entity, seq) = member?;
+                    waiting.add(entity, seq, &mut open);
+                }
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Lets an entity wait from `from` on, and notes the part of its changes that did not wait before.
+    fn add(&mut self, entity: EntityKey, from: i64, open: &mut Vec<(EntityKey, i64, i64)>) {
+        let start = self.0.entry(entity).or_insert(i64::MAX);
+        if from < *start {
+            open.push((entity, from, *start));
+            *start = from;
+        }
+    }
+
+    /// Whether this change waits.
+    pub(super) fn includes(&self, entity: EntityKey, seq: i64) -> bool {
+        self.0.get(&entity).is_some_and(|start| *start <= seq)
+    }
+}
+
+impl Write<'_> {
+    /// Parks what is pending of the transactions of which a change is parked: none is accepted in part.
+    pub(crate) fn park_transactions(&mut self, remote: RemoteKey) -> Result<(), StoreError> {
+        let mut update = self.engine.connection.prepare_cached(
+            "UPDATE outbox SET state = 'parked', last_error = 'another change of the transaction was refused' \
+             WHERE remote = ?1 AND state = 'pending' AND change IN (SELECT seq FROM changes WHERE txn IN ( \
+                 SELECT c.txn FROM outbox p CROSS JOIN changes c ON c.seq = p.change \
+                 WHERE p.remote = ?1 AND (p.state = 'parked' OR p.not_before > 0) AND p.state = 'parked' \
+                   AND c.txn IS NOT NULL)) \
+             RETURNING entity",
+        )?;
+        let parked = update.query_map([remote], |row| row.get::<_, EntityKey>(0))?.collect::<Result<Vec<_>, _>>()?;
+        drop(update);
+        for entity in parked {
+            self.dirty(entity);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! Transactions: changes of several entities that stand or fall together, here, on the wire and elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anabranch_core::sync::fits_transaction;
+use anabranch_core::wire::Envelope;
+use anabranch_core::{Change, ChangeHash, EntityId, Heads, SpaceName, TransactionId};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::cache::EntityKey;
+use crate::engine::Write;
+use crate::error::StoreError;
+use crate::rows::{self, EntityRow, SpaceKey};
+
+/// A transaction under way.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenTransaction {
+    id: TransactionId,
+    /// The space of its first change.
+    space: Option<SpaceKey>,
+    changes: usize,
+    bytes: usize,
+}
+
+impl Write<'_> {
+    /// Makes everything that `work` writes one transaction: all of it is stored or nothing, servers accept all of
+    /// it or nothing, and no replica that pulls it shows a part of it. One inside another is a part of the outer.
+    ///
+    /// # Errors
+    /// What `work` returns; nothing of it is stored then, even if this write goes on. [`StoreError::TransactionSpaces`]
+    /// if it writes to a second space, [`StoreError::TransactionTooLarge`] beyond
+    /// [`MAX_TRANSACTION_CHANGES`](anabranch_core::sync::MAX_TRANSACTION_CHANGES) or
+    /// [`MAX_TRANSACTION_BYTES`](anabranch_core::sync::MAX_TRANSACTION_BYTES).
+    pub fn transaction<T, E: From<StoreError>>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.execute("SAVEPOINT part")?;
+        let outer = self.transaction.clone();
+        if outer.is_none() {
+            let now = self.now();
+            let id = TransactionId::mint(now, self.engine.environment.entropy());
+            self.transaction = Some(OpenTransaction { id, space: None, changes: 0, bytes: 0 });
+        }
+        let before = std::mem::take(self.pending);
+        let used = self.used.len();
+        let done = work(self).and_then(|value| match outer {
+            None => self.close_transaction().map(|()| value).map_err(E::from),
+            Some(_) => Ok(value),
+        });
+        let own = std::mem::replace(self.pending, before);
+        if done.is_ok() {
+            self.pending.absorb(own);
+        } else {
+            self.transaction = outer;
+            for key in self.used.split_off(used) {
+                drop(self.engine.cache.take(key));
+            }
+            self.execute("ROLLBACK TO part")?;
+        }
+        self.execute("RELEASE part")?;
+        done
+    }
+
+    /// Counts a change that is about to be logged, and says which transaction it is part of.
+    pub(crate) fn join_transaction(
+        &mut self,
+        row: &EntityRow,
+        change: &Change,
+    ) -> Result<Option<TransactionId>, StoreError> {
+        let Some(open) = &mut self.transaction else { return Ok(None) };
+        if *open.space.get_or_insert(row.space) != row.space {
+            return Err(StoreError::TransactionSpaces);
+        }
+        open.changes += 1;
+        open.bytes += change.bytes().len();
+        if !fits_transaction(open.changes, open.bytes) {
+            return Err(StoreError::TransactionTooLarge);
+        }
+        Ok(Some(open.id))
+    }
+
+    fn close_transaction(&mut self) -> Result<(), StoreError> {
+        if let Some(OpenTransaction { id, changes: 1, .. }) = self.transaction.take() {
+            // A change alone is whole anyway.
+            let connection = &self.engine.connection;
+            connection.execute("UPDATE changes SET txn = NULL WHERE txn = ?", [id.as_bytes()])?;
+        }
+        Ok(())
+    }
+
+    fn execute(&self, sql: &str) -> Result<(), StoreError> {
+        Ok(self.engine.connection.execute_batch(sql)?)
+    }
+
+    /// What a replica with the heads `theirs` must be given at once, so that it never holds a part of a
+    /// transaction: the changes that it lacks of an entity, and of all entities that share a transaction with one
+    /// of these, and so on.
+    ///
+    /// Folded changes have left their transactions.
+    ///
+    /// # Errors
+    /// If the entity is not there, or a document cannot be loaded.
+    pub fn changes_beyond_together(
+        &mut self,
+        space: &SpaceName,
+        id: EntityId,
+        theirs: &BTreeMap<EntityId, Heads>,
+    ) -> Result<Vec<Envelope>, StoreError> {
+        let nothing = Heads::default();
+        let mut together = Vec::new();
+        let (mut entities, mut transactions) = (BTreeSet::from([id]), BTreeSet::new());
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            let envelopes = self.changes_beyond(space, id, theirs.get(&id).unwrap_or(&nothing))?;
+            for transaction in envelopes.iter().filter_map(|envelope| envelope.transaction) {
+                if transactions.insert(transaction) {
+                    let others = self.entities_of(space, &transaction)?;
+                    open.extend(others.into_iter().filter(|other| entities.insert(*other)));
+                }
+            }
+            together.extend(envelopes);
+        }
+        Ok(together)
+    }
+
+    /// The entities of a space that a transaction has changed.
+    fn entities_of(&self, space: &SpaceName, transaction: &TransactionId) -> Result<Vec<EntityId>, StoreError> {
+        let mut statement = self.engine.connection.prepare_cached(
+            "SELECT DISTINCT e.id FROM changes c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space \
+             WHERE c.txn = ? AND s.name = ?",
+        )?;
+        let mut found = statement.query(params![transaction.as_bytes(), space.as_str()])?;
+        let mut entities = Vec::new();
+        while let Some(row) = found.next()? {
+            entities.push(row.get::<_, String>(0)?.parse()?);
+        }
+        Ok(entities)
+    }
+}
+
+/// The transaction that a logged change is part of.
+pub(crate) fn transaction_of(
+    connection: &Connection,
+    entity: EntityKey,
+    hash: &ChangeHash,
+) -> Result<Option<TransactionId>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT txn FROM changes WHERE entity = ? AND hash = ?")?;
+    let found: Option<Option<Vec<u8>>> =
+        statement.query_row(params![entity, hash.as_bytes()], |row| row.get(0)).optional()?;
+    Ok(found.flatten().and_then(|bytes| rows::transaction_id(&bytes)))
+}
