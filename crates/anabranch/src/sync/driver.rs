@@ -272,7 +272,10 @@ impl Driver {
             if event == SyncEvent::CaughtUp {
                 let written = self.publish_schema().await?;
                 if !written.is_empty() {
-                    // That has to be pushed; then the machine catches up again.
+                    // That has to be pushed; then the machine catches up again. It need not be told twice.
+                    let mut noticed = self.written.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+                    noticed.retain(|space| !written.contains(space));
+                    drop(noticed);
                     events.extend(written.into_iter().map(|space| ClientEvent::LocalWrite { space }));
                     continue;
                 }
