@@ -17,6 +17,7 @@ mod import;
 mod note;
 mod prepare;
 mod resolve;
+mod revert;
 mod slot;
 mod state;
 #[cfg(test)]
