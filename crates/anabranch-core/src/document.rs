@@ -19,6 +19,7 @@ mod note;
 mod prepare;
 mod purge;
 mod resolve;
+mod revert;
 mod slot;
 mod state;
 #[cfg(test)]

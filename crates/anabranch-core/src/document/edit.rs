@@ -240,7 +240,7 @@ impl Document {
 
     /// Whether what has just been written fulfils the rules of the fields that it touched. Others may be broken
     /// already, which must not keep anybody from editing.
-    fn check<'f>(
+    pub(super) fn check<'f>(
         &self,
         collection: &Collection,
         touched: impl IntoIterator<Item = &'f FieldName>,

@@ -7,6 +7,7 @@ mod history;
 mod imports;
 mod past;
 mod texts;
+mod undo;
 
 use serde_json::{Value, json};
 

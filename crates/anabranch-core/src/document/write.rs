@@ -323,6 +323,6 @@ pub(super) fn shared_ends<T: PartialEq>(old: &[T], new: &[T]) -> (usize, usize) 
     (prefix, suffix)
 }
 
-fn signed(count: usize) -> Result<isize, EditError> {
+pub(super) fn signed(count: usize) -> Result<isize, EditError> {
     isize::try_from(count).map_err(|_| EditError::TooLarge)
 }

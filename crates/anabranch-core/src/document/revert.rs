@@ -1,0 +1,127 @@
+//! Undo and redo: taking back one's own changes, whatever others have written since.
+//!
+//! No stack is stored. What can be undone is derived from the changes themselves: each undo and redo names the
+//! change that it takes back.
+
+mod effects;
+mod elements;
+mod inverse;
+mod lineage;
+mod plan;
+
+use self::inverse::inverse;
+use super::contain::contained;
+use super::error::{DocumentError, EditError};
+use super::genesis::is_genesis;
+use super::history::NewestFirst;
+use super::note::Note;
+use super::{Document, ours};
+use crate::change::Change;
+use crate::id::{Actor, ChangeHash};
+use crate::name::FieldName;
+use crate::schema::Collection;
+use crate::stamp::Stamp;
+
+/// One writer's changes that can be taken back, the last of each being the next.
+#[derive(Debug, Default)]
+struct Stacks {
+    done: Vec<ChangeHash>,
+    undone: Vec<ChangeHash>,
+}
+
+impl Document {
+    /// Takes back the last change of the actors that are `mine`, in one change that says so. Taken back again
+    /// and again, it goes on to older ones.
+    ///
+    /// What others have written since, or at the same time, stays: a value that somebody has overwritten is left
+    /// alone, a character that was inserted is deleted wherever it is now, and one that was deleted comes back
+    /// where it was. A counter is counted back. Taking back the creation deletes the entity. A change of which
+    /// nothing is left to take back is passed over.
+    ///
+    /// Returns that change; nothing if there is nothing to undo.
+    ///
+    /// # Errors
+    /// [`EditError`], such as [`EditError::Rule`] if the entity would break a rule; throw the document away then.
+    pub fn undo(
+        &mut self,
+        collection: &Collection,
+        stamp: Stamp,
+        mine: &dyn Fn(&Actor) -> bool,
+    ) -> Result<Vec<Change>, EditError> {
+        let done = self.stacks(mine)?.done;
+        self.take_back(collection, stamp, done, Note::Undo)
+    }
+
+    /// Takes back the last undo of the actors that are `mine`, as long as they have written nothing else since.
+    ///
+    /// Returns the change that does it; nothing if there is nothing to redo.
+    ///
+    /// # Errors
+    /// As [`Document::undo`].
+    pub fn redo(
+        &mut self,
+        collection: &Collection,
+        stamp: Stamp,
+        mine: &dyn Fn(&Actor) -> bool,
+    ) -> Result<Vec<Change>, EditError> {
+        let undone = self.stacks(mine)?.undone;
+        self.take_back(collection, stamp, undone, Note::Redo)
+    }
+
+    fn stacks(&self, mine: &dyn Fn(&Actor) -> bool) -> Result<Stacks, DocumentError> {
+        self.sound()?;
+        contained(|| {
+            let metas = self.automerge.get_changes_meta(&[]);
+            let ordered: Vec<_> = NewestFirst::new(&metas).collect();
+            let mut stacks = Stacks::default();
+            for meta in ordered.into_iter().rev() {
+                let actor = Actor::from_bytes(meta.actor.to_bytes()).ok_or(DocumentError::Damaged)?;
+                if actor.is_derived() || is_genesis(meta) || !mine(&actor) {
+                    continue;
+                }
+                stacks.push(ours(meta.hash), meta.message.as_deref().and_then(Note::parse));
+            }
+            Ok(stacks)
+        })?
+    }
+
+    fn take_back(
+        &mut self,
+        collection: &Collection,
+        stamp: Stamp,
+        mut changes: Vec<ChangeHash>,
+        note: fn(ChangeHash) -> Note,
+    ) -> Result<Vec<Change>, EditError> {
+        let name = self.collection().ok_or(EditError::NotBorn)?;
+        while let Some(hash) = changes.pop() {
+            let plan = contained(|| inverse(self, &name, collection, stamp, &hash))??;
+            if plan.is_empty() {
+                continue;
+            }
+            let made = self.transact(stamp, Some(note(hash)), |transaction| plan.write(transaction))?;
+            let fields: Vec<&FieldName> = plan.fields().collect();
+            self.check(collection, fields)?;
+            return Ok(made.into_iter().collect());
+        }
+        Ok(Vec::new())
+    }
+}
+
+impl Stacks {
+    fn push(&mut self, hash: ChangeHash, note: Option<Note>) {
+        match note {
+            Some(Note::Undo(undone)) => {
+                self.done.retain(|it| *it != undone);
+                self.undone.push(hash);
+            }
+            Some(Note::Redo(redone)) => {
+                self.undone.retain(|it| *it != redone);
+                self.done.push(hash);
+            }
+            Some(Note::Resolve | Note::Import) | None => {
+                self.done.push(hash);
+                self.undone.clear();
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Undo and redo by example.
+
+use super::*;
+
+impl Replica {
+    fn undo(&mut self, stamp: i64) -> usize {
+        let own = self.own();
+        let made = self.document.undo(&notes(), at(stamp), &|actor| *actor == own).unwrap();
+        self.keep(made)
+    }
+
+    fn redo(&mut self, stamp: i64) -> usize {
+        let own = self.own();
+        let made = self.document.redo(&notes(), at(stamp), &|actor| *actor == own).unwrap();
+        self.keep(made)
+    }
+
+    fn own(&self) -> Actor {
+        Actor::from_bytes(self.document.automerge.get_actor().to_bytes()).unwrap()
+    }
+
+    fn keep(&mut self, made: Vec<Change>) -> usize {
+        for change in &made {
+            assert_eq!(Change::parse(change.bytes().to_vec()).as_ref(), Ok(change));
+        }
+        let count = made.len();
+        self.changes.extend(made);
+        count
+    }
+
+    fn splice(&mut self, stamp: i64, at: usize, delete: usize, insert: &str) {
+        self.edit(stamp, &[Edit::Splice { field: field("body"), at, delete, insert: insert.to_owned() }]);
+    }
+}
+
+fn fields(replica: &Replica) -> Value {
+    Value::Object(replica.state().fields)
+}
+
+/// One edit of every kind, one after the other.
+fn edits() -> Vec<Vec<Edit>> {
+    let list = |at, values: Value| Edit::Insert {
+        field: field("steps"),
+        path: Path::default(),
+        at,
+        values: values.as_array().unwrap().clone(),
+    };
+    let put_step = |steps, value| put("steps", steps, value);
+    vec![
+        vec![set("title", json!("one"))],
+        vec![set("title", json!({ "two": [2] })), set("body", json!("hello world"))],
+        vec![set("title", json!(null))],
+        vec![Edit::Splice { field: field("body"), at: 5, delete: 1, insert: ", ".into() }],
+        vec![set("body", json!("help the old world"))],
+        vec![set("body", json!(""))],
+        vec![Edit::Increment { field: field("votes"), by: 5 }, set("votes", json!(-2))],
+        vec![set("tags", json!(["a", 1]))],
+        vec![
+            Edit::Add { field: field("tags"), member: json!("a") },
+            Edit::Remove { field: field("tags"), member: json!(1) },
+        ],
+        vec![list(0, json!([1, { "a": { "b": 1 } }, 3]))],
+        vec![put_step(path([1.into(), "a".into(), "b".into()]), json!(2))],
+        vec![Edit::Delete { field: field("steps"), path: path([1.into()]) }],
+        vec![put_step(path([1.into()]), json!("three")), list(1, json!([[7, 8, 9]]))],
+        vec![set("steps", json!([1, [7, 9], "three", 4]))],
+        vec![set("steps", json!([]))],
+        vec![set("facts", json!({ "x": 1, "y": { "z": [1, 2] } }))],
+        vec![
+            put("facts", path(["y".into(), "z".into(), 0.into()]), json!(0)),
+            put("facts", path(["x".into()]), json!(2)),
+        ],
+        vec![put("facts", path(["y".into()]), json!("flat"))],
+        vec![Edit::Delete { field: field("facts"), path: path(["x".into()]) }],
+        vec![set("facts", json!({ "x": { "again": true } }))],
+    ]
+}
+
+#[test]
+fn every_edit_is_undone_and_redone_exactly() {
+    let created = json!({ "title": 0, "body": "x", "votes": 1, "tags": [true], "steps": [[0]], "facts": { "k": {} } });
+    let mut a = Replica::create(1, created);
+    let mut moments = vec![fields(&a)];
+    let mut stamp = 2;
+    let mut next = || {
+        stamp += 1;
+        stamp
+    };
+    for edit in edits() {
+        a.edit(next(), &edit);
+        moments.push(fields(&a));
+    }
+    for round in 0..3 {
+        for (back, moment) in moments.iter().rev().enumerate().skip(1) {
+            assert_eq!(a.undo(next()), 1, "round {round}, {back} steps back");
+            assert_eq!(fields(&a), *moment, "round {round}, {back} steps back");
+        }
+        for (on, moment) in moments.iter().enumerate().skip(1) {
+            assert_eq!(a.redo(next()), 1, "round {round}, {on} steps on");
+            assert_eq!(fields(&a), *moment, "round {round}, {on} steps on");
+        }
+        assert_eq!(a.redo(next()), 0);
+    }
+    let b = a.twin(2);
+    assert_eq!(b.state().to_canonical_json(), a.state().to_canonical_json());
+    assert_eq!(b.document.fold().unwrap().heads, a.document.heads());
+}
+
+#[test]
+fn the_creation_is_undone_last() {
+    let mut a = Replica::create(1, json!({ "title": "x" }));
+    a.edit(2, &[set("title", json!("y"))]);
+    a.delete(3);
+    assert_eq!((a.undo(4), a.state().deleted), (1, false));
+    assert_eq!((a.undo(5), a.field("title")), (1, json!("x")));
+    assert_eq!((a.undo(6), a.state().deleted), (1, true));
+    assert_eq!(a.undo(7), 0, "nothing is left");
+    assert_eq!((a.redo(8), a.state().deleted), (1, false));
+    assert_eq!((a.redo(9), a.field("title")), (1, json!("y")));
+    assert_eq!((a.redo(10), a.state().deleted), (1, true));
+    assert_eq!(a.redo(11), 0);
+    assert_eq!((a.undo(12), a.state().deleted), (1, false), "and again");
+    let mut nobody = Replica::empty(3);
+    assert_eq!(nobody.document.undo(&notes(), at(1), &|_| true), Err(EditError::NotBorn));
+    nobody.pull(&a);
+    assert_eq!((nobody.undo(13), nobody.redo(14)), (0, 0), "none of it is theirs");
+}
+
+#[test]
+fn a_new_edit_ends_what_could_be_redone() {
+    let mut a = Replica::create(1, json!({ "title": "x" }));
+    a.edit(2, &[set("title", json!("y"))]);
+    a.undo(3);
+    a.edit(4, &[set("votes", json!(1))]);
+    assert_eq!(a.redo(5), 0);
+    assert_eq!((a.undo(6), a.field("votes")), (1, json!(0)));
+    assert_eq!((a.undo(7), a.state().deleted), (1, true), "what was undone is not undone again");
+}
+
+#[test]
+fn what_others_have_written_stays() {
+    let mut a = Replica::create(1, json!({ "title": "x", "body": "one three", "votes": 1, "steps": [1, 2, 3] }));
+    let mut b = a.twin(2);
+    a.edit(
+        2,
+        &[
+            set("title", json!("mine")),
+            Edit::Splice { field: field("body"), at: 4, delete: 0, insert: "two ".into() },
+            Edit::Increment { field: field("votes"), by: 10 },
+            Edit::Delete { field: field("steps"), path: path([1.into()]) },
+            Edit::Add { field: field("tags"), member: json!("t") },
+            put("facts", path(["k".into()]), json!("mine")),
+        ],
+    );
+    b.pull(&a);
+    b.edit(
+        3,
+        &[
+            set("title", json!("theirs")),
+            Edit::Splice { field: field("body"), at: 6, delete: 0, insert: "-B-".into() },
+            Edit::Increment { field: field("votes"), by: 100 },
+            Edit::Insert { field: field("steps"), path: Path::default(), at: 0, values: vec![json!(0)] },
+            put("facts", path(["k".into()]), json!("theirs")),
+        ],
+    );
+    a.pull(&b);
+    assert_eq!(b.field("body"), "one tw-B-o three");
+    assert_eq!(a.undo(4), 1);
+    let expected = json!({
+        "title": "theirs", "body": "one -B-three", "votes": 101, "steps": [0, 1, 2, 3], "tags": [],
+        "facts": { "k": "theirs" },
+    });
+    assert_eq!(fields(&a), expected);
+    exchange(&mut a, &mut b);
+    // The redo leaves it alone, too.
+    a.redo(5);
+    assert_eq!(a.field("body"), "one tw-B-o three");
+    assert_eq!((a.field("title"), a.field("votes"), a.field("tags")), (json!("theirs"), json!(111), json!(["t"])));
+    exchange(&mut a, &mut b);
+}
+
+#[test]
+fn what_others_write_at_the_same_time_stays() {
+    let mut a = Replica::create(1, json!({ "title": "x", "body": "one three", "tags": ["s"] }));
+    let mut b = a.twin(2);
+    a.edit(9, &[set("title", json!("mine")), set("tags", json!(["s", "t"])), set("steps", json!([1]))]);
+    a.splice(10, 0, 4, "");
+    b.edit(5, &[set("title", json!("theirs")), set("tags", json!(["s", "t", "u"]))]);
+    b.splice(6, 2, 0, "BB");
+    exchange(&mut a, &mut b);
+    assert_eq!((a.field("title"), a.field("body")), (json!("mine"), json!("BBthree")));
+    a.undo(11);
+    // The letters come back on either side of what was written between them.
+    assert_eq!(a.field("body").as_str().unwrap().replace("BB", ""), "one three");
+    assert!(a.field("body").as_str().unwrap().contains("BB"));
+    a.undo(12);
+    assert_eq!((a.field("title"), a.field("tags")), (json!("theirs"), json!(["s", "t", "u"])));
+    assert_eq!((a.field("steps"), a.state().contests.len()), (json!([]), 0));
+    exchange(&mut a, &mut b);
+}
+
+#[test]
+fn what_is_overwritten_is_passed_over() {
+    let mut a = Replica::create(1, json!({ "votes": 0 }));
+    a.edit(2, &[set("votes", json!(5))]);
+    a.edit(3, &[set("title", json!("mine"))]);
+    let mut b = a.twin(2);
+    b.edit(4, &[set("title", json!("theirs"))]);
+    a.pull(&b);
+    assert_eq!((a.undo(5), a.field("votes"), a.field("title")), (1, json!(0), json!("theirs")));
+    let last = a.document.history(&notes(), Page { before: None, limit: 1 }).unwrap();
+    assert_eq!(last[0].action, Action::Undo(a.changes[2].hash()));
+    // Once they undo theirs, mine is there again, and can be undone.
+    b.pull(&a);
+    assert_eq!((b.undo(6), b.field("title")), (1, json!("mine")));
+    a.pull(&b);
+    assert_eq!((a.undo(7), a.field("title")), (1, json!(null)));
+}
+
+#[test]
+fn a_resolution_is_undone_to_what_was_shown() {
+    let mut a = Replica::create(1, json!({ "title": "x" }));
+    let mut b = a.twin(2);
+    a.edit(2, &[set("title", json!("a"))]);
+    b.edit(3, &[set("title", json!("b"))]);
+    exchange(&mut a, &mut b);
+    let conflict = a.state().contests[0].id;
+    let made = a.document.resolve(&notes(), at(4), &conflict, &Choice::Value(json!("both"))).unwrap();
+    a.keep(made);
+    assert_eq!((a.undo(5), a.field("title")), (1, json!("b")));
+    assert_eq!((a.redo(6), a.field("title")), (1, json!("both")));
+}
+
+#[test]
+fn backspaces_in_one_change_are_undone_in_the_right_order() {
+    let mut a = Replica::create(1, json!({ "body": "" }));
+    for (at, letter) in "abcdef".chars().enumerate() {
+        a.splice(2, at, 0, &letter.to_string());
+    }
+    a.splice(3, 3, 0, "XY");
+    let splice = |at| Edit::Splice { field: field("body"), at, delete: 1, insert: String::new() };
+    a.edit(4, &[splice(5), splice(4), splice(3), splice(2), splice(3), splice(0)]);
+    assert_eq!(a.field("body"), "be");
+    assert_eq!((a.undo(5), a.field("body")), (1, json!("abcXYdef")));
+    assert_eq!((a.undo(6), a.field("body")), (1, json!("abcdef")));
+    assert_eq!((a.undo(7), a.field("body")), (1, json!("abcde")));
+    assert_eq!((a.redo(8), a.redo(9), a.redo(10), a.field("body")), (1, 1, 1, json!("be")));
+}
+
+#[test]
+fn an_undo_that_would_break_a_rule_is_refused() {
+    let schema = SCHEMA.replace("title = { kind = \"register\" }", "title = { kind = \"register\", min = 1, max = 5 }");
+    let strict = Schema::from_toml(&schema).unwrap().collections["notes"].clone();
+    let mut a = Replica::create(1, json!({ "title": 9 }));
+    a.document.edit(&strict, at(2), &[set("title", json!(3))]).unwrap();
+    let refused = a.document.undo(&strict, at(3), &|_| true);
+    assert!(matches!(refused, Err(EditError::Rule { .. })), "{refused:?}");
+}
