@@ -7,7 +7,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::id::{Actor, ChangeHash};
+use crate::id::{Actor, ChangeHash, Digest};
 use crate::stamp::Stamp;
 
 /// The largest change that is admitted, in bytes.
@@ -23,6 +23,8 @@ pub const MAX_OP: u64 = 1 << 30;
 
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 const CHUNK_TYPE_CHANGE: u8 = 1;
+/// What the message of a purge marker begins with; the version that is purged follows.
+const PURGE: &str = "$purge ";
 
 /// Why some bytes are not a change that is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +60,7 @@ pub struct Change {
     seq: u64,
     start_op: u64,
     stamp: Stamp,
+    purge_of: Option<Digest>,
 }
 
 impl std::fmt::Debug for Change {
@@ -99,12 +102,14 @@ impl Change {
             return Err(ChangeError::OutOfRange("the first op"));
         }
         let stamp = Stamp::from_raw(reader.signed()?).ok_or(ChangeError::OutOfRange("the stamp"))?;
-        reader.message()?;
+        let message = reader.message()?;
+        let root = actor.is_derived() && dependencies.is_empty() && (seq, start_op, stamp.raw()) == (1, 1, 0);
+        let purge_of = if root { purged_version(message) } else { None };
         reader.other_actors()?;
         if actor.is_derived() && actor != Self::derived_actor(&bytes, actor_end, actor.as_bytes().len()) {
             return Err(ChangeError::ForgedActor);
         }
-        Ok(Self { hash, dependencies, actor, seq, start_op, stamp, bytes })
+        Ok(Self { hash, dependencies, actor, seq, start_op, stamp, purge_of, bytes })
     }
 
     /// The derived actor that this change would have to have: see [`Actor::derived`].
@@ -179,6 +184,20 @@ impl Change {
     pub const fn stamp(&self) -> Stamp {
         self.stamp
     }
+
+    /// The version of the entity that this change purges, if it is a *purge marker*: a change that builds on
+    /// nothing, by a derived actor, with stamp 0 and the message `$purge <version>`, in lower-case digits. The
+    /// same version is purged by the same bytes on every replica.
+    #[must_use]
+    pub const fn purge_of(&self) -> Option<Digest> {
+        self.purge_of
+    }
+}
+
+fn purged_version(message: &str) -> Option<Digest> {
+    let digits = message.strip_prefix(PURGE)?;
+    // One spelling only: with two, there would be two markers of one version.
+    digits.parse().ok().filter(|version: &Digest| version.to_string() == digits)
 }
 
 fn chunk_hash(bytes: &[u8]) -> Result<ChangeHash, ChangeError> {
@@ -289,10 +308,10 @@ impl<'a> Reader<'a> {
         Actor::from_bytes(self.take(length)?).ok_or(ChangeError::OutOfRange("an actor's length"))
     }
 
-    fn message(&mut self) -> Result<(), ChangeError> {
+    fn message(&mut self) -> Result<&'a str, ChangeError> {
         let length = self.bounded("the message's length", MAX_MESSAGE_BYTES)?;
         let message = self.take(length)?;
-        std::str::from_utf8(message).map(drop).map_err(|_| ChangeError::OutOfRange("the message"))
+        std::str::from_utf8(message).map_err(|_| ChangeError::OutOfRange("the message"))
     }
 
     fn other_actors(&mut self) -> Result<(), ChangeError> {
@@ -373,6 +392,31 @@ mod tests {
             let padded = Reader { bytes: &bytes, at: 0 }.signed();
             prop_assert!(padded.is_err());
         }
+    }
+
+    #[test]
+    fn a_purge_marker_is_known_by_its_header() {
+        let marker = |actor: &[u8], time: i64, message: &str| {
+            let mut document = Automerge::new().with_actor(ActorId::from(actor));
+            document.empty_commit(CommitOptions::default().with_time(time).with_message(message));
+            Change::parse(document.get_last_local_change().unwrap().raw_bytes().to_vec())
+        };
+        let certified = |time, message: &str| {
+            let actor = marker(&[0; 16], time, message).unwrap().expected_derived_actor();
+            marker(actor.as_bytes(), time, message).unwrap()
+        };
+        let version = Digest::of(b"heads");
+        let message = format!("$purge {version}");
+        assert_eq!(certified(0, &message).purge_of(), Some(version));
+        assert_eq!(certified(0, &message).bytes(), certified(0, &message).bytes());
+        assert_eq!(certified(1, &message).purge_of(), None, "a stamp");
+        for other in [message.to_uppercase(), message.replace(' ', "  "), format!("{message}0"), "$purge".to_owned()] {
+            assert_eq!(certified(0, &other).purge_of(), None, "{other}");
+        }
+        let upper = format!("$purge {}", version.to_string().to_uppercase());
+        assert_eq!(certified(0, &upper).purge_of(), None, "another spelling");
+        assert_eq!(marker(&[1; 16], 0, &message).unwrap().purge_of(), None, "a writer's own actor");
+        assert_eq!(marker(&[0xA7; 16], 0, &message).unwrap_err(), ChangeError::ForgedActor);
     }
 
     #[test]
