@@ -23,6 +23,8 @@ pub const MAX_OP: u64 = 1 << 30;
 
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 const CHUNK_TYPE_CHANGE: u8 = 1;
+/// What the message of a purge marker begins with; the version that is purged follows.
+pub(crate) const PURGE_NOTE: &str = "$purge ";
 
 /// Why some bytes are not a change that is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,12 +138,6 @@ impl Change {
         Actor::derived(&blank)
     }
 
-    /// The version of the entity that this change purges, if it is a purge marker.
-    #[must_use]
-    pub const fn purge_of(&self) -> Option<Digest> {
-        self.purges
-    }
-
     /// The chunk, as it is stored and sent.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -189,6 +185,20 @@ impl Change {
     pub const fn stamp(&self) -> Stamp {
         self.stamp
     }
+
+    /// The version of the entity that this change purges, if it is a *purge marker*: a change that builds on
+    /// nothing, by a derived actor, with stamp 0 and the message `$purge <version>`, in lower-case digits. The
+    /// same version is purged by the same bytes on every replica.
+    #[must_use]
+    pub const fn purge_of(&self) -> Option<Digest> {
+        self.purges
+    }
+}
+
+pub(crate) fn purged_version(message: &str) -> Option<Digest> {
+    let digits = message.strip_prefix(PURGE_NOTE)?;
+    // One spelling only: with two, there would be two markers of one version.
+    digits.parse().ok().filter(|version: &Digest| version.to_string() == digits)
 }
 
 fn chunk_hash(bytes: &[u8]) -> Result<ChangeHash, ChangeError> {
@@ -209,14 +219,6 @@ fn chunk_hash(bytes: &[u8]) -> Result<ChangeHash, ChangeError> {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
-}
-
-/// How the message of a purge marker begins; the version that it purges follows.
-pub(crate) const PURGE_NOTE: &str = "$purge ";
-
-/// The version that a change with this message purges.
-pub(crate) fn purged_version(message: &str) -> Option<Digest> {
-    message.strip_prefix(PURGE_NOTE)?.parse().ok()
 }
 
 impl<'a> Reader<'a> {
@@ -391,6 +393,31 @@ mod tests {
             let padded = Reader { bytes: &bytes, at: 0 }.signed();
             prop_assert!(padded.is_err());
         }
+    }
+
+    #[test]
+    fn a_purge_marker_is_known_by_its_header() {
+        let marker = |actor: &[u8], time: i64, message: &str| {
+            let mut document = Automerge::new().with_actor(ActorId::from(actor));
+            document.empty_commit(CommitOptions::default().with_time(time).with_message(message));
+            Change::parse(document.get_last_local_change().unwrap().raw_bytes().to_vec())
+        };
+        let certified = |time, message: &str| {
+            let actor = marker(&[0; 16], time, message).unwrap().expected_derived_actor();
+            marker(actor.as_bytes(), time, message).unwrap()
+        };
+        let version = Digest::of(b"heads");
+        let message = format!("$purge {version}");
+        assert_eq!(certified(0, &message).purge_of(), Some(version));
+        assert_eq!(certified(0, &message).bytes(), certified(0, &message).bytes());
+        assert_eq!(certified(1, &message).purge_of(), None, "a stamp");
+        for other in [message.to_uppercase(), message.replace(' ', "  "), format!("{message}0"), "$purge".to_owned()] {
+            assert_eq!(certified(0, &other).purge_of(), None, "{other}");
+        }
+        let upper = format!("$purge {}", version.to_string().to_uppercase());
+        assert_eq!(certified(0, &upper).purge_of(), None, "another spelling");
+        assert_eq!(marker(&[1; 16], 0, &message).unwrap().purge_of(), None, "a writer's own actor");
+        assert_eq!(marker(&[0xA7; 16], 0, &message).unwrap_err(), ChangeError::ForgedActor);
     }
 
     #[test]

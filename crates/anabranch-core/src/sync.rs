@@ -12,8 +12,8 @@ mod digest;
 mod server;
 
 pub use append::{
-    Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, append, fits_transaction,
-    next_chain,
+    Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, advance_heads, append,
+    fits_transaction, next_chain,
 };
 pub use backoff::{Backoff, MAX_BACKOFF_MILLIS};
 pub use client::{

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 
-use anabranch_core::sync::{LogIndex, LogPage, LogRow, Pushable, append};
+use anabranch_core::sync::{LogIndex, LogPage, LogRow, Pushable, advance_heads, append};
 use anabranch_core::wire::{Answer, Envelope, Mark};
-use anabranch_core::{Actor, ChangeHash, CollectionName, Digest, EntityId, SpaceName};
+use anabranch_core::{Actor, ChangeHash, CollectionName, Digest, EntityId, Heads, SpaceName};
 
 use crate::bug::{Bug, Planted};
 
@@ -25,6 +25,8 @@ struct SpaceLog {
     seqs: HashMap<(EntityId, ChangeHash), u64>,
     collections: HashMap<EntityId, CollectionName>,
     by_actor: HashMap<(EntityId, Actor, u64), ChangeHash>,
+    /// Each entity's heads, and whether it has been purged.
+    heads: HashMap<EntityId, (Heads, bool)>,
     forgetful: bool,
 }
 
@@ -105,6 +107,8 @@ impl SpaceLog {
         self.seqs.insert((entity, change.hash()), row.mark.seq);
         self.collections.insert(entity, row.offered.collection.clone());
         self.by_actor.insert((entity, change.actor().clone(), change.seq()), change.hash());
+        let (heads, purged) = self.heads.entry(entity).or_default();
+        advance_heads(heads, purged, change);
         self.rows.push(row);
     }
 }
@@ -125,6 +129,14 @@ impl LogIndex for SpaceLog {
 
     fn hash_at(&mut self, entity: &EntityId, actor: &Actor, seq: u64) -> Result<Option<ChangeHash>, Infallible> {
         Ok(self.by_actor.get(&(*entity, actor.clone(), seq)).copied().filter(|_| !self.forgetful))
+    }
+
+    fn heads(&mut self, entity: &EntityId) -> Result<Heads, Infallible> {
+        Ok(self.heads.get(entity).map(|(heads, _)| heads.clone()).unwrap_or_default())
+    }
+
+    fn purged(&mut self, entity: &EntityId) -> Result<bool, Infallible> {
+        Ok(self.heads.get(entity).is_some_and(|(_, purged)| *purged))
     }
 }
 

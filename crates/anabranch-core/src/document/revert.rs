@@ -118,6 +118,8 @@ impl Stacks {
                 self.undone.retain(|it| *it != redone);
                 self.done.push(hash);
             }
+            // A marker's document holds nothing else.
+            Some(Note::Purge(_)) => {}
             Some(Note::Resolve | Note::Import) | None => {
                 self.done.push(hash);
                 self.undone.clear();

@@ -3,12 +3,12 @@
 //! A backend calls [`append`] inside the transaction that will store the rows, with an index over what it
 //! holds. The sequence has no gaps, and each place is chained to all places before it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::change::Change;
-use crate::id::{Actor, ChangeHash, Digest, EntityId, TransactionId};
+use crate::id::{Actor, ChangeHash, Digest, EntityId, Heads, TransactionId};
 use crate::name::CollectionName;
 use crate::wire::{Answer, Envelope, Mark, Missing, RejectCode};
 
@@ -74,6 +74,25 @@ pub trait LogIndex {
     /// # Errors
     /// If the backend cannot say.
     fn hash_at(&mut self, entity: &EntityId, actor: &Actor, seq: u64) -> Result<Option<ChangeHash>, Self::Error>;
+    /// The heads of an entity as [`advance_heads`] moves them; none if the log has no change of it.
+    ///
+    /// # Errors
+    /// If the backend cannot say.
+    fn heads(&mut self, entity: &EntityId) -> Result<Heads, Self::Error>;
+    /// Whether the log has a purge marker of an entity.
+    ///
+    /// # Errors
+    /// If the backend cannot say.
+    fn purged(&mut self, entity: &EntityId) -> Result<bool, Self::Error>;
+}
+
+/// Moves an entity's heads over a change that has been appended to the log. A purge marker takes the place of
+/// everything before it; further markers stand beside it.
+pub fn advance_heads(heads: &mut Heads, purged: &mut bool, change: &Change) {
+    if change.purge_of().is_some() && !std::mem::replace(purged, true) {
+        *heads = Heads::default();
+    }
+    heads.advance(change.hash(), change.dependencies());
 }
 
 /// A row to store.
@@ -154,6 +173,7 @@ struct Recent {
     seqs: HashMap<(EntityId, ChangeHash), u64>,
     collections: HashMap<EntityId, CollectionName>,
     by_actor: HashMap<(EntityId, Actor, u64), ChangeHash>,
+    purged: HashSet<EntityId>,
 }
 
 impl Recent {
@@ -162,6 +182,9 @@ impl Recent {
         self.seqs.insert((entity, change.hash()), row.mark.seq);
         self.collections.insert(entity, row.offered.collection.clone());
         self.by_actor.insert((entity, change.actor().clone(), change.seq()), change.hash());
+        if change.purge_of().is_some() {
+            self.purged.insert(entity);
+        }
     }
 }
 
@@ -203,7 +226,7 @@ impl<I: LogIndex> Tail<'_, I> {
     }
 
     fn append_one(&mut self, offered: Offered, rows: &mut Vec<LogRow>) -> Result<Answer, I::Error> {
-        if let Some(answer) = self.objection(&offered)? {
+        if let Some(answer) = self.objection(&offered, rows)? {
             return Ok(answer);
         }
         let (entity, hash) = (offered.entity, offered.change.hash());
@@ -215,7 +238,7 @@ impl<I: LogIndex> Tail<'_, I> {
         Ok(Answer::Accepted { seq: self.head.seq })
     }
 
-    fn objection(&mut self, offered: &Offered) -> Result<Option<Answer>, I::Error> {
+    fn objection(&mut self, offered: &Offered, rows: &[LogRow]) -> Result<Option<Answer>, I::Error> {
         let (entity, change) = (offered.entity, &offered.change);
         if let Some(seq) = self.seq_of(entity, change.hash())? {
             return Ok(Some(Answer::Duplicate { seq }));
@@ -225,6 +248,10 @@ impl<I: LogIndex> Tail<'_, I> {
                 return Ok(Some(rejected(RejectCode::WrongCollection, "the entity belongs to another collection")));
             }
             _ => {}
+        }
+        // Before anything is held: nothing that is missing will come.
+        if let Some(answer) = self.purge_objection(entity, change, rows)? {
+            return Ok(Some(answer));
         }
         for dependency in change.dependencies() {
             if self.seq_of(entity, *dependency)?.is_none() {
@@ -246,6 +273,28 @@ impl<I: LogIndex> Tail<'_, I> {
             return Ok(Some(rejected(RejectCode::Fork, "the writer has written something else in this place")));
         }
         Ok(None)
+    }
+
+    /// A marker purges the version that it names, and no other; after it, there are only markers.
+    fn purge_objection(
+        &mut self,
+        entity: EntityId,
+        change: &Change,
+        rows: &[LogRow],
+    ) -> Result<Option<Answer>, I::Error> {
+        let purged = self.recent.purged.contains(&entity) || self.index.purged(&entity)?;
+        let Some(version) = change.purge_of() else {
+            return Ok(purged.then(|| rejected(RejectCode::Purged, "the entity has been purged")));
+        };
+        if purged || self.collection_of(entity)?.is_none() {
+            return Ok(None);
+        }
+        let mut heads = self.index.heads(&entity)?;
+        for row in rows.iter().filter(|row| row.offered.entity == entity) {
+            heads.advance(row.offered.change.hash(), row.offered.change.dependencies());
+        }
+        let seen = heads.version() == version;
+        Ok((!seen).then(|| rejected(RejectCode::Stale, "the entity has changes that its purge has not seen")))
     }
 
     fn seq_of(&mut self, entity: EntityId, hash: ChangeHash) -> Result<Option<u64>, I::Error> {

@@ -219,6 +219,10 @@ pub enum RejectCode {
     Forbidden,
     /// The server could not store it just now.
     Unavailable,
+    /// It purges a version of the entity that is not the one on the server: purge again, what is there now.
+    Stale,
+    /// The entity has been purged; nothing of it is taken any more.
+    Purged,
 }
 
 /// Why a session ends.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_core::sync::{LogIndex, LogRow, Pushable, append};
+use anabranch_core::sync::{LogIndex, LogRow, Pushable, advance_heads, append};
 use anabranch_core::wire::Mark;
 use anabranch_core::{
     Actor, ChangeHash, CollectionName, EntityId, Heads, ReplicaId, SpaceName, TransactionId, UnixMillis,
@@ -72,6 +72,16 @@ impl LogIndex for Index<'_> {
         let hash: Option<Vec<u8>> = self.one(sql, params![space, entity.as_bytes(), actor.as_bytes(), seq])?;
         hash.map(|hash| ChangeHash::try_from(hash.as_slice()).map_err(|_| corrupt("a change's hash"))).transpose()
     }
+
+    fn heads(&mut self, entity: &EntityId) -> Result<Heads, BackendError> {
+        self.space.map_or(Ok(Heads::default()), |space| Ok(entity_heads(self.connection, space, entity)?.0))
+    }
+
+    fn purged(&mut self, entity: &EntityId) -> Result<bool, BackendError> {
+        let Some(space) = self.space else { return Ok(false) };
+        let sql = "SELECT purged FROM entities WHERE space = ?1 AND entity = ?2";
+        Ok(self.one(sql, params![space, entity.as_bytes()])?.unwrap_or(false))
+    }
 }
 
 /// Moves the space's counter, and returns the space's key.
@@ -132,35 +142,40 @@ fn store_changes(
 
 /// Moves the heads of the entities that the rows belong to. No document is loaded: dependencies are enough.
 fn advance_entities(connection: &Connection, space: i64, rows: &[LogRow]) -> Result<(), BackendError> {
-    let mut touched: BTreeMap<EntityId, (&CollectionName, Heads)> = BTreeMap::new();
+    let mut touched: BTreeMap<EntityId, (&CollectionName, Heads, bool)> = BTreeMap::new();
     for LogRow { offered, .. } in rows {
-        let (_, heads) = match touched.entry(offered.entity) {
+        let (_, heads, purged) = match touched.entry(offered.entity) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert((&offered.collection, heads_of(connection, space, &offered.entity)?))
+                let (heads, purged) = entity_heads(connection, space, &offered.entity)?;
+                entry.insert((&offered.collection, heads, purged))
             }
         };
-        heads.advance(offered.change.hash(), offered.change.dependencies());
+        advance_heads(heads, purged, &offered.change);
     }
     let what = "storing an entity's heads";
     let mut statement = connection
         .prepare_cached(
-            "INSERT INTO entities (space, entity, collection, heads) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (space, entity) DO UPDATE SET heads = excluded.heads",
+            "INSERT INTO entities (space, entity, collection, heads, purged) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (space, entity) DO UPDATE SET heads = excluded.heads, purged = excluded.purged",
         )
         .map_err(failed(what))?;
-    for (entity, (collection, heads)) in touched {
+    for (entity, (collection, heads, purged)) in touched {
         statement
-            .execute(params![space, entity.as_bytes(), collection.as_str(), heads.to_bytes()])
+            .execute(params![space, entity.as_bytes(), collection.as_str(), heads.to_bytes(), purged])
             .map_err(failed(what))?;
     }
     Ok(())
 }
 
-fn heads_of(connection: &Connection, space: i64, entity: &EntityId) -> Result<Heads, BackendError> {
-    let heads: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT heads FROM entities WHERE space = ?1 AND entity = ?2")
-        .and_then(|mut statement| statement.query_row(params![space, entity.as_bytes()], |row| row.get(0)).optional())
+/// An entity's heads, and whether it has been purged.
+fn entity_heads(connection: &Connection, space: i64, entity: &EntityId) -> Result<(Heads, bool), BackendError> {
+    let found: Option<(Vec<u8>, bool)> = connection
+        .prepare_cached("SELECT heads, purged FROM entities WHERE space = ?1 AND entity = ?2")
+        .and_then(|mut statement| {
+            statement.query_row(params![space, entity.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        })
         .map_err(failed("reading an entity's heads"))?;
-    heads.map_or(Ok(Heads::default()), |bytes| Heads::from_bytes(&bytes).map_err(|_| corrupt("an entity's heads")))
+    let Some((heads, purged)) = found else { return Ok((Heads::default(), false)) };
+    Ok((Heads::from_bytes(&heads).map_err(|_| corrupt("an entity's heads"))?, purged))
 }

@@ -9,7 +9,8 @@ use super::{OpenError, corrupt};
 pub(super) const APPLICATION_ID: i32 = 0x416e_5376;
 
 /// The migrations; the file's `user_version` counts those that have been applied. Only ever add to the end.
-const MIGRATIONS: &[&str] = &[r"
+const MIGRATIONS: &[&str] = &[
+    r"
     CREATE TABLE server (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         lineage BLOB NOT NULL CHECK (length(lineage) = 16)
@@ -53,7 +54,12 @@ const MIGRATIONS: &[&str] = &[r"
         heads BLOB NOT NULL,
         PRIMARY KEY (space, entity)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    r"
+    -- 1 if its log has a purge marker; its heads are then the markers alone.
+    ALTER TABLE entities ADD COLUMN purged INTEGER NOT NULL DEFAULT 0 CHECK (purged IN (0, 1));
+",
+];
 
 /// Makes the file current, and returns its lineage.
 pub(super) fn migrate(connection: &mut Connection, environment: &mut dyn Environment) -> Result<Lineage, OpenError> {
@@ -105,6 +111,22 @@ mod tests {
         let first = migrate(&mut connection, &mut SystemEnvironment).unwrap();
         assert_eq!(migrate(&mut connection, &mut SystemEnvironment).unwrap(), first);
         assert_ne!(migrate(&mut memory(), &mut SystemEnvironment).unwrap(), first);
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_is_brought_up_to_date() {
+        let mut connection = memory();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        let rows = "INSERT INTO server VALUES (1, zeroblob(16));
+             INSERT INTO spaces VALUES (1, 'home', 1, zeroblob(32));
+             INSERT INTO entities VALUES (1, zeroblob(16), 'notes', zeroblob(32));";
+        connection.execute_batch(rows).unwrap();
+        let lineage = migrate(&mut connection, &mut SystemEnvironment).unwrap();
+        assert_eq!(lineage, Lineage::from_bytes([0; 16]));
+        let purged: i64 = connection.query_row("SELECT purged FROM entities", [], |row| row.get(0)).unwrap();
+        assert_eq!(purged, 0);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use anabranch_core::sync::{Offered, Pushable};
 use anabranch_core::wire::{Answer, Envelope};
-use anabranch_core::{CollectionName, EntityId, Heads, ReplicaId, SpaceName, TransactionId};
-use automerge::transaction::Transactable as _;
+use anabranch_core::{Change, CollectionName, EntityId, Heads, ReplicaId, SpaceName, TransactionId};
+use automerge::transaction::{CommitOptions, Transactable as _};
 use automerge::{ActorId, Automerge, ROOT};
 
 /// A writer with its own copy of every entity that it has written to.
@@ -44,6 +44,25 @@ impl Author {
         let heads = self.documents[&entity].get_heads();
         Heads::new(heads.into_iter().map(|hash| anabranch_core::ChangeHash::from_bytes(hash.0)).collect())
     }
+}
+
+/// A marker that purges the version of an entity with these heads.
+pub(crate) fn purge(entity: EntityId, heads: &Heads) -> Envelope {
+    let build = |actor: &[u8]| {
+        let mut document = Automerge::new().with_actor(ActorId::from(actor));
+        let message = format!("$purge {}", heads.version());
+        document.empty_commit(CommitOptions::default().with_time(0).with_message(message));
+        Change::parse(document.get_last_local_change().unwrap().raw_bytes().to_vec()).unwrap()
+    };
+    // The actor is derived from the change with a blank one, so it is built twice.
+    let marker = build(build(&[0; 16]).expected_derived_actor().as_bytes());
+    assert_eq!(marker.purge_of(), Some(heads.version()));
+    Envelope { entity, collection: notes(), parent: None, transaction: None, change: marker.into_bytes() }
+}
+
+/// The heads that consist of these changes.
+pub(crate) fn heads_of<'a>(envelopes: impl IntoIterator<Item = &'a Envelope>) -> Heads {
+    Heads::new(envelopes.into_iter().map(|e| Change::parse(e.change.clone()).unwrap().hash()).collect())
 }
 
 pub(crate) fn entity(n: u8) -> EntityId {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_core::sync::{LogPage, SpaceDigest, next_chain};
+use anabranch_core::sync::{LogPage, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, SpaceDigest, next_chain};
 use anabranch_core::wire::{Answer, Envelope, Mark, Missing, RejectCode};
 use anabranch_core::{Change, CollectionName, Digest, SpaceName};
 use anabranch_server::{AppendOutcome, Backend, Commit, PageBudget};
 
-use crate::changes::{Author, accepted, entity, notes, offered, replica, space, transaction};
+use crate::changes::{Author, accepted, entity, heads_of, notes, offered, purge, replica, space, transaction};
 
 /// A fresh place to store in. It can be opened again after what it returned has been dropped.
 pub(crate) trait Storage {
@@ -39,12 +39,15 @@ macro_rules! conformance {
             a_fork_is_rejected,
             an_answer_that_is_already_there_is_kept,
             a_transaction_is_all_or_nothing,
+            a_transaction_has_a_size,
             a_page_never_splits_a_transaction,
             a_page_keeps_its_budget,
             what_was_stored_is_the_same_after_reopening,
             an_unknown_mark_is_noticed,
             spaces_do_not_leak,
             the_overview_is_right,
+            a_marker_purges_the_version_that_it_names,
+            a_marker_that_is_not_accepted_purges_nothing,
             commits_are_announced,
         }
     };
@@ -255,6 +258,28 @@ pub(crate) async fn a_transaction_is_all_or_nothing(storage: impl Storage) {
     assert_eq!(answers.iter().map(accepted).collect::<Vec<_>>(), [2, 3, 4]);
 }
 
+pub(crate) async fn a_transaction_has_a_size(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let group = |name: u8, count: usize, length: usize| -> Vec<_> {
+        let mut author = Author::new(name);
+        let entities = (0..=u8::MAX).map(entity).cycle();
+        let titles = (0..count).map(|n| format!("{n}{}", "x".repeat(length)));
+        let mut group: Vec<_> = entities.zip(titles).map(|(entity, title)| author.edit(entity, &title)).collect();
+        group.iter_mut().for_each(|envelope| envelope.transaction = transaction(name));
+        group
+    };
+    let beyond = group(1, MAX_TRANSACTION_CHANGES + 1, 1);
+    let heavy = group(2, 2, MAX_TRANSACTION_BYTES / 2);
+    let (answers, marks) = push(&backend, &home, [beyond, heavy].concat()).await;
+    assert!(answers.iter().all(|answer| rejected_as(answer) == RejectCode::Transaction) && marks.is_empty());
+    let (_, marks) = push(&backend, &home, group(3, MAX_TRANSACTION_CHANGES, 1)).await;
+    assert_eq!(marks.len(), MAX_TRANSACTION_CHANGES);
+    // A change alone may be larger.
+    let (_, marks) = push(&backend, &home, group(4, 1, MAX_TRANSACTION_BYTES + 1)).await;
+    assert_eq!(marks.len(), 1);
+}
+
 pub(crate) async fn a_page_never_splits_a_transaction(storage: impl Storage) {
     let backend = storage.open();
     let home = space("home");
@@ -401,6 +426,81 @@ pub(crate) async fn the_overview_is_right(storage: impl Storage) {
     assert_eq!(overview.digest, digest.finish());
     assert!(!backend.is_empty().await.unwrap());
     assert_eq!(pushed_collection(&backend).await, notes());
+}
+
+pub(crate) async fn a_marker_purges_the_version_that_it_names<S: Storage>(storage: S) {
+    let mut backend = storage.open();
+    let home = space("home");
+    let (mut ada, mut bob) = (Author::new(1), Author::new(2));
+    let (mine, theirs, other) = (ada.edit(entity(1), "a"), bob.edit(entity(1), "b"), ada.edit(entity(2), "c"));
+    push(&backend, &home, vec![mine.clone(), theirs.clone(), other.clone()]).await;
+    let seen = heads_of([&mine, &theirs]);
+    let (stale, marker) = (purge(entity(1), &heads_of([&mine])), purge(entity(1), &seen));
+    let (answers, marks) = push(&backend, &home, vec![stale.clone()]).await;
+    assert_eq!(rejected_as(&answers[0]), RejectCode::Stale);
+    assert!(matches!(answers[0], Answer::Rejected { retryable: false, .. }) && marks.is_empty());
+    assert_eq!(push(&backend, &home, vec![marker.clone()]).await.0, [Answer::Accepted { seq: 4 }]);
+    if S::DURABLE {
+        drop(backend);
+        backend = storage.open();
+    }
+    // Nothing of it is taken any more, not even kept waiting; what is here already is no news.
+    ada.edit(entity(1), "never pushed");
+    let (answers, _) = push(&backend, &home, vec![bob.edit(entity(1), "d"), ada.edit(entity(1), "e"), mine]).await;
+    assert_eq!(rejected_as(&answers[0]), RejectCode::Purged);
+    assert!(matches!(answers[1], Answer::Rejected { code: RejectCode::Purged, retryable: false, .. }));
+    assert_eq!(answers[2], Answer::Duplicate { seq: 1 });
+    // Two replicas may purge at the same time, from different versions.
+    let (answers, _) = push(&backend, &home, vec![marker.clone(), stale.clone(), ada.edit(entity(2), "f")]).await;
+    assert_eq!(answers[0], Answer::Duplicate { seq: 4 });
+    assert_eq!(answers[1..].iter().map(accepted).collect::<Vec<_>>(), [5, 6]);
+    let mut digest = SpaceDigest::default();
+    digest.add(&entity(1), &heads_of([&marker, &stale]));
+    digest.add(&entity(2), &ada.heads(entity(2)));
+    assert_eq!(backend.overview(home.clone()).await.unwrap().digest, digest.finish());
+    verify(&log(&backend, &home).await);
+    // Another space's entity of the same name lives on.
+    assert_eq!(accepted(&push(&backend, &space("work"), vec![theirs]).await.0[0]), 1);
+}
+
+pub(crate) async fn a_marker_that_is_not_accepted_purges_nothing(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    let first = author.edit(entity(1), "a");
+    // Refused with its transaction, and of another collection.
+    let mut marker = purge(entity(1), &heads_of([&first]));
+    author.edit(entity(2), "never pushed");
+    let mut held = author.edit(entity(2), "b");
+    marker.transaction = transaction(1);
+    held.transaction = transaction(1);
+    let mut stray = purge(entity(1), &heads_of([&first]));
+    stray.collection = CollectionName::new("folders").unwrap();
+    let (answers, _) = push(&backend, &home, vec![first.clone(), marker.clone(), held, stray]).await;
+    assert_eq!(accepted(&answers[0]), 1);
+    assert_eq!(rejected_as(&answers[1]), RejectCode::Transaction);
+    assert!(matches!(answers[2], Answer::Held { .. }));
+    assert_eq!(rejected_as(&answers[3]), RejectCode::WrongCollection);
+    // In one batch with what it purges, and with what comes too late.
+    let second = author.edit(entity(1), "d");
+    let now = purge(entity(1), &heads_of([&second]));
+    let batch = vec![marker, second.clone(), now, author.edit(entity(1), "e")];
+    let (answers, _) = push(&backend, &home, batch).await;
+    assert_eq!(accepted(&answers[0]), 2, "by now it is the version on the server");
+    assert_eq!(rejected_as(&answers[1]), RejectCode::Purged);
+    assert_eq!(accepted(&answers[2]), 3);
+    assert_eq!(rejected_as(&answers[3]), RejectCode::Purged);
+    let batch =
+        vec![author.edit(entity(3), "f"), purge(entity(3), &author.heads(entity(3))), author.edit(entity(3), "g")];
+    let (answers, _) = push(&backend, &home, batch).await;
+    assert_eq!(answers[..2].iter().map(accepted).collect::<Vec<_>>(), [4, 5]);
+    assert_eq!(rejected_as(&answers[2]), RejectCode::Purged);
+    // One that is not here yet: its changes come too late.
+    let unborn = author.edit(entity(4), "h");
+    let batch = vec![purge(entity(4), &heads_of([&first])), unborn];
+    let (answers, _) = push(&backend, &home, batch).await;
+    assert_eq!(accepted(&answers[0]), 6);
+    assert_eq!(rejected_as(&answers[1]), RejectCode::Purged);
 }
 
 async fn pushed_collection(backend: &Arc<dyn Backend>) -> CollectionName {

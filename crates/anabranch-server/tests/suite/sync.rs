@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use anabranch_core::sync::{PAGE_CHANGES, WINDOW_PAGES};
-use anabranch_core::wire::{self, Answer, ClientMessage, RefusalCode, ServerMessage};
+use anabranch_core::wire::{self, Answer, ClientMessage, Limits, RefusalCode, ServerMessage};
 use anabranch_server::{
-    OpenAccess, Server, ServerError, ServerOptions, SharedAccess, SqliteBackend, SystemEnvironment,
+    OpenAccess, PageBudget, Server, ServerError, ServerOptions, SharedAccess, SqliteBackend, SystemEnvironment,
 };
 
-use crate::changes::{Author, accepted, entity, space};
+use crate::changes::{Author, accepted, entity, space, transaction};
 use crate::client::{Client, frames, guarded, hello, post, pull, push, request, start, start_in_memory};
 
 #[tokio::test]
@@ -195,6 +195,37 @@ async fn a_client_that_confirms_nothing_gets_a_window_and_no_more() {
     reader.send(&ClientMessage::Received { space: space("home") }).await;
     assert!(!reader.changes().await.0.is_empty());
     client.leave().await;
+    reader.leave().await;
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_transaction_larger_than_the_limits_is_taken_and_sent_whole() {
+    let limits = Limits { push_changes: 3, push_bytes: 500 };
+    let options = ServerOptions { limits, page: PageBudget { bytes: 500, changes: 3 }, ..ServerOptions::default() };
+    let backend = SqliteBackend::open_in_memory(Box::new(SystemEnvironment)).unwrap();
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), Arc::new(backend), options).await.unwrap().spawn();
+    let mut author = Author::new(1);
+    let mut batch = |id: u8, size: u8| -> Vec<_> {
+        let mut batch: Vec<_> = (0..size).map(|n| author.edit(entity(n), &id.to_string())).collect();
+        batch.iter_mut().for_each(|envelope| envelope.transaction = transaction(id));
+        batch
+    };
+    let batches = [batch(1, 9), batch(2, 7)];
+    let (mut client, _) = Client::connect(server.local_addr(), 1).await;
+    for (id, batch) in (1..).zip(&batches) {
+        let answers = client.push(id, batch.clone()).await.answers;
+        assert!(answers.iter().all(|answer| matches!(answer, Answer::Accepted { .. })));
+    }
+    let (mut reader, _) = Client::connect(server.local_addr(), 2).await;
+    reader.send(&pull(None, false)).await;
+    for (batch, more) in batches.iter().zip([true, false]) {
+        let (changes, _, rest) = reader.changes().await;
+        assert_eq!((&changes, rest), (batch, more), "a page is over its budget rather than a part");
+    }
+    // Two of them, or one with something beside it, could have been divided.
+    client.send(&push(3, batches.concat())).await;
+    assert!(matches!(client.receive().await, ServerMessage::Refused { code: RefusalCode::Protocol, .. }));
     reader.leave().await;
     server.shutdown().await.unwrap();
 }
