@@ -44,6 +44,29 @@ pub(crate) enum Command {
     Sync(Sync),
     /// Show what is pending, and how the sync stands.
     Status(Status),
+    /// Bring a deleted entity back.
+    Restore(OneEntity),
+    /// Purge a deleted entity: its history goes for good, once the server has agreed.
+    Purge(OneEntity),
+    /// List what waits for a person, or everything that is contested in one entity.
+    Conflicts(Conflicts),
+    /// Settle a conflict.
+    Resolve(Resolve),
+    /// Tell why a field shows what it shows: who wrote what when, which rule chose, what lost.
+    Why(Why),
+    /// Show an entity's history, newest first.
+    History(History),
+    /// Show what differs between two points of an entity's history.
+    Diff(Diff),
+    /// Take back this replica's last edit of an entity; what others wrote since stays.
+    Undo(OneEntity),
+    /// Take back an undo.
+    Redo(OneEntity),
+    /// Make a replica from what a server has of a space, with the schema that the space carries.
+    Clone(Clone),
+    /// Work on schemas.
+    #[command(subcommand)]
+    Schema(Schema),
 }
 
 /// `--space`.
@@ -214,4 +237,138 @@ pub(crate) struct Sync {
 pub(crate) struct Status {
     /// The replica.
     pub(crate) file: PathBuf,
+}
+
+/// A command about one entity.
+#[derive(Debug, Args)]
+pub(crate) struct OneEntity {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The entity: its id, or the beginning of it.
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `conflicts`.
+#[derive(Debug, Args)]
+pub(crate) struct Conflicts {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// One entity only, with what a policy has settled: its id, or the beginning of it.
+    pub(crate) id: Option<String>,
+    /// How many at most.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `resolve`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("choice").required(true)))]
+pub(crate) struct Resolve {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The entity: its id, or the beginning of it.
+    pub(crate) id: String,
+    /// The field, with the path into it, as `conflicts` prints it.
+    pub(crate) field: String,
+    /// Take the value of this number, as `conflicts` prints it.
+    #[arg(long, value_name = "N", group = "choice")]
+    pub(crate) take: Option<usize>,
+    /// Take another value: text.
+    #[arg(long, value_name = "TEXT", group = "choice")]
+    pub(crate) value: Option<String>,
+    /// Take another value: JSON.
+    #[arg(long, value_name = "JSON", group = "choice")]
+    pub(crate) json_value: Option<String>,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `why`.
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The entity: its id, or the beginning of it.
+    pub(crate) id: String,
+    /// The field.
+    pub(crate) field: String,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `history`.
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The entity: its id, or the beginning of it.
+    pub(crate) id: String,
+    /// How many changes at most.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub(crate) limit: usize,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `diff`.
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The entity: its id, or the beginning of it.
+    pub(crate) id: String,
+    /// From right after this change, as `history` prints it; by default, from before the newest one.
+    pub(crate) from: Option<String>,
+    /// To right after this change; by default, to now.
+    pub(crate) to: Option<String>,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `clone`.
+#[derive(Debug, Args)]
+pub(crate) struct Clone {
+    /// The server, like `http://127.0.0.1:7700`.
+    pub(crate) url: String,
+    /// The new replica's file.
+    pub(crate) file: PathBuf,
+    /// How long to try.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub(crate) timeout: u32,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+}
+
+/// `schema`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schema {
+    /// Tell what going from one schema to another does to data that is there.
+    Diff(SchemaDiff),
+    /// Bring a replica to a new version of its schema.
+    Apply(SchemaApply),
+}
+
+/// `schema apply`.
+#[derive(Debug, Args)]
+pub(crate) struct SchemaApply {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The new schema.
+    #[arg(value_name = "SCHEMA.toml")]
+    pub(crate) schema: PathBuf,
+}
+
+/// `schema diff`.
+#[derive(Debug, Args)]
+pub(crate) struct SchemaDiff {
+    /// The schema before.
+    #[arg(value_name = "OLD.toml")]
+    pub(crate) old: PathBuf,
+    /// The schema after.
+    #[arg(value_name = "NEW.toml")]
+    pub(crate) new: PathBuf,
 }

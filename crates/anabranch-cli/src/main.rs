@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use serde_json::json;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, Schema};
 use crate::error::{CliError, one_line};
 use crate::output::Output;
 
@@ -43,6 +43,18 @@ fn run(command: Option<Command>, output: &mut Output) -> Result<(), CliError> {
         Some(Command::Log(arguments)) => commands::read::log(&arguments, output),
         Some(Command::Sync(arguments)) => commands::sync::run(&arguments, output),
         Some(Command::Status(arguments)) => commands::status::run(&arguments, output),
+        Some(Command::Restore(arguments)) => commands::edit::restore(&arguments, output),
+        Some(Command::Purge(arguments)) => commands::edit::purge(&arguments, output),
+        Some(Command::Conflicts(arguments)) => commands::conflicts::list(&arguments, output),
+        Some(Command::Resolve(arguments)) => commands::conflicts::resolve(&arguments, output),
+        Some(Command::Why(arguments)) => commands::conflicts::why(&arguments, output),
+        Some(Command::History(arguments)) => commands::history::run(&arguments, output),
+        Some(Command::Diff(arguments)) => commands::history::diff(&arguments, output),
+        Some(Command::Undo(arguments)) => commands::history::undo(&arguments, output),
+        Some(Command::Redo(arguments)) => commands::history::redo(&arguments, output),
+        Some(Command::Clone(arguments)) => commands::init::clone(&arguments, output),
+        Some(Command::Schema(Schema::Diff(arguments))) => commands::schema::diff(&arguments, output),
+        Some(Command::Schema(Schema::Apply(arguments))) => commands::schema::apply(&arguments, output),
     }
 }
 

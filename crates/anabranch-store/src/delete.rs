@@ -151,6 +151,17 @@ impl Write<'_> {
         Ok(bytes.and_then(|bytes| Change::parse(bytes).ok()).filter(|change| change.purge_of().is_some()))
     }
 
+    /// Takes a marker back out of log and outbox: a server has not agreed to the purge.
+    pub(crate) fn withdraw_marker(&mut self, entity: EntityKey, seq: i64) -> Result<(), StoreError> {
+        if self.marker_at(seq)?.is_some() {
+            let connection = &self.engine.connection;
+            connection.prepare_cached("DELETE FROM outbox WHERE change = ?")?.execute([seq])?;
+            connection.prepare_cached("DELETE FROM changes WHERE seq = ?")?.execute([seq])?;
+            self.dirty(entity).recount = true;
+        }
+        Ok(())
+    }
+
     /// Whether nothing but purge markers is left of an entity.
     pub(crate) fn is_purged(&self, row: &EntityRow) -> Result<bool, StoreError> {
         let mut statement =

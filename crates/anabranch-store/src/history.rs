@@ -86,9 +86,30 @@ impl Write<'_> {
         remote_body: &Map<String, Value>,
         modified_at: Stamp,
     ) -> Result<bool, StoreError> {
-        self.rework(space, id, |_, document, collection| {
+        self.rework(space, id, |document, collection| {
             document.import(collection, base, base_body, remote_body, modified_at)
         })
+    }
+
+    /// Takes back the last edit of mine that is not undone yet; what others wrote since stays. `false` if there is
+    /// none.
+    ///
+    /// # Errors
+    /// If the entity is not there, or its document cannot be read.
+    pub fn undo(&mut self, space: &SpaceName, id: EntityId, mine: Mine) -> Result<bool, StoreError> {
+        let stamp = self.tick();
+        let is_mine = self.is_mine(mine);
+        self.rework(space, id, |document, collection| document.undo(collection, stamp, &is_mine))
+    }
+
+    /// Takes back the last undo of mine, unless something else of mine came after it. `false` if there is none.
+    ///
+    /// # Errors
+    /// If the entity is not there, or its document cannot be read.
+    pub fn redo(&mut self, space: &SpaceName, id: EntityId, mine: Mine) -> Result<bool, StoreError> {
+        let stamp = self.tick();
+        let is_mine = self.is_mine(mine);
+        self.rework(space, id, |document, collection| document.redo(collection, stamp, &is_mine))
     }
 
     fn look<T>(
@@ -110,14 +131,14 @@ impl Write<'_> {
         &mut self,
         space: &SpaceName,
         id: EntityId,
-        work: impl FnOnce(&mut Self, &mut Document, &Collection) -> Result<Vec<Change>, EditError>,
+        work: impl FnOnce(&mut Document, &Collection) -> Result<Vec<Change>, EditError>,
     ) -> Result<bool, StoreError> {
         let row = self.entity(space, id)?;
         let schema = self.collection(&row.collection)?;
         let changes = self.with_document(&row, |write, document| {
             let damaged = |source| StoreError::Damaged { entity: id, source };
             let before = document.state(Some(&schema)).map_err(damaged)?;
-            let changes = work(write, document, &schema).map_err(StoreError::of_edit(id))?;
+            let changes = work(document, &schema).map_err(StoreError::of_edit(id))?;
             let after = document.state(Some(&schema)).map_err(damaged)?;
             write.log(&row, &changes)?;
             write.dirty(row.key).fields.extend(diff(&before, &after).into_iter().map(|field| field.field));
@@ -130,7 +151,7 @@ impl Write<'_> {
         self.engine.schema.collection(row.collection.as_str()).cloned().unwrap_or_default()
     }
 
-    pub(crate) fn is_mine(&self, mine: Mine) -> impl Fn(&Actor) -> bool + use<> {
+    fn is_mine(&self, mine: Mine) -> impl Fn(&Actor) -> bool + use<> {
         let (actor, replica) = (self.engine.actor.clone(), self.engine.replica());
         move |other: &Actor| match mine {
             Mine::Session => *other == actor,

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use anabranch_core::document::{ApplyError, Document};
 use anabranch_core::sync::{Backoff, Reoffer, WriteBatch};
-use anabranch_core::wire::{Answer, Envelope, Missing};
+use anabranch_core::wire::{Answer, Envelope, Missing, RejectCode};
 use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, Digest, EntityId, SpaceName};
 use rusqlite::{OptionalExtension as _, params};
 use tracing::warn;
@@ -434,6 +434,8 @@ impl Write<'_> {
                 };
             }
             Answer::Held { .. } => self.park(remote, entity, seq, "held: the server lacks what it depends on")?,
+            // The server holds changes of the entity that this replica has not seen: nothing is purged.
+            Answer::Rejected { code: RejectCode::Stale, .. } => self.withdraw_marker(entity, seq)?,
             Answer::Rejected { retryable: true, message, .. } => self.retry_later(remote, seq, attempts, &message)?,
             Answer::Rejected { code, message, .. } => {
                 self.park(remote, entity, seq, &format!("{code:?}: {message}"))?;

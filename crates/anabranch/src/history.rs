@@ -2,6 +2,7 @@
 
 use anabranch_core::document::{Explanation, FieldDiff, HistoryEntry, Page, State};
 use anabranch_core::{ChangeHash, EntityId, FieldName, Heads, Stamp, UnixMillis};
+use anabranch_store::Mine;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -44,6 +45,20 @@ impl Space {
             let explanation = write.explain(&space, id, &FieldName::new(&field)?)?;
             explanation.ok_or_else(|| Error::invalid(format!("the entity's collection has no field {field:?}")))
         })
+    }
+
+    /// Takes back the last edit of mine that is not undone yet, as one change: what others wrote since stays, also
+    /// inside the same text. Resolves to `false` if there is none. Settling a conflict, deleting and creating can be
+    /// undone, too.
+    pub fn undo(&self, id: EntityId, mine: Mine) -> Commit<bool> {
+        let space = self.name().clone();
+        self.replica().store().write(move |write| Ok(write.undo(&space, id, mine)?))
+    }
+
+    /// Takes back the last undo of mine, unless I have edited the entity since. Resolves to `false` if there is none.
+    pub fn redo(&self, id: EntityId, mine: Mine) -> Commit<bool> {
+        let space = self.name().clone();
+        self.replica().store().write(move |write| Ok(write.redo(&space, id, mine)?))
     }
 
     /// Brings in what another system, such as a REST backend, did to its copy of the entity.

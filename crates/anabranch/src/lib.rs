@@ -70,7 +70,7 @@ pub use anabranch_core::{
     ChangeHash, CollectionName, Digest, EntityId, ErrorKind, FieldName, Heads, ReplicaId, Schema, SchemaError,
     SpaceName,
 };
-pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, QueryRows};
+pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, Mine, QueryRows};
 pub use collection::{Collection, Space};
 pub use conflicts::Choice;
 pub use edits::Edits;

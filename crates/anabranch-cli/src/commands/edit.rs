@@ -1,9 +1,9 @@
-//! `edit` and `delete`.
+//! `edit`, `delete`, `restore` and `purge`.
 
 use anabranch::{Edits, EntityRecord, Space};
 use serde_json::json;
 
-use crate::args::{Delete, Edit};
+use crate::args::{Delete, Edit, OneEntity};
 use crate::commands;
 use crate::edit_syntax::{self, Target};
 use crate::error::CliError;
@@ -32,6 +32,24 @@ pub(crate) fn delete(arguments: &Delete, output: &mut Output) -> Result<(), CliE
     let id = record(&space, &arguments.id)?.id;
     space.delete(id).wait()?;
     output.either(&json!({ "id": id, "deleted": true }), format!("{id} deleted"))
+}
+
+pub(crate) fn restore(arguments: &OneEntity, output: &mut Output) -> Result<(), CliError> {
+    let replica = commands::open(&arguments.file)?;
+    let space = replica.space(&arguments.space.space)?;
+    let id = record(&space, &arguments.id)?.id;
+    space.restore(id).wait()?;
+    output.either(&json!({ "id": id, "deleted": false }), format!("{id} restored"))
+}
+
+pub(crate) fn purge(arguments: &OneEntity, output: &mut Output) -> Result<(), CliError> {
+    let replica = commands::open(&arguments.file)?;
+    let space = replica.space(&arguments.space.space)?;
+    let id = record(&space, &arguments.id)?.id;
+    space.purge(id).wait()?;
+    let purged = space.get(id)?.is_some_and(|record| record.purged);
+    let text = if purged { "is purged already" } else { "will be purged when the server has agreed: sync" };
+    output.either(&json!({ "id": id, "purged": purged }), format!("{id} {text}"))
 }
 
 /// The entity whose id begins so.

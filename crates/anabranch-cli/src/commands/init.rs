@@ -1,19 +1,32 @@
-//! `init`: makes a replica.
+//! `init` and `clone`: make a replica.
 
-use anabranch::{Replica, Schema};
+use std::path::Path;
+use std::time::Duration;
+
+use anabranch::Replica;
 use serde_json::json;
 
-use crate::args::Init;
+use crate::args::{Clone, Init};
+use crate::commands;
 use crate::error::CliError;
 use crate::output::Output;
 
 pub(crate) fn run(arguments: &Init, output: &mut Output) -> Result<(), CliError> {
-    let text = std::fs::read_to_string(&arguments.schema)
-        .map_err(|error| CliError::path("read", &arguments.schema, &error))?;
-    let schema = Schema::from_toml(&text).map_err(anabranch::Error::from)?;
+    let schema = commands::schema::read(&arguments.schema)?;
     let replica = Replica::at(&arguments.file).create(schema)?;
+    report(&replica, &arguments.file, output)
+}
+
+pub(crate) fn clone(arguments: &Clone, output: &mut Output) -> Result<(), CliError> {
+    let url = commands::sync::address(&arguments.url)?;
+    let deadline = Duration::from_secs(arguments.timeout.into());
+    let replica = Replica::at(&arguments.file).clone_space(&url, &arguments.space.space, deadline)?;
+    report(&replica, &arguments.file, output)
+}
+
+fn report(replica: &Replica, file: &Path, output: &mut Output) -> Result<(), CliError> {
     let collections: Vec<_> = replica.schema().collections.keys().map(ToString::to_string).collect();
-    let file = arguments.file.display().to_string();
+    let file = file.display().to_string();
     let text = format!("{file} is a replica with the collections {}", collections.join(", "));
     output.either(&json!({ "file": file, "replica": replica.id(), "collections": collections }), text)
 }

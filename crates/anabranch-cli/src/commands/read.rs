@@ -61,7 +61,11 @@ fn describe(record: &EntityRecord, output: &mut Output) -> Result<(), CliError> 
         0 => String::new(),
         conflicts => format!(", {} contested", count(conflicts, "value")),
     };
-    output.line(format!("  {pending}{contested}, version {:.SHORT_HASH$}", record.version.to_string()))
+    let open = match record.open {
+        0 => String::new(),
+        open => format!(", {} to decide", count(open, "conflict")),
+    };
+    output.line(format!("  {pending}{contested}{open}, version {:.SHORT_HASH$}", record.version.to_string()))
 }
 
 pub(crate) fn list(arguments: &List, output: &mut Output) -> Result<(), CliError> {

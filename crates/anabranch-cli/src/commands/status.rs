@@ -1,7 +1,7 @@
 //! `status`: what is pending, and how the sync stands.
 
 use anabranch::Status as ReplicaStatus;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::args::Status;
 use crate::commands;
@@ -11,8 +11,9 @@ use crate::output::{Output, count, printable, size};
 pub(crate) fn run(arguments: &Status, output: &mut Output) -> Result<(), CliError> {
     let replica = commands::open(&arguments.file)?;
     let status = replica.status()?;
-    let last_sync = iso_time(&replica, status.last_success_at)?;
-    let oldest = iso_time(&replica, status.oldest_pending_at)?;
+    let time = |millis: Option<i64>| millis.map(|millis| commands::iso_time(&replica, millis)).transpose();
+    let last_sync = time(status.last_success_at)?;
+    let oldest = time(status.oldest_pending_at)?;
     if output.is_json() {
         let mut object = json!(status);
         object["file"] = arguments.file.display().to_string().into();
@@ -43,6 +44,7 @@ pub(crate) fn run(arguments: &Status, output: &mut Output) -> Result<(), CliErro
 /// What a person may have to look at.
 fn troubles(status: &ReplicaStatus) -> Vec<(&'static str, String)> {
     let counted = [
+        ("to decide", status.open_conflicts, "conflict"),
         ("contested", status.conflicts, "value"),
         ("refused", status.parked, "change"),
         ("quarantined", status.quarantined, "foreign change"),
@@ -58,12 +60,4 @@ fn troubles(status: &ReplicaStatus) -> Vec<(&'static str, String)> {
         troubles.push(("failed", format!("{} in a row: {}", count(status.failures.into(), "attempt"), printable(why))));
     }
     troubles
-}
-
-/// A time as ISO 8601. SQLite knows the calendar.
-fn iso_time(replica: &anabranch::Replica, millis: Option<i64>) -> Result<Option<String>, CliError> {
-    let Some(millis) = millis else { return Ok(None) };
-    let sql = "SELECT strftime('%Y-%m-%dT%H:%M:%SZ', ?1 / 1000, 'unixepoch') AS at";
-    let rows = replica.query(sql, &[millis.into()])?;
-    Ok(rows.into_iter().next().and_then(|row| row.get("at").and_then(Value::as_str).map(str::to_owned)))
 }

@@ -47,7 +47,7 @@ pub(crate) fn describe(report: &SyncReport) -> String {
 }
 
 /// The server's URL in one form, so that the file knows it again.
-fn address(url: &str) -> Result<String, CliError> {
+pub(super) fn address(url: &str) -> Result<String, CliError> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
     let rest = rest.trim_end_matches('/');
     if !["http", "https", "ws", "wss"].contains(&scheme) || rest.is_empty() {
