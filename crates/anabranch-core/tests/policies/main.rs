@@ -8,3 +8,4 @@ mod oracle;
 mod resolving;
 mod support;
 mod table;
+mod write_once;
