@@ -154,12 +154,13 @@ impl<'a, S: Source> Reader<'a, S> {
         };
         let place = ops.iter().position(won).ok_or(DocumentError::Damaged)?;
         let winner = ops.swap_remove(place);
-        let mut value = custom.unwrap_or_else(|| contenders[0].value.clone());
+        let value = custom.unwrap_or_else(|| contenders[0].value.clone());
         if self.contests.is_some() {
+            let is_winners = value == contenders[0].value;
             self.report(value.clone(), contenders);
-            if winner.value.is_object() {
+            if is_winners && winner.value.is_object() {
                 // Once more, for the contests inside the winner.
-                value = self.value(&winner.value, &winner.id, depth)?;
+                self.value(&winner.value, &winner.id, depth)?;
             }
         }
         Ok(Some(Settled { winner, value }))

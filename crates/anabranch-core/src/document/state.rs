@@ -1,6 +1,6 @@
 //! The state of an entity: a pure function of its changes and the schema.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeFull;
 
 use automerge::{Automerge, ChangeHash, ObjType, ROOT, ReadDoc as _, ScalarValue, Value};
@@ -207,8 +207,9 @@ impl Document {
 
     /// Whether the entity is deleted, by its collection's policy.
     ///
-    /// Under [`Deletion::EditWins`] it is if some visible deletion has no concurrent edit beside it; another
-    /// deletion is no edit, so two people who delete at the same time do not bring the entity back.
+    /// Under [`Deletion::EditWins`] it is if no edit stands beside its deletions. Whoever deletes, deletes what
+    /// they have seen: an edit that one of the visible deletions has seen does not count, nor do deletions, so
+    /// two people who delete at the same time do not bring the entity back.
     ///
     /// # Errors
     /// As [`Document::state`].
@@ -216,23 +217,21 @@ impl Document {
         let mut deletes = held_at_root(&self.automerge, DELETED_KEY)?;
         deletes.retain(|op| !op.is(&ScalarValue::Null));
         let deletes: Vec<_> = deletes.iter().filter_map(|op| self.automerge.hash_for_opid(&op.id)).collect();
-        Ok(match policy {
-            Deletion::DeleteWins => !deletes.is_empty(),
-            Deletion::EditWins => deletes.iter().any(|delete| !self.is_edited_beside(delete, &deletes)),
-        })
+        Ok(!deletes.is_empty() && (policy == Deletion::DeleteWins || !self.is_edited_beside(&deletes)))
     }
 
-    /// Whether some edit is neither before nor after a deletion. Geneses are nobody's edits, and another
-    /// deletion is no reason to bring the entity back.
-    fn is_edited_beside(&self, delete: &ChangeHash, deletes: &[ChangeHash]) -> bool {
-        let mut after = HashSet::from([*delete]);
-        // All changes that are not before it, dependencies first.
-        self.automerge.get_changes_meta(&[*delete]).iter().any(|change| {
-            let follows = change.deps.iter().any(|dependency| after.contains(dependency));
-            if follows {
-                after.insert(change.hash);
-            }
-            !follows && !deletes.contains(&change.hash) && !is_genesis(change)
+    /// Whether there is an edit that none of the deletions has seen, and that has not seen all of them. Geneses
+    /// are nobody's edits.
+    fn is_edited_beside(&self, deletes: &[ChangeHash]) -> bool {
+        // Which of the deletions each change comes after.
+        let mut after: HashMap<ChangeHash, HashSet<ChangeHash>> =
+            deletes.iter().map(|delete| (*delete, HashSet::from([*delete]))).collect();
+        self.automerge.get_changes_meta(deletes).iter().any(|change| {
+            let known = change.deps.iter().filter_map(|dependency| after.get(dependency));
+            let seen: HashSet<_> = known.flatten().copied().collect();
+            let beside = seen.len() < deletes.len();
+            after.insert(change.hash, seen);
+            beside && !is_genesis(change)
         })
     }
 }

@@ -93,18 +93,25 @@ impl<'a, 'd> Writer<'a, 'd> {
         if unchanged {
             return Ok(());
         }
-        self.writable(&ops)?;
+        self.writable(&ops, 0)?;
         force(self.transaction, &ROOT, self.edit.key.as_str().into(), scalar)
     }
 
-    /// A write-once slot that has a value, uncontested, keeps it.
-    fn writable(&self, ops: &[Held]) -> Result<(), EditError> {
-        let [first, others @ ..] = ops else { return Ok(()) };
-        let settled = !first.is(&ScalarValue::Null) && others.iter().all(|op| op.value == first.value);
-        if self.edit.policy == Policy::FirstWriter && settled && !self.is_own(first) {
-            return Err(EditError::WriteOnce { field: self.field() });
+    /// A write-once slot at `depth` that has a value, uncontested, keeps it.
+    fn writable(&self, ops: &[Held], depth: usize) -> Result<(), EditError> {
+        let Some(first) = ops.first().filter(|first| self.is_write_once() && !self.is_own(first)) else {
+            return Ok(());
+        };
+        let value = self.reader().value(&first.value, &first.id, depth)?;
+        let mut settled = !value.is_null();
+        for op in &ops[1..] {
+            settled &= self.reader().value(&op.value, &op.id, depth)? == value;
         }
-        Ok(())
+        if settled { Err(EditError::WriteOnce { field: self.field() }) } else { Ok(()) }
+    }
+
+    fn is_write_once(&self) -> bool {
+        self.edit.policy == Policy::FirstWriter
     }
 
     /// Whether the open transaction wrote the op: several edits of one change may touch a slot.
@@ -215,14 +222,14 @@ impl<'a, 'd> Writer<'a, 'd> {
         if unchanged {
             return Ok(());
         }
-        self.writable(&ops)?;
+        self.writable(&ops, path.len() + 1)?;
         self.put_value(&object, prop, value)
     }
 
     fn delete(&mut self, path: &[Step], last: &Step) -> Result<(), EditError> {
         let (object, kind) = self.descend(path)?;
         let prop = self.prop(&object, kind, last)?;
-        self.writable(&held(self.transaction, &object, prop.clone())?)?;
+        self.writable(&held(self.transaction, &object, prop.clone())?, path.len() + 1)?;
         Ok(self.transaction.delete(&object, prop)?)
     }
 
@@ -288,7 +295,7 @@ impl<'a, 'd> Writer<'a, 'd> {
             (Value::Object(ObjType::Map), Json::Object(entries)) => self.assign_map(&winner.id, entries, depth + 1),
             (Value::Object(ObjType::List), Json::Array(items)) => self.assign_list(&winner.id, items, depth + 1),
             _ => {
-                self.writable(&held(self.transaction, object, prop.clone())?)?;
+                self.writable(&held(self.transaction, object, prop.clone())?, depth)?;
                 self.put_value(object, prop, value)
             }
         }
@@ -297,7 +304,7 @@ impl<'a, 'd> Writer<'a, 'd> {
     fn assign_map(&mut self, map: &ObjId, wanted: &Map<String, Json>, depth: usize) -> Result<(), EditError> {
         let surplus: Vec<String> = self.transaction.keys(map).filter(|key| !wanted.contains_key(key)).collect();
         for key in surplus {
-            self.writable(&held(self.transaction, map, key.as_str())?)?;
+            self.writable(&held(self.transaction, map, key.as_str())?, depth)?;
             self.transaction.delete(map, key)?;
         }
         wanted.iter().try_for_each(|(key, value)| self.assign(map, key.as_str().into(), value, depth))
@@ -311,7 +318,12 @@ impl<'a, 'd> Writer<'a, 'd> {
             [] if surplus == 0 => Ok(()),
             // One element for one: the same element, changed.
             [value] if surplus == 1 => self.assign(list, prefix.into(), value, depth),
-            values => Ok(self.transaction.splice(list, prefix, signed(surplus)?, values.iter().map(to_nested))?),
+            values => {
+                for at in prefix..if self.is_write_once() { prefix + surplus } else { prefix } {
+                    self.writable(&held(self.transaction, list, at)?, depth)?;
+                }
+                Ok(self.transaction.splice(list, prefix, signed(surplus)?, values.iter().map(to_nested))?)
+            }
         }
     }
 }
