@@ -20,13 +20,13 @@
 //! let phone = Replica::open(folder.path().join("phone.db"), schema.clone())?;
 //! let laptop = Replica::open(folder.path().join("laptop.db"), schema)?;
 //!
-//! let notes = phone.space("home")?.collection("notes")?;
+//! let notes = phone.space("home")?.untyped("notes")?;
 //! let id = notes.create(json!({ "title": "Shopping", "body": "milk" })).wait()?; // fsynced
 //! phone.exchange(&laptop)?;
 //!
 //! // Apart, both edit the same note.
 //! notes.edit(id, |note| note.splice("body", 4, 0, ", eggs").increment("stars", 1)).wait()?;
-//! let there = laptop.space("home")?.collection("notes")?;
+//! let there = laptop.space("home")?.untyped("notes")?;
 //! there.edit(id, |note| note.splice("body", 0, 0, "oat ").increment("stars", 1)).wait()?;
 //!
 //! phone.exchange(&laptop)?;
@@ -55,14 +55,17 @@ mod exchange;
 mod replica;
 mod status;
 mod sync;
+pub mod text_index;
+mod typed;
 mod watch;
 
-pub use anabranch_core::document::{Edit, Path, Step};
+pub use anabranch_core::document::{Edit, Path, Step, TextSplice};
 pub use anabranch_core::{
     CollectionName, Digest, EntityId, ErrorKind, FieldName, ReplicaId, Schema, SchemaError, SpaceName,
 };
+pub use anabranch_derive::Entity;
 pub use anabranch_store::{EntityRecord, LogEntry, QueryRows};
-pub use collection::{Collection, Space};
+pub use collection::{Collection, Json, Space};
 pub use edits::Edits;
 pub use environment::SystemEnvironment;
 pub use error::Error;
@@ -70,7 +73,10 @@ pub use exchange::Exchanged;
 pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
 pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
-pub use watch::Watch;
+#[doc(hidden)]
+pub use typed::private as __private;
+pub use typed::{Counter, Entity, List, Map, Record, Reference, Set, Text};
+pub use watch::{Subscription, Watch, WatchStream};
 
 /// A write under way: resolves once it is fsynced, by `.await` or [`wait`](anabranch_store::Commit::wait).
 pub type Commit<T> = anabranch_store::Commit<T, Error>;
