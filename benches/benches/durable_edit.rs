@@ -34,7 +34,7 @@ impl Ours {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let schema = Schema::from_toml(SCHEMA).expect("a schema");
         let replica = Replica::open(folder.path().join("ours.db"), schema).expect("a replica");
-        let notes = replica.space("main").and_then(|space| space.collection("notes")).expect("the notes");
+        let notes = replica.space("main").and_then(|space| space.untyped("notes")).expect("the notes");
         let fields = json!({ "title": "a note", "author": "ada", "folder": "inbox", "due": null, "done": false });
         let id = notes.create(fields).wait().expect("the note");
         Self { notes, id, _folder: folder }

@@ -64,7 +64,7 @@ impl Space {
     #[must_use]
     pub fn watch_conflicts(&self, limit: u32) -> Watch<Vec<Conflict>> {
         let space = self.clone();
-        Watch::new(&self.replica().inner.watchers, Scope::Everything, move || space.open_conflicts(limit))
+        Watch::new(self.replica(), Scope::Everything, move || space.open_conflicts(limit))
     }
 
     /// Settles a conflict among values. Two people who settle the same one apart end with one outcome, the later

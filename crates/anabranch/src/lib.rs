@@ -20,13 +20,13 @@
 //! let phone = Replica::open(folder.path().join("phone.db"), schema.clone())?;
 //! let laptop = Replica::open(folder.path().join("laptop.db"), schema)?;
 //!
-//! let notes = phone.space("home")?.collection("notes")?;
+//! let notes = phone.space("home")?.untyped("notes")?;
 //! let id = notes.create(json!({ "title": "Shopping", "body": "milk" })).wait()?; // fsynced
 //! phone.exchange(&laptop)?;
 //!
 //! // Apart, both edit the same note.
 //! notes.edit(id, |note| note.splice("body", 4, 0, ", eggs").increment("stars", 1)).wait()?;
-//! let there = laptop.space("home")?.collection("notes")?;
+//! let there = laptop.space("home")?.untyped("notes")?;
 //! there.edit(id, |note| note.splice("body", 0, 0, "oat ").increment("stars", 1)).wait()?;
 //!
 //! phone.exchange(&laptop)?;
@@ -58,7 +58,9 @@ mod history;
 mod replica;
 mod status;
 mod sync;
+pub mod text_index;
 mod transaction;
+mod typed;
 mod watch;
 
 pub use anabranch_core::document::{
@@ -70,8 +72,9 @@ pub use anabranch_core::{
     ChangeHash, CollectionName, Digest, EntityId, ErrorKind, FieldName, Heads, ReplicaId, Schema, SchemaError,
     SpaceName,
 };
+pub use anabranch_derive::Entity;
 pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, Mine, QueryRows};
-pub use collection::{Collection, Space};
+pub use collection::{Collection, Json, Space};
 pub use conflicts::Choice;
 pub use edits::Edits;
 pub use environment::SystemEnvironment;
@@ -81,7 +84,10 @@ pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
 pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
 pub use transaction::Transaction;
-pub use watch::Watch;
+#[doc(hidden)]
+pub use typed::private as __private;
+pub use typed::{Counter, Entity, List, Map, Record, Reference, Set, Text};
+pub use watch::{Subscription, Watch, WatchStream};
 
 /// A write under way: resolves once it is fsynced, by `.await` or [`wait`](anabranch_store::Commit::wait).
 pub type Commit<T> = anabranch_store::Commit<T, Error>;

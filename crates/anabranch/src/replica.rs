@@ -183,7 +183,7 @@ impl Replica {
     #[must_use]
     pub fn watch_query(&self, sql: &str, parameters: Vec<Value>) -> Watch<Vec<Map<String, Value>>> {
         let (replica, sql) = (self.clone(), sql.to_owned());
-        Watch::new(&self.inner.watchers, Scope::Everything, move || replica.query(&sql, &parameters))
+        Watch::new(self, Scope::Everything, move || replica.query(&sql, &parameters))
     }
 
     /// What is pending, parked, contested, and how the sync stands.
@@ -201,7 +201,7 @@ impl Replica {
     #[must_use]
     pub fn watch_status(&self) -> Watch<Status> {
         let replica = self.clone();
-        Watch::new(&self.inner.watchers, Scope::Status, move || replica.status())
+        Watch::new(self, Scope::Status, move || replica.status())
     }
 
     /// The digest of a space's changes: equal to a server's, or another replica's, that holds the same.

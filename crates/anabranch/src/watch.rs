@@ -1,13 +1,18 @@
 //! Watching: the latest value first, then coalesced changes.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
 
-use anabranch_core::{EntityId, SpaceName};
-use anabranch_store::Committed;
+use anabranch_core::{CollectionName, EntityId, SpaceName};
+use anabranch_store::{Committed, StoreError};
+use futures_util::{Stream, stream};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::error::Error;
+use crate::replica::Replica;
 
 type Evaluate<T> = Box<dyn Fn() -> Result<T, Error> + Send + std::marker::Sync>;
 
@@ -23,9 +28,12 @@ type Evaluate<T> = Box<dyn Fn() -> Result<T, Error> + Send + std::marker::Sync>;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// It keeps the replica's file open.
 pub struct Watch<T> {
     signal: watch::Receiver<u64>,
     evaluate: Evaluate<T>,
+    replica: Replica,
 }
 
 impl<T> fmt::Debug for Watch<T> {
@@ -36,11 +44,12 @@ impl<T> fmt::Debug for Watch<T> {
 
 impl<T> Watch<T> {
     pub(crate) fn new(
-        watchers: &Watchers,
+        replica: &Replica,
         scope: Scope,
         evaluate: impl Fn() -> Result<T, Error> + Send + std::marker::Sync + 'static,
     ) -> Self {
-        Self { signal: watchers.add(scope), evaluate: Box::new(evaluate) }
+        let signal = replica.inner.watchers.add(scope);
+        Self { signal, evaluate: Box::new(evaluate), replica: replica.clone() }
     }
 
     /// The value now. What has changed up to here counts as seen.
@@ -64,9 +73,75 @@ impl<T> Watch<T> {
     /// If the file cannot be read, or the replica has been closed.
     pub async fn changed(&mut self) -> Result<T, Error> {
         if self.signal.changed().await.is_err() {
-            return Err(anabranch_store::StoreError::Closed.into());
+            return Err(StoreError::Closed.into());
         }
         self.latest()
+    }
+}
+
+impl<T: Send + 'static> Watch<T> {
+    /// The value now, then the value after each change, as a stream. It never ends by itself.
+    ///
+    /// What changes while nobody polls the stream coalesces into one item.
+    #[must_use]
+    pub fn into_stream(self) -> WatchStream<T> {
+        let items = stream::unfold((self, true), |(mut watch, first)| async move {
+            let item = if first { watch.latest() } else { watch.changed().await };
+            Some((item, (watch, false)))
+        });
+        WatchStream { items: Box::pin(items) }
+    }
+
+    /// Calls `callback` with the value now, and again after each change, on a thread of the library's, until the
+    /// returned guard is dropped. A callback that takes its time misses what happens meanwhile, but never the
+    /// latest; nothing queues up.
+    ///
+    /// # Errors
+    /// If the library's event loop cannot be started.
+    pub fn subscribe(mut self, callback: impl FnMut(Result<T, Error>) + Send + 'static) -> Result<Subscription, Error> {
+        let replica = self.replica.clone();
+        let mut callback = callback;
+        let task = replica.runtime()?.spawn(async move {
+            let mut value = self.latest();
+            loop {
+                // In place: a slow callback must not keep the sync waiting.
+                tokio::task::block_in_place(|| callback(value));
+                value = self.changed().await;
+            }
+        });
+        Ok(Subscription { task: task.abort_handle() })
+    }
+}
+
+/// The values of a [`Watch`], as a stream.
+pub struct WatchStream<T> {
+    items: Pin<Box<dyn Stream<Item = Result<T, Error>> + Send>>,
+}
+
+impl<T> fmt::Debug for WatchStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchStream").finish_non_exhaustive()
+    }
+}
+
+impl<T> Stream for WatchStream<T> {
+    type Item = Result<T, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.items.as_mut().poll_next(context)
+    }
+}
+
+/// Keeps a [`Watch::subscribe`] alive. Once it is dropped no call begins any more; one under way may end later.
+#[derive(Debug)]
+#[must_use = "dropping it ends the subscription"]
+pub struct Subscription {
+    task: AbortHandle,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -75,15 +150,18 @@ impl<T> Watch<T> {
 pub(crate) enum Scope {
     Everything,
     Status,
+    Collection(SpaceName, CollectionName),
     Entity(SpaceName, EntityId),
 }
 
 impl Scope {
     fn concerns(&self, committed: &Committed) -> bool {
+        let mut entities = committed.entities.iter();
         match self {
             Self::Everything => !committed.entities.is_empty(),
             Self::Status => committed.sync_state || !committed.entities.is_empty(),
-            Self::Entity(space, id) => committed.entities.iter().any(|e| e.id == *id && e.space == *space),
+            Self::Collection(space, name) => entities.any(|e| e.collection == *name && e.space == *space),
+            Self::Entity(space, id) => entities.any(|e| e.id == *id && e.space == *space),
         }
     }
 }
@@ -95,7 +173,7 @@ pub(crate) struct Watchers {
 }
 
 impl Watchers {
-    fn add(&self, scope: Scope) -> watch::Receiver<u64> {
+    pub(crate) fn add(&self, scope: Scope) -> watch::Receiver<u64> {
         let (sender, receiver) = watch::channel(0);
         self.lock().push((scope, sender));
         receiver

@@ -246,7 +246,7 @@ fn what_a_server_refuses_in_part_reaches_nobody() -> Result<(), Error> {
     let server = SmallPages::start();
     let (a, b) = (open(&folder, "a.db"), open(&folder, "b.db"));
     let key = EntityId::from_bytes([7; 16]);
-    main_of(&b).collection("folders")?.create_with_id(key, json!({ "title": "theirs" })).wait()?;
+    main_of(&b).untyped("folders")?.create_with_id(key, json!({ "title": "theirs" })).wait()?;
     server.sync(&b)?;
     let refused = main_of(&a).transaction(move |t| {
         let beside = t.create("notes", json!({ "title": "beside" }))?;

@@ -22,7 +22,7 @@ const IN_FLIGHT: usize = 512;
 pub(crate) fn run(arguments: Create, output: &mut Output) -> Result<(), CliError> {
     let replica = commands::open(&arguments.file)?;
     let schema = commands::collection(&replica, &arguments.collection)?;
-    let collection = replica.space(&arguments.space.space)?.collection(&arguments.collection)?;
+    let collection = replica.space(&arguments.space.space)?.untyped(&arguments.collection)?;
     if arguments.fields == ["-"] {
         return many(&collection, output);
     }

@@ -71,7 +71,7 @@ fn describe(record: &EntityRecord, output: &mut Output) -> Result<(), CliError> 
 pub(crate) fn list(arguments: &List, output: &mut Output) -> Result<(), CliError> {
     let replica = commands::open(&arguments.file)?;
     let schema = commands::collection(&replica, &arguments.collection)?;
-    let collection = replica.space(&arguments.space.space)?.collection(&arguments.collection)?;
+    let collection = replica.space(&arguments.space.space)?.untyped(&arguments.collection)?;
     let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
     // One more than asked for tells whether there are more.
     let mut records = collection.list(None, arguments.limit.saturating_add(1))?;

@@ -122,7 +122,7 @@ impl Member {
     }
 
     pub(super) fn notes(&self) -> Result<Collection, CliError> {
-        Ok(self.space()?.collection(NOTES)?)
+        Ok(self.space()?.untyped(NOTES)?)
     }
 
     /// An entity that must be there.

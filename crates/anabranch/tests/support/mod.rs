@@ -43,7 +43,7 @@ impl Folder {
 }
 
 pub(crate) fn notes(replica: &Replica) -> Collection {
-    replica.space("main").and_then(|space| space.collection("notes")).expect("the notes")
+    replica.space("main").and_then(|space| space.untyped("notes")).expect("the notes")
 }
 
 pub(crate) fn main_space() -> SpaceName {

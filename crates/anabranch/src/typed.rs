@@ -1,0 +1,23 @@
+//! Typed entities: structs as collections, and the types of fields that merge.
+
+mod collection;
+mod counter;
+mod difference;
+mod entity;
+mod list;
+mod map;
+pub mod private;
+mod record;
+mod reference;
+mod set;
+mod shape;
+mod text;
+
+pub use counter::Counter;
+pub use entity::Entity;
+pub use list::List;
+pub use map::Map;
+pub use record::Record;
+pub use reference::Reference;
+pub use set::Set;
+pub use text::Text;

@@ -1,0 +1,10 @@
+//! Entities as structs: what an edit writes, what merges, and what a schema is made of.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod edits;
+mod entities;
+mod fields;
+mod merging;
+mod schema;
