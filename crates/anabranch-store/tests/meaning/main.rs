@@ -1,0 +1,10 @@
+//! What merged data means, on real files: conflicts as rows, deletions, references, rules, schema upgrades,
+//! purging, and the schema that a space carries.
+
+mod carried;
+mod deletion;
+mod files;
+mod fleet;
+mod references;
+mod rules;
+mod upgrade_apart;
