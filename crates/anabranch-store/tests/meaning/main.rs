@@ -3,6 +3,7 @@
 
 mod carried;
 mod deletion;
+mod evolution;
 mod files;
 mod fleet;
 mod references;
