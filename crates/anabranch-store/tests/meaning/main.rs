@@ -2,10 +2,12 @@
 //! purging, and the schema that a space carries.
 
 mod carried;
+mod conflicts;
 mod deletion;
 mod evolution;
 mod files;
 mod fleet;
+mod purge;
 mod references;
 mod rules;
 mod upgrade_apart;
