@@ -96,3 +96,12 @@ pub type Commit<T> = anabranch_store::Commit<T, Error>;
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// Compiles and runs the examples of the guides.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../../docs/src/conflicts.md")]
+    struct Conflicts;
+    #[doc = include_str!("../../../docs/src/evolving.md")]
+    struct Evolving;
+}
