@@ -69,10 +69,7 @@ impl Write<'_> {
         let schema = self.collection(&row.collection)?;
         let stamp = self.tick();
         self.with_document(&row, |write, document| {
-            let damaged = |source| StoreError::Damaged { entity: id, source };
-            if document.is_deleted(schema.deletion).map_err(damaged)? {
-                return Err(StoreError::Deleted(id));
-            }
+            editable(document, &schema, id)?;
             let changes = document.edit(&schema, stamp, edits).map_err(StoreError::of_edit(id))?;
             write.log(&row, &changes)?;
             if !changes.is_empty() {
@@ -85,8 +82,8 @@ impl Write<'_> {
     /// Settles a conflict; it must still be the one that was looked at.
     ///
     /// # Errors
-    /// [`StoreError::ConflictChanged`] if a value has come or gone since, or if the entity is not there or the
-    /// choice does not fit; nothing is stored then.
+    /// [`StoreError::ConflictChanged`] if a value has come or gone since, or if the entity is not there or is deleted,
+    /// or the choice does not fit; nothing is stored then.
     pub fn resolve(
         &mut self,
         space: &SpaceName,
@@ -98,6 +95,7 @@ impl Write<'_> {
         let schema = self.collection(&row.collection)?;
         let stamp = self.tick();
         self.with_document(&row, |write, document| {
+            editable(document, &schema, id)?;
             let changes = document.resolve(&schema, stamp, conflict, choice).map_err(StoreError::of_edit(id))?;
             write.log(&row, &changes)
         })
@@ -220,5 +218,16 @@ impl Write<'_> {
             })
         };
         changes.into_iter().map(envelope).collect()
+    }
+}
+
+fn editable(document: &Document, schema: &Collection, id: EntityId) -> Result<(), StoreError> {
+    if document.is_purged() {
+        return Err(StoreError::Purged(id));
+    }
+    match document.is_deleted(schema.deletion) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(StoreError::Deleted(id)),
+        Err(source) => Err(StoreError::Damaged { entity: id, source }),
     }
 }

@@ -25,3 +25,6 @@ CREATE TABLE links (
     PRIMARY KEY (entity, field)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX links_by_target ON links (target);
+
+-- The changes of a transaction stay together.
+CREATE INDEX changes_by_transaction ON changes (txn) WHERE txn IS NOT NULL;

@@ -60,7 +60,6 @@ CREATE TABLE changes (
     UNIQUE (entity, hash),
     UNIQUE (entity, actor, actor_seq)
 ) STRICT;
-CREATE INDEX changes_by_transaction ON changes (txn) WHERE txn IS NOT NULL;
 
 CREATE TABLE remotes (
     key INTEGER PRIMARY KEY,
