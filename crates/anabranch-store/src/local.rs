@@ -1,8 +1,8 @@
 //! Local writes: create, edit, delete.
 
-use anabranch_core::document::{Document, Edit, State};
+use anabranch_core::document::{Document, Edit, State, TextSplice};
 use anabranch_core::wire::Envelope;
-use anabranch_core::{Change, Collection, CollectionName, EntityId, Heads, SpaceName, Stamp};
+use anabranch_core::{Change, Collection, CollectionName, EntityId, FieldName, Heads, SpaceName, Stamp};
 use rusqlite::params;
 use serde_json::{Map, Value};
 
@@ -117,6 +117,40 @@ impl Write<'_> {
         let state = document.state(schema.collection(row.collection.as_str()));
         self.engine.cache.put(row.key, document);
         state.map_err(|source| StoreError::Damaged { entity: id, source })
+    }
+
+    /// The heads of an entity as of this point of the transaction.
+    ///
+    /// # Errors
+    /// If the entity is not there.
+    pub fn heads(&mut self, space: &SpaceName, id: EntityId) -> Result<Heads, StoreError> {
+        let row = self.entity(space, id)?;
+        let document = self.engine.take_document(&row)?;
+        let heads = document.heads();
+        self.engine.cache.put(row.key, document);
+        Ok(heads)
+    }
+
+    /// What has been done to a text since the entity had these heads, whoever did it.
+    ///
+    /// # Errors
+    /// If the entity is not there or never had the heads, or the field is no text.
+    pub fn text_splices(
+        &mut self,
+        space: &SpaceName,
+        id: EntityId,
+        field: &FieldName,
+        since: &Heads,
+    ) -> Result<Vec<TextSplice>, StoreError> {
+        let row = self.entity(space, id)?;
+        let schema = self.collection(&row.collection)?;
+        let document = self.engine.take_document(&row)?;
+        let splices = match document.heads() == *since {
+            true => Ok(Vec::new()),
+            false => document.text_splices(&schema, field, since),
+        };
+        self.engine.cache.put(row.key, document);
+        splices.map_err(|source| StoreError::Damaged { entity: id, source })
     }
 
     pub(crate) fn entity(&self, space: &SpaceName, id: EntityId) -> Result<EntityRow, StoreError> {

@@ -56,6 +56,7 @@ mod replica;
 mod status;
 mod sync;
 pub mod text_index;
+mod text_session;
 mod typed;
 mod watch;
 
@@ -73,6 +74,7 @@ pub use exchange::Exchanged;
 pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
 pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
+pub use text_session::{TextCursor, TextSession};
 #[doc(hidden)]
 pub use typed::private as __private;
 pub use typed::{Counter, Entity, List, Map, Record, Reference, Set, Text};
