@@ -59,6 +59,7 @@ mod replica;
 mod status;
 mod sync;
 pub mod text_index;
+mod text_session;
 mod transaction;
 mod typed;
 mod watch;
@@ -83,6 +84,7 @@ pub use exchange::Exchanged;
 pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
 pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
+pub use text_session::{TextCursor, TextSession};
 pub use transaction::Transaction;
 #[doc(hidden)]
 pub use typed::private as __private;

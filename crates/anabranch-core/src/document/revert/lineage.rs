@@ -102,10 +102,10 @@ impl<'a> Lineage<'a> {
         let Some(element) = slot.element() else { return Ok(None) };
         let element = self.first(element)?;
         for effect in effects.slots.iter().filter(|effect| effect.slot.object == slot.object) {
-            if let Some(other) = effect.slot.element() {
-                if self.first(other)? == element {
-                    return Ok(Some(effect.clone()));
-                }
+            if let Some(other) = effect.slot.element()
+                && self.first(other)? == element
+            {
+                return Ok(Some(effect.clone()));
             }
         }
         Ok(None)
