@@ -141,6 +141,10 @@ pub(super) fn again(failure: &StoreError) -> StoreError {
     match failure {
         StoreError::NoEntity(id) => StoreError::NoEntity(*id),
         StoreError::Deleted(id) => StoreError::Deleted(*id),
+        StoreError::Purged(id) => StoreError::Purged(*id),
+        StoreError::Rule { entity, field, rule } => {
+            StoreError::Rule { entity: *entity, field: field.clone(), rule: rule.clone() }
+        }
         StoreError::Edit(error) => StoreError::Edit(error.clone()),
         StoreError::Damaged { entity, source } => StoreError::Damaged { entity: *entity, source: source.clone() },
         StoreError::CommitUnknown(reason) => StoreError::CommitUnknown(reason.clone()),
