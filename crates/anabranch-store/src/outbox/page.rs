@@ -234,9 +234,9 @@ impl<'a> PageBuilder<'a> {
     }
 
     fn place_pending(&mut self, entity: EntityKey, depth: usize) -> Result<Placed, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT change FROM outbox WHERE remote = ? AND entity = ? AND state = 'pending' ORDER BY change LIMIT ?",
-        )?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT change FROM outbox WHERE remote = ? AND entity = ? ORDER BY change LIMIT ?")?;
         let mut found = statement.query(params![self.remote, entity, self.read.changes])?;
         while let Some(row) = found.next()? {
             let seq = row.get(0)?;
