@@ -51,27 +51,25 @@ enum Next {
 }
 
 impl State {
+    /// What to do next; `seen` says that the entity has changed.
     fn next(&mut self, seen: bool) -> Next {
-        let dirty = self.mirror.is_dirty();
-        if let Some(failure) = &self.failure
-            && self.ended
-        {
+        if let Some(failure) = self.failure.as_ref().filter(|_| self.ended) {
             self.waiting.drain(..).for_each(|promise| promise.resolve(Err(again(failure).into())));
             return if self.closed { Next::End } else { Next::Wait };
         }
-        let refused = self.failure.is_some() && self.waiting.is_empty() && !self.retry;
-        if self.closed && (!dirty || refused) && self.waiting.is_empty() {
+        // What has been refused is tried again when somebody types or asks; until then only others' text is taken.
+        let (asked, dirty) = (!self.waiting.is_empty(), self.mirror.is_dirty());
+        let write = asked || (dirty && (self.failure.is_none() || self.retry));
+        if self.closed && !write {
             if dirty {
                 warn!("a text session was dropped with text that could not be stored");
             }
             return Next::End;
         }
-        let to_write = dirty && !refused;
-        if !seen && !to_write && self.waiting.is_empty() {
+        if !(seen || write) {
             return Next::Wait;
         }
-        // What has been refused once is tried again when somebody types or asks; until then only others' text is taken.
-        let local = if refused { Operation::default() } else { self.mirror.begin() };
+        let local = if write { self.mirror.begin() } else { Operation::default() };
         self.retry = false;
         Next::Round(Round { local, base: self.base.clone(), waiting: std::mem::take(&mut self.waiting) })
     }
