@@ -25,7 +25,7 @@ pub use change::{
 pub use environment::{Entropy, Environment, SplitMix64, UnixMillis};
 pub use error::ErrorKind;
 pub use id::{Actor, ChangeHash, Digest, EntityId, Heads, Lineage, ParseIdError, ReplicaId, TransactionId};
-pub use name::{CollectionName, FieldName, MAX_NAME_BYTES, NameError, SpaceName};
+pub use name::{CollectionName, FieldName, MAX_NAME_BYTES, NameError, RESERVED_COLLECTIONS, SpaceName};
 pub use schema::{
     Check, Collection, CustomCheck, CustomPolicy, Deletion, Effect, Field, Functions, Kind, Lens, MAX_COLLECTIONS,
     MAX_FIELDS, MAX_PATTERN_BYTES, OnDelete, Policy, Rule, Rules, Schema, SchemaChange, SchemaError, Settle, ValueType,

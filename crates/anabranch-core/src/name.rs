@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 /// The longest name, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;
 
-/// Names that are taken by the store's own tables (and by SQLite), so no collection may have them.
-const RESERVED_COLLECTIONS: &[&str] = &[
+/// Names that are taken by the store's own tables, so no collection may have them.
+pub const RESERVED_COLLECTIONS: &[&str] = &[
     "actors",
     "changes",
     "conflicts",

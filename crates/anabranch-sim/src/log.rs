@@ -77,7 +77,15 @@ impl Log {
         let skipped = usize::from(self.planted.is(Bug::CursorOffByOne) && !check.is_empty());
         let start = log.rows.partition_point(|row| row.mark.seq <= after.seq) + skipped;
         let following = log.rows.get(start..).unwrap_or_default();
-        let mut rows: Vec<_> = following.iter().take(PAGE_ROWS).map(|row| (row.mark, envelope(row))).collect();
+        let mut end = PAGE_ROWS.min(following.len());
+        // A transaction is sent whole.
+        while end < following.len()
+            && following[end].offered.transaction.is_some()
+            && following[end].offered.transaction == following[end - 1].offered.transaction
+        {
+            end += 1;
+        }
+        let mut rows: Vec<_> = following[..end].iter().map(|row| (row.mark, envelope(row))).collect();
         if self.planted.is(Bug::CrossSpaceRow)
             && let Some((last, _)) = rows.last()
             && let Some(foreign) =
@@ -85,7 +93,7 @@ impl Log {
         {
             rows.push((*last, envelope(foreign)));
         }
-        LogPage::Rows { rows, more: following.len() > PAGE_ROWS }
+        LogPage::Rows { rows, more: following.len() > end }
     }
 }
 

@@ -46,6 +46,17 @@ pub(crate) enum Intent {
     Restore { space: SpaceName, id: EntityId },
 }
 
+impl Intent {
+    pub(crate) const fn space(&self) -> &SpaceName {
+        match self {
+            Self::Create { space, .. }
+            | Self::Edit { space, .. }
+            | Self::Delete { space, .. }
+            | Self::Restore { space, .. } => space,
+        }
+    }
+}
+
 /// Chooses a write, given what is there.
 pub(crate) fn choose(
     dice: &mut Dice,

@@ -11,10 +11,11 @@ use crate::failure::{Failure, broken, ensure};
 use crate::file;
 use crate::fleet::Fleet;
 use crate::job::{job, within};
+use crate::model::Effect;
 use crate::workload::{self, Intent};
 
 impl Fleet {
-    /// A few local writes that share a commit; now and then one of them is undone.
+    /// A few local writes that share a commit, some of them a transaction; now and then one of them is undone.
     pub(crate) fn edit(&mut self, number: usize, pick: u64) -> Result<(), Failure> {
         let mut dice = Dice::new(pick);
         let Some(process) = &mut self.clients[number].process else { return Ok(()) };
@@ -33,10 +34,20 @@ impl Fleet {
                 continue;
             }
             let undo = !alone && dice.once_in(8);
-            let (mut own, folders, what) = (Dice::new(dice.any()), folders.clone(), intent.clone());
-            let (job, outcome) = job(undo, move |write| workload::carry_out(write, &mut own, &what, &folders));
+            let mut intents = vec![intent];
+            if !alone && dice.once_in(3) {
+                let own = [intents[0].space().clone()];
+                let more = (0..=dice.below(3)).filter_map(|_| workload::choose(&mut dice, &own, &known));
+                intents.extend(more.filter(|intent| matches!(intent, Intent::Create { .. } | Intent::Edit { .. })));
+            }
+            let (mut own, folders, what) = (Dice::new(dice.any()), folders.clone(), intents.clone());
+            let (job, outcome) = job(undo, move |write| {
+                write.transaction(|write| {
+                    what.iter().map(|intent| workload::carry_out(write, &mut own, intent, &folders)).collect()
+                })
+            });
             jobs.push(job);
-            outcomes.push((intent, undo, outcome));
+            outcomes.push((intents, undo, outcome));
             if alone {
                 break;
             }
@@ -48,17 +59,18 @@ impl Fleet {
         let mut effects = Vec::new();
         let mut lines = Vec::new();
         let mut uncertain = false;
-        for (intent, undo, outcome) in outcomes {
+        for (intents, undo, outcome) in outcomes {
             match outcome.take() {
-                Ok(effect) => {
-                    lines.push(format!("client {number}: {intent:?}{}", if undo { ", undone" } else { "" }));
-                    uncertain |= effect.is_none();
-                    effects.extend(effect.filter(|_| !undo));
+                Ok(made) => {
+                    let made: Vec<Option<Effect>> = made;
+                    lines.push(format!("client {number}: {intents:?}{}", if undo { ", undone" } else { "" }));
+                    uncertain |= made.iter().any(Option::is_none);
+                    effects.extend(made.into_iter().flatten().filter(|_| !undo));
                 }
                 Err(error) => {
                     let expected = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::NotFound);
-                    ensure(expected, || format!("a local write failed: {intent:?}: {error}"))?;
-                    lines.push(format!("client {number}: {intent:?} refused: {error}"));
+                    ensure(expected, || format!("a local write failed: {intents:?}: {error}"))?;
+                    lines.push(format!("client {number}: {intents:?} refused: {error}"));
                 }
             }
         }

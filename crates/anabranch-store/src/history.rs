@@ -1,6 +1,8 @@
 //! What an entity was: its history, its past states, and taking one's own edits back. These load the document.
 
-use anabranch_core::document::{Document, EditError, Explanation, FieldDiff, HistoryEntry, Page, State, diff};
+use anabranch_core::document::{
+    Document, EditError, Explanation, FieldDiff, HistoryEntry, Page, State, TextSplice, diff,
+};
 use anabranch_core::{Actor, Change, Collection, EntityId, FieldName, Heads, SpaceName, Stamp};
 use serde_json::{Map, Value};
 
@@ -32,6 +34,23 @@ impl Write<'_> {
     /// If the entity is not there, or its document cannot be read.
     pub fn heads(&mut self, space: &SpaceName, id: EntityId) -> Result<Heads, StoreError> {
         self.look(space, id, |document, _| Ok(document.heads()))
+    }
+
+    /// What has been done to a text since the entity had these heads, whoever did it.
+    ///
+    /// # Errors
+    /// If the entity is not there or does not have these heads, or the field is no text.
+    pub fn text_splices(
+        &mut self,
+        space: &SpaceName,
+        id: EntityId,
+        field: &FieldName,
+        since: &Heads,
+    ) -> Result<Vec<TextSplice>, StoreError> {
+        self.look(space, id, |document, collection| match document.heads() == *since {
+            true => Ok(Vec::new()),
+            false => document.text_splices(collection, field, since),
+        })
     }
 
     /// An entity's state as of some of its heads.

@@ -85,7 +85,7 @@ impl Write<'_> {
         let items = PageBuilder::new(connection, &self.engine.schema, now, remote, space, read)?.fill()?;
         let retry_at = connection
             .prepare_cached(
-                "SELECT min(not_before) FROM outbox WHERE remote = ? AND state = 'pending' \
+                "SELECT min(not_before) FROM outbox INDEXED BY outbox_blocking WHERE remote = ? AND state = 'pending' \
                  AND (state = 'parked' OR not_before > 0) AND not_before BETWEEN ? AND ?",
             )?
             .query_row([remote, now + 1, now.saturating_add(MAX_BACKOFF_MILLIS)], |row| row.get(0))?;

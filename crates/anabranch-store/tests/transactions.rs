@@ -408,7 +408,7 @@ fn g03_a_crash_at_any_point_leaves_all_of_a_transaction_or_nothing() -> Result<(
     let file = std::fs::read(folder.path("a.db")).expect("the file");
     let log = wal(&folder);
     let (mut nothing, mut all) = (0, 0);
-    for end in (before..log.len()).step_by(509).chain([log.len()]) {
+    for end in (before..log.len()).step_by(1_021).chain([log.len()]) {
         let crashed = Folder::new();
         std::fs::write(crashed.path("a.db"), &file).expect("a copy");
         std::fs::write(crashed.path("a.db-wal"), &log[..end]).expect("a copy");

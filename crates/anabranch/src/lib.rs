@@ -5,43 +5,50 @@
 //! and always converge.
 //!
 //! ```
-//! use anabranch::{Replica, Schema};
-//! use serde_json::json;
+//! use anabranch::{Counter, Entity, Replica, Text, schema};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Entity, Serialize, Deserialize, Default)]
+//! struct Note {
+//!     title: String,      // a register: the last writer wins
+//!     body: Text,         // merges by character
+//!     stars: Counter,     // sums
+//! }
 //!
 //! # fn main() -> Result<(), anabranch::Error> {
 //! # let folder = tempfile::tempdir().expect("a temporary folder");
-//! let schema = Schema::from_toml(r#"
-//!     version = 1
-//!     [collections.notes.fields]
-//!     title = { kind = "register" }   # last writer wins
-//!     body = { kind = "text" }        # merges by character
-//!     stars = { kind = "counter" }    # sums
-//! "#)?;
-//! let phone = Replica::open(folder.path().join("phone.db"), schema.clone())?;
-//! let laptop = Replica::open(folder.path().join("laptop.db"), schema)?;
+//! let phone = Replica::open(folder.path().join("phone.db"), schema![Note])?;
+//! let laptop = Replica::open(folder.path().join("laptop.db"), schema![Note])?;
 //!
-//! let notes = phone.space("home")?.untyped("notes")?;
-//! let id = notes.create(json!({ "title": "Shopping", "body": "milk" })).wait()?; // fsynced
+//! let notes = phone.space("home")?.collection::<Note>();
+//! let id = notes.create(Note { body: "milk".into(), ..Note::default() }).wait()?; // fsynced
 //! phone.exchange(&laptop)?;
 //!
 //! // Apart, both edit the same note.
-//! notes.edit(id, |note| note.splice("body", 4, 0, ", eggs").increment("stars", 1)).wait()?;
-//! let there = laptop.space("home")?.untyped("notes")?;
-//! there.edit(id, |note| note.splice("body", 0, 0, "oat ").increment("stars", 1)).wait()?;
+//! notes.edit(id, |note| note.body.push_str(", eggs")).wait()?;
+//! let there = laptop.space("home")?.collection::<Note>();
+//! let edit = there.edit(id, |note| {
+//!     note.body.insert(0, "oat ");
+//!     note.stars += 1;
+//! });
+//! edit.wait()?;
 //!
 //! phone.exchange(&laptop)?;
 //! let note = there.get(id)?.expect("the note");
-//! assert_eq!(note.state["body"], "oat milk, eggs");
-//! assert_eq!(note.state["stars"], 2);
+//! assert_eq!(note.body, "oat milk, eggs");
+//! assert_eq!(note.stars, 1);
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # The handles
 //! - [`Replica`] is one open file: cheap to clone, `Send + Sync`. [`Space`] and [`Collection`] hang from it.
+//! - **[`Entity`]** makes a struct a collection. The types of its fields say how they merge: [`Text`], [`Counter`],
+//!   [`Set`], [`List`], [`Map`], [`Reference`]; every other type is a register. [`Space::untyped`] is the same with JSON.
 //! - **Reads are synchronous** and never load a document. **Writes return a [`Commit`]**: started at once,
 //!   resolved after the fsync, by `.await` or [`Commit::wait`].
-//! - [`Watch`] gives the latest value, then coalesced changes.
+//! - [`Watch`] gives the latest value, then coalesced changes: to be asked, awaited, streamed, or by a callback.
+//! - [`TextSession`] puts a text field under an editor.
 //! - [`Replica::sync`] pushes, pulls and follows a server; [`Replica::exchange`] needs none.
 //!
 //! No call needs an async runtime: the library runs its own thread for the event loop. Being offline is never
@@ -59,6 +66,7 @@ mod replica;
 mod status;
 mod sync;
 pub mod text_index;
+mod text_session;
 mod transaction;
 mod typed;
 mod watch;
@@ -83,6 +91,7 @@ pub use exchange::Exchanged;
 pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
 pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
+pub use text_session::{TextCursor, TextSession};
 pub use transaction::Transaction;
 #[doc(hidden)]
 pub use typed::private as __private;
@@ -96,3 +105,12 @@ pub type Commit<T> = anabranch_store::Commit<T, Error>;
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// Compiles and runs the examples of the guides.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../../docs/src/conflicts.md")]
+    struct Conflicts;
+    #[doc = include_str!("../../../docs/src/evolving.md")]
+    struct Evolving;
+}

@@ -66,8 +66,8 @@ impl Space {
 
 /// Writes that are made together or not at all, and reads that see them. See [`Space::transaction`].
 pub struct Transaction<'a, 'w> {
-    write: &'a mut Write<'w>,
-    space: &'a SpaceName,
+    pub(crate) write: &'a mut Write<'w>,
+    pub(crate) space: &'a SpaceName,
 }
 
 impl fmt::Debug for Transaction<'_, '_> {

@@ -82,7 +82,7 @@ pub(crate) fn why(arguments: &Why, output: &mut Output) -> Result<(), CliError> 
     let id = record(&space, &arguments.id)?.id;
     let explanation = space.explain(id, &arguments.field).wait()?;
     let mut writers = space.history(id, None, usize::MAX).wait()?;
-    writers.retain(|entry| entry.fields.iter().any(|field| *field == arguments.field));
+    writers.retain(|entry| entry.fields.contains(&arguments.field));
     let policy = explanation.policy.as_ref().map(ToString::to_string);
     if output.is_json() {
         let contender = |one: &Contender| {

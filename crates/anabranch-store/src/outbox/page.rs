@@ -25,6 +25,8 @@ const MAX_DEPTH: usize = 128;
 
 /// A row's key in `changes`, its place in this replica's log.
 type Seq = i64;
+/// The pending changes of a transaction.
+type Group = Rc<Vec<Seq>>;
 
 /// Whether something could be put into the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +58,8 @@ pub(super) struct PageBuilder<'a> {
     items: Vec<OutboxItem>,
     bytes: usize,
     placed: HashSet<Seq>,
-    /// The pending parts of transactions; `None` for one that does not stand together.
-    groups: HashMap<TransactionId, Option<Rc<Vec<Seq>>>>,
+    /// The transactions that have been looked at; `None` for one that cannot stand together.
+    groups: HashMap<TransactionId, Option<Group>>,
     groups_under_way: HashSet<TransactionId>,
     /// Parents that have been looked at, and whether that is over.
     parents: HashMap<EntityKey, bool>,
@@ -232,9 +234,9 @@ impl<'a> PageBuilder<'a> {
     }
 
     fn place_pending(&mut self, entity: EntityKey, depth: usize) -> Result<Placed, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT change FROM outbox WHERE remote = ? AND entity = ? AND state = 'pending' ORDER BY change LIMIT ?",
-        )?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT change FROM outbox WHERE remote = ? AND entity = ? ORDER BY change LIMIT ?")?;
         let mut found = statement.query(params![self.remote, entity, self.read.changes])?;
         while let Some(row) = found.next()? {
             let seq = row.get(0)?;
@@ -294,7 +296,7 @@ impl<'a> PageBuilder<'a> {
     }
 
     /// The pending changes that stand together with this one, itself among them.
-    fn group_of(&mut self, row: &Row) -> Result<Option<(TransactionId, Rc<Vec<Seq>>)>, StoreError> {
+    fn group_of(&mut self, row: &Row) -> Result<Option<(TransactionId, Group)>, StoreError> {
         let Some(transaction) = row.transaction else { return Ok(None) };
         if let Some(known) = self.groups.get(&transaction) {
             return Ok(known.clone().map(|group| (transaction, group)));

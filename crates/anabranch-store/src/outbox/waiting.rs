@@ -15,8 +15,9 @@ use crate::rows::RemoteKey;
 #[derive(Debug, Default)]
 pub(super) struct Waiting(HashMap<EntityKey, i64>);
 
-/// A wait beyond the longest backoff was begun before the clock was set back; it is over.
-const SELECT_BLOCKED: &str = "SELECT entity FROM outbox WHERE remote = ?1 AND (state = 'parked' OR not_before > 0) \
+/// A wait beyond the longest backoff was begun before the clock was set back; it is over. SQLite does not choose the
+/// small index by itself.
+const SELECT_BLOCKED: &str = "SELECT entity FROM outbox INDEXED BY outbox_blocking WHERE remote = ?1 AND (state = 'parked' OR not_before > 0) \
      AND (state = 'parked' OR not_before BETWEEN ?2 + 1 AND ?2 + ?3)";
 
 impl Waiting {
@@ -76,7 +77,7 @@ impl Write<'_> {
         let mut update = self.engine.connection.prepare_cached(
             "UPDATE outbox SET state = 'parked', last_error = 'another change of the transaction was refused' \
              WHERE remote = ?1 AND state = 'pending' AND change IN (SELECT seq FROM changes WHERE txn IN ( \
-                 SELECT c.txn FROM outbox p CROSS JOIN changes c ON c.seq = p.change \
+                 SELECT c.txn FROM outbox p INDEXED BY outbox_blocking CROSS JOIN changes c ON c.seq = p.change \
                  WHERE p.remote = ?1 AND (p.state = 'parked' OR p.not_before > 0) AND p.state = 'parked' \
                    AND c.txn IS NOT NULL)) \
              RETURNING entity",

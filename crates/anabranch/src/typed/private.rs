@@ -3,28 +3,12 @@
 pub use anabranch_core::{Collection, CustomPolicy, Deletion, OnDelete, Policy, ValueType};
 pub use serde_json::json;
 
-use anabranch_core::{CollectionName, FieldName, Lens, Schema};
+use anabranch_core::{CollectionName, FieldName, Lens, RESERVED_COLLECTIONS, Schema};
 use serde_json::{Number, Value};
 
 use super::Entity;
 use super::entity::Object;
 pub use super::shape::{Absent, Changes, Converted, Kinded, NoDefault, Register, Shape};
-
-/// The names that the store's own tables have taken.
-const TAKEN: [&str; 12] = [
-    "changes",
-    "conflicts",
-    "entities",
-    "meta",
-    "orphans",
-    "outbox",
-    "quarantine",
-    "refused",
-    "remotes",
-    "snapshots",
-    "spaces",
-    "sync_state",
-];
 
 /// The fields of an entity that has been read.
 #[derive(Debug)]
@@ -42,9 +26,9 @@ impl Fields {
 /// Fails at compile time if the store has a table of this name. (The derive has checked the rest.)
 pub const fn check_collection_name(name: &str) {
     let mut at = 0;
-    while at < TAKEN.len() {
+    while at < RESERVED_COLLECTIONS.len() {
         assert!(
-            !same(name, TAKEN[at]),
+            !same(name, RESERVED_COLLECTIONS[at]),
             "the store has a table of this name: choose another with `#[entity(collection = \"…\")]`"
         );
         at += 1;
@@ -131,7 +115,7 @@ mod tests {
         let tables = replica.query("SELECT name FROM sqlite_master", &[]).unwrap();
         let tables = tables.iter().filter_map(|row| row["name"].as_str());
         let own = ["notes", "Changes", "sqlite_master", "sqlite", "SQLITE_x"];
-        for name in tables.chain(TAKEN).chain(own).filter(|name| !name.contains('$')) {
+        for name in tables.chain(RESERVED_COLLECTIONS.iter().copied()).chain(own).filter(|name| !name.contains('$')) {
             assert_eq!(refused(name), CollectionName::new(name).is_err(), "{name}");
         }
     }

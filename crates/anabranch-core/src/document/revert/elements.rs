@@ -16,25 +16,23 @@ impl Inverter<'_> {
     /// An element that was inserted, or whose value was replaced.
     pub(super) fn revert_element(&mut self, effect: &Effect, element: &OpId) -> Result<(), EditError> {
         let object = self.object(&effect.slot.object);
-        let (Some(after), Some((place, ops))) = (&effect.after, self.find(&object, element)?) else { return Ok(()) };
-        let Standing { own, others } = self.standing(ops, after)?;
-        if own.is_empty() {
-            return Ok(());
-        }
-        if effect.inserted {
-            if others.is_empty() {
+        let Some(after) = &effect.after else { return Ok(()) };
+        for (place, ops) in self.find(&object, element)? {
+            let Standing { own, others } = self.standing(ops, after)?;
+            if own.is_empty() || (effect.inserted && !others.is_empty()) {
+                continue; // somebody has put something else there
+            }
+            if effect.inserted {
                 let is_text = self.is_text(&object)?;
                 self.plan.elements(&object, is_text).deleted.insert(place);
-                self.touch(&effect.slot)?;
+            } else {
+                let content = match others.is_empty() {
+                    true => self.settled(&effect.slot, &effect.before)?,
+                    false => self.settle(&effect.slot, others)?,
+                };
+                let Some(content) = content else { continue };
+                self.plan.push(Write::Put(object.clone(), place.into(), content));
             }
-            return Ok(());
-        }
-        let content = match others.is_empty() {
-            true => self.settled(&effect.slot, &effect.before)?,
-            false => self.settle(&effect.slot, others)?,
-        };
-        if let Some(content) = content {
-            self.plan.push(Write::Put(object, place.into(), content));
             self.touch(&effect.slot)?;
         }
         Ok(())
@@ -118,8 +116,9 @@ impl Inverter<'_> {
     fn nearest<'o>(&mut self, object: &ObjId, ops: impl Iterator<Item = &'o OpId>) -> Result<Option<usize>, EditError> {
         for op in ops {
             let slot = self.lineage.past.slot_of(op)?;
-            if let Some((place, _)) = slot.element().map(|element| self.find(object, element)).transpose()?.flatten() {
-                return Ok(Some(place));
+            let found = slot.element().map(|element| self.find(object, element)).transpose()?.unwrap_or_default();
+            if let Some((place, _)) = found.first() {
+                return Ok(Some(*place));
             }
         }
         Ok(None)
@@ -139,18 +138,23 @@ impl Inverter<'_> {
         Ok(self.document.automerge.object_type(object)? == ObjType::Text)
     }
 
-    /// The place and the ops of an element, or of the one that stands for it.
-    pub(super) fn find(&mut self, object: &ObjId, element: &OpId) -> Result<Option<(usize, Vec<Held>)>, EditError> {
-        let mut element = element.clone();
-        loop {
-            if let Some(found) = self.visible(object, &element)? {
-                return Ok(Some(found));
+    /// The place and the ops of an element, or of those that stand for it; by place.
+    pub(super) fn find(&mut self, object: &ObjId, element: &OpId) -> Result<Vec<(usize, Vec<Held>)>, EditError> {
+        let mut found = Vec::new();
+        let mut elements = vec![element.clone()];
+        let mut at = 0;
+        while let Some(element) = elements.get(at).cloned() {
+            match self.visible(object, &element)? {
+                Some(visible) => found.push(visible),
+                None => {
+                    let heirs = self.lineage.heirs_of(&element)?;
+                    elements.extend(heirs.into_iter().filter(|heir| !elements.contains(heir)).collect::<Vec<_>>());
+                }
             }
-            match self.lineage.heir(&element)? {
-                Some(heir) => element = heir,
-                None => return Ok(None),
-            }
+            at += 1;
         }
+        found.sort_by_key(|(place, _)| *place);
+        Ok(found)
     }
 
     /// The place and the ops of an element, if it is there.

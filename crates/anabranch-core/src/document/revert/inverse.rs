@@ -174,7 +174,7 @@ impl Inverter<'_> {
         let object = self.object(&slot.object);
         let (prop, ops) = match (&slot.key, slot.element()) {
             (Key::Map(key), _) => (Prop::from(key.as_str()), held(&self.document.automerge, &object, key.as_str())?),
-            (_, Some(element)) => match self.find(&object, element)? {
+            (_, Some(element)) => match self.find(&object, element)?.pop() {
                 Some((place, ops)) => (place.into(), ops),
                 None => return Ok(()),
             },

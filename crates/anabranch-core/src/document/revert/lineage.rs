@@ -25,7 +25,7 @@ pub(super) struct Lineage<'a> {
 /// Elements that stand for others.
 #[derive(Debug, Default)]
 struct Heirs {
-    of: HashMap<OpId, OpId>,
+    of: HashMap<OpId, Vec<OpId>>,
     /// The same the other way.
     to: HashMap<OpId, OpId>,
     /// The objects that have any.
@@ -39,16 +39,20 @@ impl<'a> Lineage<'a> {
 
     /// The op whose value an op stands for: itself, unless an undo or a redo wrote it.
     pub(super) fn original(&mut self, op: &OpId) -> Result<OpId, DocumentError> {
+        let mut trail = Vec::new();
         let mut original = op.clone();
-        // Each step leads to a change that the one before it names, so there is an end.
-        while let Some(earlier) = self.brought_back(&original)? {
-            original = earlier;
+        loop {
             if let Some(known) = self.originals.get(&original) {
                 original = known.clone();
                 break;
             }
+            // Until the end is known, it is its own: should forged changes go round in a circle, this ends it.
+            self.originals.insert(original.clone(), original.clone());
+            trail.push(original.clone());
+            let Some(earlier) = self.brought_back(&original)? else { break };
+            original = earlier;
         }
-        self.originals.insert(op.clone(), original.clone());
+        self.originals.extend(trail.into_iter().map(|op| (op, original.clone())));
         Ok(original)
     }
 
@@ -102,10 +106,10 @@ impl<'a> Lineage<'a> {
         let Some(element) = slot.element() else { return Ok(None) };
         let element = self.first(element)?;
         for effect in effects.slots.iter().filter(|effect| effect.slot.object == slot.object) {
-            if let Some(other) = effect.slot.element() {
-                if self.first(other)? == element {
-                    return Ok(Some(effect.clone()));
-                }
+            if let Some(other) = effect.slot.element()
+                && self.first(other)? == element
+            {
+                return Ok(Some(effect.clone()));
             }
         }
         Ok(None)
@@ -114,11 +118,9 @@ impl<'a> Lineage<'a> {
     /// The element that all its heirs stand for.
     fn first(&mut self, element: &OpId) -> Result<OpId, DocumentError> {
         let heirs = self.heirs()?;
-        let mut element = element;
-        while let Some(earlier) = heirs.to.get(element) {
-            element = earlier;
-        }
-        Ok(element.clone())
+        let earlier = std::iter::successors(Some(element), |element| heirs.to.get(element));
+        // No element can stand for itself; should a forged change claim it, there is an end to it.
+        Ok(earlier.take(heirs.to.len() + 1).last().unwrap_or(element).clone())
     }
 
     /// The elements that a change took out of an object, each with the one that another brought back for it.
@@ -172,9 +174,9 @@ impl<'a> Lineage<'a> {
         removed.sort_by_key(|effect| effect.before.iter().filter_map(|op| places.get(op)).min());
     }
 
-    /// The element that stands for one that was deleted.
-    pub(super) fn heir(&mut self, element: &OpId) -> Result<Option<OpId>, DocumentError> {
-        Ok(self.heirs()?.of.get(element).cloned())
+    /// The elements that stand for one that was deleted: several, if several people have brought it back.
+    pub(super) fn heirs_of(&mut self, element: &OpId) -> Result<Vec<OpId>, DocumentError> {
+        Ok(self.heirs()?.of.get(element).cloned().unwrap_or_default())
     }
 
     /// Whether an object has elements that stand for others.
@@ -207,7 +209,7 @@ impl<'a> Lineage<'a> {
                 let pairs = self.pairs(&by, &taken_back, object)?;
                 for (removed, heir) in pairs {
                     let element = removed.slot.element().ok_or(DocumentError::Damaged)?;
-                    heirs.of.insert(element.clone(), heir.clone());
+                    heirs.of.entry(element.clone()).or_default().push(heir.clone());
                     heirs.to.insert(heir, element.clone());
                 }
                 heirs.within.insert(object.clone());

@@ -256,3 +256,55 @@ fn an_undo_that_would_break_a_rule_is_refused() {
     let refused = a.document.undo(&strict, at(3), &|_| true);
     assert!(matches!(refused, Err(EditError::Rule { .. })), "{refused:?}");
 }
+
+#[test]
+fn what_several_have_brought_back_is_undone_together() {
+    let mut a = Replica::create(1, json!({ "body": "" }));
+    a.splice(2, 0, 0, "one two");
+    let mut b = a.twin(2);
+    a.splice(3, 0, 4, "");
+    b.splice(4, 0, 3, "");
+    exchange(&mut a, &mut b);
+    a.undo(5);
+    b.undo(6);
+    exchange(&mut a, &mut b);
+    // Both have brought the word back, so it is there twice.
+    assert_eq!(a.field("body").as_str().map(|text| text.matches("one").count()), Some(2));
+    let mut elsewhere = Replica::empty(1);
+    elsewhere.document.apply(&[b.changes.clone(), a.changes.clone()].concat()).unwrap();
+    assert_eq!((a.undo(7), elsewhere.undo(7)), (1, 1));
+    assert_eq!(a.field("body"), "", "all that stands for what was typed");
+    assert_eq!(a.document.heads(), elsewhere.document.heads(), "wherever it is undone");
+}
+
+#[test]
+fn a_copy_that_others_have_written_to_stays() {
+    let mut a = Replica::create(1, json!({}));
+    a.edit(2, &[set("facts", json!({ "k": { "x": 1 } })), set("title", json!("t"))]);
+    a.edit(3, &[set("title", json!("u"))]);
+    a.edit(4, &[put("facts", path(["k".into(), "x".into()]), json!(2))]);
+    a.edit(5, &[Edit::Delete { field: field("facts"), path: path(["k".into()]) }]);
+    // The map comes back as a copy, in which the edit before can be undone.
+    a.undo(6);
+    let mut alone = a.twin(1);
+    assert_eq!((alone.undo(7), alone.field("facts")), (1, json!({ "k": { "x": 1 } })));
+    assert_eq!((alone.redo(8), alone.field("facts")), (1, json!({ "k": { "x": 2 } })));
+    assert_eq!((alone.redo(9), alone.field("facts")), (1, json!({})));
+    // Not once somebody else has written there.
+    let mut b = a.twin(2);
+    b.edit(7, &[put("facts", path(["k".into(), "y".into()]), json!(3))]);
+    a.pull(&b);
+    assert_eq!((a.undo(8), a.field("title"), a.field("facts")), (1, json!("t"), json!({ "k": { "x": 2, "y": 3 } })));
+}
+
+#[test]
+fn a_value_that_an_undo_left_standing_is_still_its_writers() {
+    let mut a = Replica::create(1, json!({ "title": "x" }));
+    let mut b = a.twin(2);
+    b.edit(2, &[set("title", json!("b"))]);
+    a.edit(3, &[set("title", json!("a"))]);
+    exchange(&mut a, &mut b);
+    assert_eq!((a.undo(4), a.field("title")), (1, json!("b")));
+    b.pull(&a);
+    assert_eq!((b.undo(5), b.field("title")), (1, json!("x")));
+}
