@@ -385,3 +385,19 @@ fn a_folded_history_goes_as_well() -> Outcome {
     assert_eq!(markers.len(), 1);
     meet(&[&a, &b])
 }
+
+/// Found by simulation: a marker was folded, and so not found in the log any more.
+#[test]
+fn a_marker_is_never_folded() -> Outcome {
+    let fleet = Fleet::new();
+    let [a, b] = fleet.replicas(&notes());
+    let server = Server::default();
+    let id = deleted_everywhere(&server, &[&a, &b])?;
+    a.purge(id)?;
+    server.push(&a, true)?;
+    let folded = a.store.write(|write| (1..4).map(|key| write.compact(key)).collect::<Result<Vec<_>, _>>()).wait()?;
+    assert_eq!(folded, [false; 3]);
+    assert_purged(&a, id);
+    server.pull(&b)?;
+    meet(&[&a, &b])
+}
