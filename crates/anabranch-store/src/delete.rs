@@ -151,15 +151,19 @@ impl Write<'_> {
         Ok(bytes.and_then(|bytes| Change::parse(bytes).ok()).filter(|change| change.purge_of().is_some()))
     }
 
-    /// Takes a marker back out of log and outbox: a server has not agreed to the purge.
-    pub(crate) fn withdraw_marker(&mut self, entity: EntityKey, seq: i64) -> Result<(), StoreError> {
-        if self.marker_at(seq)?.is_some() {
-            let connection = &self.engine.connection;
-            connection.prepare_cached("DELETE FROM outbox WHERE change = ?")?.execute([seq])?;
-            connection.prepare_cached("DELETE FROM changes WHERE seq = ?")?.execute([seq])?;
-            self.dirty(entity).recount = true;
+    /// Takes a marker back out of log and outbox: a server has not agreed to the purge. `false` if this is no
+    /// marker, or another server has agreed: then there is nothing to go back to.
+    pub(crate) fn withdraw_marker(&mut self, entity: EntityKey, seq: i64) -> Result<bool, StoreError> {
+        let row = rows::entity_by_key(&self.engine.connection, entity)?;
+        let is_purged = row.map_or(Ok(false), |row| self.is_purged(&row))?;
+        if is_purged || self.marker_at(seq)?.is_none() {
+            return Ok(false);
         }
-        Ok(())
+        let connection = &self.engine.connection;
+        connection.prepare_cached("DELETE FROM outbox WHERE change = ?")?.execute([seq])?;
+        connection.prepare_cached("DELETE FROM changes WHERE seq = ?")?.execute([seq])?;
+        self.dirty(entity).recount = true;
+        Ok(true)
     }
 
     /// Whether nothing but purge markers is left of an entity.

@@ -155,6 +155,9 @@ impl Write<'_> {
         let row = self.entity(space, id)?;
         let schema = self.collection(&row.collection)?;
         let changes = self.with_document(&row, |write, document| {
+            if document.is_purged() {
+                return Err(StoreError::Purged(id));
+            }
             let damaged = |source| StoreError::Damaged { entity: id, source };
             let before = document.state(Some(&schema)).map_err(damaged)?;
             let changes = work(document, &schema).map_err(StoreError::of_edit(id))?;

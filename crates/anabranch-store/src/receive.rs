@@ -435,7 +435,12 @@ impl Write<'_> {
             }
             Answer::Held { .. } => self.park(remote, entity, seq, "held: the server lacks what it depends on")?,
             // The server holds changes of the entity that this replica has not seen: nothing is purged.
-            Answer::Rejected { code: RejectCode::Stale, .. } => self.withdraw_marker(entity, seq)?,
+            Answer::Rejected { code: RejectCode::Stale, message, .. } => {
+                if !self.withdraw_marker(entity, seq)? {
+                    // A server that was restored from a backup: somebody may have what it lacks.
+                    self.retry_later(remote, seq, attempts, &message)?;
+                }
+            }
             Answer::Rejected { retryable: true, message, .. } => self.retry_later(remote, seq, attempts, &message)?,
             Answer::Rejected { code, message, .. } => {
                 self.park(remote, entity, seq, &format!("{code:?}: {message}"))?;

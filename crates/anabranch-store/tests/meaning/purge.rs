@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use anabranch_core::sync::{OutboxRead, WriteBatch};
+use anabranch_core::sync::{OutboxRead, Reoffer, WriteBatch};
 use anabranch_core::wire::{Answer, Envelope, RejectCode};
 use anabranch_core::{Change, ChangeHash, EntityId, Heads, Lineage, Schema};
 use anabranch_store::{OutboxPage, Received, StoreError};
@@ -265,6 +265,41 @@ fn a_purge_that_comes_too_late_changes_nothing() -> Outcome {
     server.push(&a, true)?;
     assert_purged(&a, id);
     server.pull(&b)?;
+    meet(&[&a, &b])
+}
+
+/// Found in review: a server that was restored to a time before the deletion refuses the marker as stale, and the
+/// replica, which had nothing else left, took its marker back.
+#[test]
+fn a_server_that_was_restored_takes_no_marker_away() -> Outcome {
+    let fleet = Fleet::new();
+    let [a, b] = fleet.replicas(&notes());
+    let server = Server::default();
+    let id = deleted_everywhere(&server, &[&a, &b])?;
+    a.purge(id)?;
+    server.push(&a, true)?;
+    let restored = Server::default();
+    for envelope in &server.log.borrow()[..1] {
+        restored.answer(envelope);
+    }
+    let reoffer = |replica: &Replica| {
+        let batch = WriteBatch { reoffer: Reoffer::Space, ..WriteBatch::empty(space(), LINEAGE) };
+        replica.store.write(move |write| write.apply_batch(1, batch)).wait()
+    };
+    reoffer(&a)?;
+    assert!(matches!(restored.push(&a, true)?[..], [Answer::Rejected { code: RejectCode::Stale, .. }]));
+    restored.pull(&a)?;
+    assert_purged(&a, id);
+    drop(a);
+    let a = fleet.open("0.db", &notes());
+    assert_purged(&a, id);
+    // Another brings back what the server has lost, and then it agrees.
+    reoffer(&b)?;
+    restored.push(&b, true)?;
+    a.set_clock(super::fleet::NOW + 10 * 60_000);
+    assert!(matches!(restored.push(&a, true)?[..], [Answer::Accepted { .. }]));
+    restored.pull(&b)?;
+    assert_purged(&b, id);
     meet(&[&a, &b])
 }
 
