@@ -7,10 +7,11 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::{Failure, broken, ensure};
-use crate::file::{self, Entity};
+use crate::file::{self, Conflict, Entity};
 use crate::fleet::Fleet;
 use crate::log::Log;
 use crate::model::{Effect, Item, hash_of};
+use crate::verdict::judge;
 
 /// Everything in a server's log.
 pub(crate) fn stored(log: &Log) -> BTreeSet<Item> {
@@ -25,11 +26,12 @@ impl Fleet {
     pub(crate) fn check_file(&mut self, client: usize) -> Result<(), Failure> {
         let Some(process) = &self.clients[client].process else { return Ok(()) };
         let now = file::changes(&process.reader)?;
+        let purged = file::purged(&process.reader)?;
+        let is_purged = |item: &&Item| purged.contains(&(item.0.clone(), item.1));
         let held = &self.clients[client].held;
-        ensure(held.is_subset(&now), || {
-            let missing = held.difference(&now).count();
-            format!("client {client}: {missing} committed changes are not in the file any more")
-        })?;
+        let missing = held.difference(&now).filter(|item| !is_purged(item)).count();
+        ensure(missing == 0, || format!("client {client}: {missing} committed changes are not in the file any more"))?;
+        ensure(now.iter().all(|item| !is_purged(&item)), || format!("client {client} keeps what has been purged"))?;
         self.clients[client].held = now;
         Ok(())
     }
@@ -79,12 +81,15 @@ impl Fleet {
     /// After healing: everyone has everything, and everyone shows the same.
     pub(crate) fn check_converged(&self) -> Result<(), Failure> {
         self.check_server()?;
-        let stored = stored(&self.server.disk.log);
+        let everything = stored(&self.server.disk.log);
+        let (markers, stored) = split_markers(&self.server.disk.log, everything);
+        let purged: BTreeSet<_> = markers.iter().map(|item| (item.0.clone(), item.1)).collect();
         let missing: Vec<&Item> = self
             .model
             .written
             .keys()
             .filter(|item| !self.model.lost.contains(*item) && !stored.contains(*item))
+            .filter(|item| !purged.contains(&(item.0.clone(), item.1)))
             .collect();
         ensure(missing.is_empty(), || {
             format!(
@@ -93,7 +98,7 @@ impl Fleet {
                 missing[0].1
             )
         })?;
-        let mut first: Option<(usize, Vec<Entity>)> = None;
+        let mut first: Option<(usize, Vec<Entity>, Vec<Conflict>)> = None;
         for (number, client) in self.clients.iter().enumerate() {
             let Some(process) = client.process.as_ref().filter(|_| !client.lost) else { continue };
             let held = file::changes(&process.reader)?;
@@ -101,9 +106,18 @@ impl Fleet {
                 let (lacks, extra) = (stored.difference(&held).count(), held.difference(&stored).count());
                 format!("client {number} lacks {lacks} changes of the server's, and has {extra} that it lacks")
             })?;
-            for table in ["outbox", "quarantine"] {
-                let count = file::number(&process.reader, &format!("SELECT count(*) FROM {table}"))?;
-                ensure(count == 0, || format!("client {number} has {count} rows left in {table}"))?;
+            ensure(file::markers(&process.reader)? == markers && file::purged(&process.reader)? == purged, || {
+                format!("client {number} and the server do not agree on what has been purged")
+            })?;
+            for (what, sql) in [
+                ("outbox", "SELECT count(*) FROM outbox"),
+                (
+                    "quarantine",
+                    "SELECT count(*) FROM quarantine WHERE entity NOT IN (SELECT key FROM entities WHERE purged = 1)",
+                ),
+            ] {
+                let count = file::number(&process.reader, sql)?;
+                ensure(count == 0, || format!("client {number} has {count} rows left in {what}"))?;
             }
             // An orphan may wait for a change that went down with its only disk; never for one that is here.
             let orphans = file::orphans(&process.reader)?;
@@ -111,14 +125,18 @@ impl Fleet {
             let dirty = "SELECT count(*) FROM entities WHERE pending <> 0 OR dirty_fields <> '[]'";
             let dirty = file::number(&process.reader, dirty)?;
             ensure(dirty == 0, || format!("client {number} calls {dirty} entities pending that are not"))?;
-            let entities = file::entities(&process.reader)?;
+            let (entities, conflicts) = (file::entities(&process.reader)?, file::conflicts(&process.reader)?);
             match &first {
-                None => first = Some((number, entities)),
-                Some((other, theirs)) => same(*other, theirs, number, &entities)?,
+                None => first = Some((number, entities, conflicts)),
+                Some((other, theirs, queue)) => {
+                    same(*other, theirs, number, &entities)?;
+                    same(*other, queue, number, &conflicts)?;
+                }
             }
         }
-        let Some((_, entities)) = first else { return Ok(()) };
-        self.check_sums(&stored, &entities)
+        let Some((_, entities, conflicts)) = first else { return Ok(()) };
+        self.check_sums(&stored, &entities)?;
+        judge(&self.server.disk.log, &entities, &conflicts)
     }
 
     /// Counters are the sums of what was added; texts and lists are no longer than what was inserted.
@@ -150,13 +168,24 @@ impl Fleet {
     }
 }
 
-fn same(one: usize, ones: &[Entity], other: usize, others: &[Entity]) -> Result<(), Failure> {
+/// The purge markers in a log, and the changes of all entities that have none.
+fn split_markers(log: &Log, everything: BTreeSet<Item>) -> (BTreeSet<Item>, BTreeSet<Item>) {
+    let rows = log.spaces().flat_map(|(space, rows)| rows.iter().map(move |row| (space, row)));
+    let markers = rows.filter(|(_, row)| file::is_marker(row.offered.change.bytes()));
+    let markers: BTreeSet<Item> =
+        markers.map(|(space, row)| (space.clone(), row.offered.entity, hash_of(row.offered.change.bytes()))).collect();
+    let purged: BTreeSet<_> = markers.iter().map(|item| (&item.0, item.1)).collect();
+    let left = everything.into_iter().filter(|item| !purged.contains(&(&item.0, item.1))).collect();
+    (markers, left)
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(one: usize, ones: &[T], other: usize, others: &[T]) -> Result<(), Failure> {
     if ones == others {
         return Ok(());
     }
     let differing = ones.iter().zip(others).find(|(one, other)| one != other);
     Err(Failure::new(match differing {
         Some((left, right)) => format!("client {one} shows {left:?}, client {other} shows {right:?}"),
-        None => format!("client {one} shows {} entities, client {other} shows {}", ones.len(), others.len()),
+        None => format!("client {one} shows {} rows, client {other} shows {}", ones.len(), others.len()),
     }))
 }

@@ -16,6 +16,7 @@ use crate::failure::{Failure, broken};
 use crate::file;
 use crate::job::within;
 use crate::model::Item;
+use crate::workload;
 
 const SERVER: &str = "sim://server";
 
@@ -141,8 +142,8 @@ impl Client {
 impl Process {
     fn open(path: &Path, clock: &WallClock, schema: &Schema, spaces: &[SpaceName], seed: u64) -> Result<Self, Failure> {
         let machine = Machine { clock: clock.clone(), entropy: SplitMix64::new(seed) };
-        let mut engine =
-            Engine::open(path, Some(schema.clone()), Box::new(machine)).map_err(broken("opening a client's file"))?;
+        let mut engine = Engine::open_with(path, Some(schema.clone()), &workload::functions(), Box::new(machine))
+            .map_err(broken("opening a client's file"))?;
         let wanted = spaces.to_vec();
         let (remote, _) = within(&mut engine, move |write| {
             wanted.iter().try_for_each(|space| write.ensure_space(space))?;

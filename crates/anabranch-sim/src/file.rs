@@ -25,7 +25,10 @@ pub(crate) struct Entity {
     pub(crate) collection: CollectionName,
     pub(crate) state: String,
     pub(crate) deleted: bool,
+    pub(crate) purged: bool,
     pub(crate) conflicts: i64,
+    /// What waits for a person.
+    pub(crate) open: i64,
     pub(crate) heads: Vec<u8>,
     pub(crate) digest: Vec<u8>,
     pub(crate) times: (i64, i64),
@@ -45,7 +48,8 @@ pub(crate) fn rows<T>(
 /// All entities of which the file knows at least the creation.
 pub(crate) fn entities(connection: &Connection) -> Result<Vec<Entity>, Failure> {
     let sql = "SELECT s.name, e.id, e.collection, e.state, e.deleted, e.conflicts, e.heads, e.digest, e.created_at, \
-               e.updated_at FROM entities e JOIN spaces s ON s.key = e.space WHERE e.born = 1 ORDER BY s.name, e.id";
+               e.updated_at, e.purged, e.items FROM entities e JOIN spaces s ON s.key = e.space \
+               WHERE e.born = 1 ORDER BY s.name, e.id";
     rows(connection, sql, [], |row| {
         Ok(Entity {
             space: space(row, 0)?,
@@ -53,7 +57,9 @@ pub(crate) fn entities(connection: &Connection) -> Result<Vec<Entity>, Failure> 
             collection: CollectionName::new(row.get::<_, String>(2)?).map_err(unreadable)?,
             state: row.get(3)?,
             deleted: row.get(4)?,
+            purged: row.get(10)?,
             conflicts: row.get(5)?,
+            open: row.get(11)?,
             heads: row.get(6)?,
             digest: row.get(7)?,
             times: (row.get(8)?, row.get(9)?),
@@ -61,10 +67,74 @@ pub(crate) fn entities(connection: &Connection) -> Result<Vec<Entity>, Failure> 
     })
 }
 
-/// Every change in the file: those in the log, and those folded into snapshots.
+/// A row of the conflicts that replicas must agree on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Conflict {
+    pub(crate) space: SpaceName,
+    pub(crate) id: EntityId,
+    pub(crate) kind: String,
+    pub(crate) field: String,
+    pub(crate) open: bool,
+    /// Its name, its reason, and all of its values as JSON.
+    pub(crate) rest: (Vec<u8>, String, String),
+}
+
+/// All conflicts, those that a policy has settled included.
+pub(crate) fn conflicts(connection: &Connection) -> Result<Vec<Conflict>, Failure> {
+    let sql = "SELECT s.name, e.id, c.kind, c.field, c.open, c.id, c.reason, c.detail FROM conflicts c \
+               JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space ORDER BY s.name, e.id, c.id";
+    rows(connection, sql, [], |row| {
+        Ok(Conflict {
+            space: space(row, 0)?,
+            id: id(row, 1)?,
+            kind: row.get(2)?,
+            field: row.get(3)?,
+            open: row.get(4)?,
+            rest: (row.get(5)?, row.get(6)?, row.get(7)?),
+        })
+    })
+}
+
+/// The names of all conflicts: enough to choose one.
+pub(crate) fn conflict_names(connection: &Connection) -> Result<Vec<(SpaceName, EntityId, Digest)>, Failure> {
+    let sql = "SELECT s.name, e.id, c.id FROM conflicts c JOIN entities e ON e.key = c.entity \
+               JOIN spaces s ON s.key = e.space ORDER BY s.name, e.id, c.id";
+    rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?, Digest::from_bytes(row.get(2)?))))
+}
+
+/// Whether a change is a purge marker, as far as its bytes tell.
+pub(crate) fn is_marker(change: &[u8]) -> bool {
+    change.windows(7).any(|part| part == b"$purge ")
+}
+
+/// The purge markers in the file.
+pub(crate) fn markers(connection: &Connection) -> Result<BTreeSet<Item>, Failure> {
+    let sql = "SELECT s.name, e.id, c.bytes FROM changes c JOIN entities e ON e.key = c.entity \
+               JOIN spaces s ON s.key = e.space WHERE c.stamp = 0 AND instr(c.bytes, CAST('$purge ' AS BLOB)) > 0";
+    let found = rows(connection, sql, [], |row| {
+        Ok((space(row, 0)?, id(row, 1)?, hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?)))
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+/// The entities of which nothing but markers is left.
+pub(crate) fn purged(connection: &Connection) -> Result<BTreeSet<(SpaceName, EntityId)>, Failure> {
+    let sql = "SELECT s.name, e.id FROM entities e JOIN spaces s ON s.key = e.space WHERE e.purged = 1";
+    Ok(rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?)))?.into_iter().collect())
+}
+
+/// The deleted drafts of which nothing is pending.
+pub(crate) fn purgeable(connection: &Connection) -> Result<Vec<(SpaceName, EntityId)>, Failure> {
+    let sql = "SELECT s.name, e.id FROM entities e JOIN spaces s ON s.key = e.space \
+               WHERE e.collection = 'drafts' AND e.deleted = 1 AND e.pending = 0 AND e.purged = 0 ORDER BY s.name, e.id";
+    rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?)))
+}
+
+/// Every change in the file but markers: those in the log, and those folded into snapshots.
 pub(crate) fn changes(connection: &Connection) -> Result<BTreeSet<Item>, Failure> {
     let sql = "SELECT s.name, e.id, c.bytes FROM changes c JOIN entities e ON e.key = c.entity \
-               JOIN spaces s ON s.key = e.space";
+               JOIN spaces s ON s.key = e.space \
+               WHERE NOT (c.stamp = 0 AND instr(c.bytes, CAST('$purge ' AS BLOB)) > 0)";
     let logged = rows(connection, sql, [], |row| {
         Ok((space(row, 0)?, id(row, 1)?, hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?)))
     })?;
@@ -81,10 +151,11 @@ pub(crate) fn changes(connection: &Connection) -> Result<BTreeSet<Item>, Failure
     Ok(all)
 }
 
-/// The changes that came into the log after `seq`, in order, and whether each is a genesis.
+/// The changes but markers that came into the log after `seq`, in order, and whether each is a genesis.
 pub(crate) fn changes_after(connection: &Connection, seq: i64) -> Result<Vec<(Item, bool)>, Failure> {
     let sql = "SELECT s.name, e.id, c.bytes, c.stamp = 0 FROM changes c JOIN entities e ON e.key = c.entity \
-               JOIN spaces s ON s.key = e.space WHERE c.seq > ? ORDER BY c.seq";
+               JOIN spaces s ON s.key = e.space \
+               WHERE c.seq > ? AND NOT (c.stamp = 0 AND instr(c.bytes, CAST('$purge ' AS BLOB)) > 0) ORDER BY c.seq";
     rows(connection, sql, [seq], |row| {
         let hash = hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?);
         Ok(((space(row, 0)?, id(row, 1)?, hash), row.get(3)?))

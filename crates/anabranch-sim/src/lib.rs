@@ -6,7 +6,8 @@
 //! [`Run`] draws them from a seed, then ends all faults and demands that everyone agrees within bounded time.
 //!
 //! The checkers judge by a model of their own (sets of hashes, and who promised what): they read the files
-//! with plain SQL and compute hashes, chains and sums for themselves.
+//! with plain SQL, compute hashes, chains and sums, and settle contested values, deletions, rules and references
+//! for themselves.
 //!
 //! Not simulated yet: disks that lose unsynced writes, full disks, schema upgrades in mid-flight.
 
@@ -29,6 +30,7 @@ mod run;
 mod server;
 mod step;
 mod trace;
+mod verdict;
 mod workload;
 mod write;
 

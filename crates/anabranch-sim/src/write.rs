@@ -2,7 +2,7 @@
 
 use anabranch_core::sync::{OutboxItem, WriteBatch};
 use anabranch_core::wire::Answer;
-use anabranch_core::{EntityId, ErrorKind, SpaceName};
+use anabranch_core::{ErrorKind, SpaceName};
 
 use crate::bug::Bug;
 use crate::client::Task;
@@ -12,38 +12,36 @@ use crate::file;
 use crate::fleet::Fleet;
 use crate::job::{job, within};
 use crate::model::Effect;
-use crate::workload::{self, Intent};
+use crate::workload::{self, Intent, Known, Targets};
 
 impl Fleet {
     /// A few local writes that share a commit, some of them a transaction; now and then one of them is undone.
     pub(crate) fn edit(&mut self, number: usize, pick: u64) -> Result<(), Failure> {
         let mut dice = Dice::new(pick);
         let Some(process) = &mut self.clients[number].process else { return Ok(()) };
-        let known = file::names(&process.reader)?;
-        let folders: Vec<(SpaceName, EntityId)> = known
-            .iter()
-            .filter(|(.., collection)| collection.as_str() == "folders")
-            .map(|(space, id, _)| (space.clone(), *id))
-            .collect();
+        let entities = file::names(&process.reader)?;
+        let conflicts = file::conflict_names(&process.reader)?;
+        let purgeable = if self.purging { file::purgeable(&process.reader)? } else { Vec::new() };
+        let known = Known { spaces: &self.spaces, entities: &entities, conflicts: &conflicts, purgeable: &purgeable };
         let (mut jobs, mut outcomes) = (Vec::new(), Vec::new());
         for _ in 0..=dice.below(3) {
-            let Some(intent) = workload::choose(&mut dice, &self.spaces, &known) else { continue };
-            // Whether a deletion or restoration changes anything cannot be told from outside: these go alone.
-            let alone = matches!(intent, Intent::Delete { .. } | Intent::Restore { .. });
+            let Some(intent) = workload::choose(&mut dice, &known) else { continue };
+            let alone = intent.is_uncertain();
             if alone && !jobs.is_empty() {
                 continue;
             }
             let undo = !alone && dice.once_in(8);
+            let targets = Targets::of(&entities, intent.space());
             let mut intents = vec![intent];
-            if !alone && dice.once_in(3) {
-                let own = [intents[0].space().clone()];
-                let more = (0..=dice.below(3)).filter_map(|_| workload::choose(&mut dice, &own, &known));
-                intents.extend(more.filter(|intent| matches!(intent, Intent::Create { .. } | Intent::Edit { .. })));
+            if intents[0].joins() && dice.once_in(3) {
+                let own = Known { spaces: &[intents[0].space().clone()], ..known };
+                let more = (0..=dice.below(3)).filter_map(|_| workload::choose(&mut dice, &own));
+                intents.extend(more.filter(Intent::joins));
             }
-            let (mut own, folders, what) = (Dice::new(dice.any()), folders.clone(), intents.clone());
+            let (mut own, what) = (Dice::new(dice.any()), intents.clone());
             let (job, outcome) = job(undo, move |write| {
                 write.transaction(|write| {
-                    what.iter().map(|intent| workload::carry_out(write, &mut own, intent, &folders)).collect()
+                    what.iter().map(|intent| workload::carry_out(write, &mut own, intent, &targets)).collect()
                 })
             });
             jobs.push(job);
@@ -68,7 +66,8 @@ impl Fleet {
                     effects.extend(made.into_iter().flatten().filter(|_| !undo));
                 }
                 Err(error) => {
-                    let expected = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::NotFound);
+                    let expected =
+                        matches!(error.kind(), ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Refused);
                     ensure(expected, || format!("a local write failed: {intents:?}: {error}"))?;
                     lines.push(format!("client {number}: {intents:?} refused: {error}"));
                 }

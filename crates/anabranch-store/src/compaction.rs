@@ -12,14 +12,15 @@ use crate::rows;
 
 impl Write<'_> {
     /// Folds an entity's log into its snapshot: built, loaded back, compared in heads and values, then swapped
-    /// in this transaction. `false` if something is still pending or the entity is gone.
+    /// in this transaction. `false` if something is still pending, or the entity is gone or purged.
     ///
     /// # Errors
     /// If the document cannot be folded; the log stays as it is.
     pub fn compact(&mut self, key: EntityKey) -> Result<bool, StoreError> {
         let Some(row) = rows::entity_by_key(&self.engine.connection, key)? else { return Ok(false) };
         let pending = self.engine.connection.prepare_cached("SELECT 1 FROM outbox WHERE entity = ?")?.exists([key])?;
-        if pending {
+        // What is purged has nothing to fold, and its markers are looked for in the log.
+        if pending || self.is_purged(&row)? {
             return Ok(false);
         }
         // From the file, not from the cache: what is folded is what has been stored.
