@@ -1,6 +1,6 @@
 //! `#[entity(…)]` and `#[field(…)]`: what the schema says of a collection and its fields.
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
 use quote::quote;
 use syn::meta::ParseNestedMeta;
 use syn::{Attribute, Error, LitInt, LitStr, Result, Token, token};
@@ -18,6 +18,8 @@ pub(crate) struct EntityAttributes {
 pub(crate) struct FieldAttributes {
     /// Statements that set up `field`.
     pub(crate) settings: TokenStream,
+    /// Where it says that the field is cleared when the entity it refers to is deleted.
+    pub(crate) nullify: Option<Span>,
 }
 
 impl EntityAttributes {
@@ -48,7 +50,15 @@ impl FieldAttributes {
     pub(crate) fn parse(attributes: &[Attribute]) -> Result<Self> {
         let mut field = Self::default();
         each(attributes, "field", |name, meta| {
-            field.settings.extend(setting(name, meta)?);
+            if name == "on_delete" {
+                let words =
+                    [("keep", "Keep"), ("restrict", "Restrict"), ("cascade", "Cascade"), ("nullify", "Nullify")];
+                let on_delete = word(meta, &words)?;
+                field.nullify = (on_delete == "Nullify").then(|| on_delete.span());
+                field.settings.extend(quote!(field.on_delete = ::anabranch::__private::OnDelete::#on_delete;));
+            } else {
+                field.settings.extend(setting(name, meta)?);
+            }
             Ok(())
         })?;
         Ok(field)
@@ -62,11 +72,6 @@ fn setting(name: &str, meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
         "indexed" => quote!(field.indexed = true;),
         "parent" => quote!(field.parent = true;),
         "required" => quote!(field.rules.required = true;),
-        "on_delete" => {
-            let words = [("keep", "Keep"), ("restrict", "Restrict"), ("cascade", "Cascade"), ("nullify", "Nullify")];
-            let on_delete = word(meta, &words)?;
-            quote!(field.on_delete = ::anabranch::__private::OnDelete::#on_delete;)
-        }
         "policy" => {
             let policy = some(policy(meta)?);
             quote!(field.policy = #policy;)
@@ -213,7 +218,7 @@ fn among(given: &LitStr, words: &[(&str, &str)], or: &str) -> Result<syn::Ident>
 }
 
 fn ident(name: &str) -> syn::Ident {
-    syn::Ident::new(name, proc_macro2::Span::call_site())
+    syn::Ident::new(name, Span::call_site())
 }
 
 /// A value written as JSON.
@@ -252,7 +257,7 @@ fn tokens(meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
 }
 
 /// The rules for names of collections and fields, as the schema has them.
-pub(crate) fn check_name(name: &str, span: proc_macro2::Span) -> Result<()> {
+pub(crate) fn check_name(name: &str, span: Span) -> Result<()> {
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
     let rest = bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');

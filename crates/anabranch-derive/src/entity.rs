@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned as _;
-use syn::{Data, DeriveInput, Error, Fields, GenericArgument, Ident, PathArguments, Result, Type};
+use syn::{Data, DeriveInput, Error, Fields, GenericArgument, Ident, PathArguments, PathSegment, Result, Type};
 
 use crate::attributes::{EntityAttributes, FieldAttributes, check_name};
 use crate::serde;
@@ -151,14 +151,18 @@ fn plan<'a>(field: &'a syn::Field, container: &serde::Container) -> Result<Optio
         return Err(Error::new(span, message));
     }
     check_nesting(&field.ty, None)?;
+    if let Some(span) = attributes.nullify.filter(|_| last_segment(&field.ty).is_some_and(|it| it.ident == "Reference"))
+    {
+        let message = "a reference that can be cleared is an `Option<Reference<…>>`";
+        return Err(Error::new(span, message));
+    }
     let filled = !(serde.default || container.default || serde.converted);
     Ok(Some(Field { ident, ty: &field.ty, name, attributes, converted: serde.converted, filled }))
 }
 
 /// Refuses types that merge where they cannot: inside others. (An alias gets past this, and is opaque there.)
 fn check_nesting(ty: &Type, outer: Option<&str>) -> Result<()> {
-    let Type::Path(path) = ty else { return Ok(()) };
-    let Some(last) = path.path.segments.last() else { return Ok(()) };
+    let Some(last) = last_segment(ty) else { return Ok(()) };
     let name = last.ident.to_string();
     let nested = NESTED.contains(&name.as_str());
     match outer {
@@ -184,6 +188,11 @@ fn check_nesting(ty: &Type, outer: Option<&str>) -> Result<()> {
         GenericArgument::Type(inner) => check_nesting(inner, Some(&name)),
         _ => Ok(()),
     })
+}
+
+/// `List<T>` of `anabranch::List<T>`.
+fn last_segment(ty: &Type) -> Option<&PathSegment> {
+    if let Type::Path(path) = ty { path.path.segments.last() } else { None }
 }
 
 /// `TodoItem` as `todo_item`.

@@ -40,7 +40,7 @@ pub struct EntityRecord {
     /// Contested slots, those that a policy has settled included.
     pub conflicts: u64,
     /// What waits for a person: open conflicts, broken rules, references to what has been deleted.
-    pub open: u64,
+    pub open_conflicts: u64,
     /// Whether it is deleted and nothing of it is pending, so that its history can be purged.
     pub can_purge: bool,
     /// Whether all but a marker of it is gone for good.
@@ -421,7 +421,7 @@ fn record(row: &Row<'_>) -> Result<EntityRecord, StoreError> {
         pending: row.get(5)?,
         dirty_fields,
         conflicts: row.get(7)?,
-        open: row.get(11)?,
+        open_conflicts: row.get(11)?,
         can_purge: row.get::<_, bool>(4)? && row.get::<_, u64>(5)? == 0 && !row.get::<_, bool>(12)?,
         purged: row.get(12)?,
         created_at: row.get(8)?,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use anabranch_core::document::State;
 use anabranch_core::{CollectionName, EntityId, SpaceName};
 use anabranch_store::{StoreError, Write};
 use serde::Serialize;
@@ -135,8 +136,12 @@ impl Transaction<'_, '_> {
     /// # Errors
     /// If the document cannot be loaded.
     pub fn get(&mut self, id: EntityId) -> Result<Option<Map<String, Value>>, Error> {
+        Ok(self.state(id)?.map(|state| state.fields))
+    }
+
+    pub(crate) fn state(&mut self, id: EntityId) -> Result<Option<State>, Error> {
         match self.write.state(self.space, id) {
-            Ok(state) => Ok((state.collection.is_some() && !state.deleted).then_some(state.fields)),
+            Ok(state) => Ok(Some(state).filter(|state| state.collection.is_some() && !state.deleted)),
             Err(StoreError::NoEntity(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }

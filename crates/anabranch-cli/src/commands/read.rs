@@ -61,7 +61,7 @@ fn describe(record: &EntityRecord, output: &mut Output) -> Result<(), CliError> 
         0 => String::new(),
         conflicts => format!(", {} contested", count(conflicts, "value")),
     };
-    let open = match record.open {
+    let open = match record.open_conflicts {
         0 => String::new(),
         open => format!(", {} to decide", count(open, "conflict")),
     };

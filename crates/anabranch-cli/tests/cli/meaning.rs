@@ -41,7 +41,7 @@ fn a_conflict_is_seen_explained_and_settled() {
         .map(|one| one["value"].clone())
         .collect();
     assert_eq!(values, [json!("Friday"), json!("Tuesday")]);
-    assert_eq!(shell.json(["get", "a.db", id, "--json"])["open"], 1);
+    assert_eq!(shell.json(["get", "a.db", id, "--json"])["open_conflicts"], 1);
     assert_eq!(shell.json(["status", "a.db", "--json"])["open_conflicts"], 1);
     let shown = shell.ok(["conflicts", "a.db"]);
     assert!(shown.contains("due: waits for a person") && shown.contains("1  Tuesday  (this replica, "), "{shown}");

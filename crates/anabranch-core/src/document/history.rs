@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 
 use automerge::legacy::{Key, ObjectId, Op, OpType};
-use automerge::{ChangeMetadata, ObjId, Prop, ReadDoc as _, ScalarValue};
+use automerge::{Automerge, ChangeMetadata, ObjId, Prop, ReadDoc as _, ScalarValue};
 
 use super::contain::contained;
 use super::error::DocumentError;
@@ -14,6 +14,9 @@ use crate::change::Change;
 use crate::id::{Actor, ChangeHash, Heads};
 use crate::schema::Collection;
 use crate::stamp::Stamp;
+
+/// How many changes are read in full at a time.
+const AT_ONCE: usize = 1_000;
 
 /// One change of an entity, as a person reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,47 +105,62 @@ impl Document {
         }
         contained(|| {
             let metas = self.automerge.get_changes_meta(&[]);
-            let mut entries = Vec::new();
-            let mut begun = page.before.is_none();
-            let mut fields = FieldNames { document: self, collection, names: HashMap::new() };
             let mut order = NewestFirst::new(&metas);
-            while entries.len() < page.limit {
-                let Some(meta) = order.next() else { break };
-                if begun && !is_genesis(meta) {
-                    entries.push(self.entry(meta, &mut fields)?);
+            if let Some(before) = page.before.map(theirs) {
+                order.find(|meta| meta.hash == before);
+            }
+            let wanted: Vec<_> = order.filter(|meta| !is_genesis(meta)).take(page.limit).collect();
+            let mut fields = FieldNames { document: self, collection, names: HashMap::new() };
+            let mut entries = Vec::with_capacity(wanted.len());
+            for some in wanted.chunks(AT_ONCE) {
+                let changes = changes_of(&self.automerge, some.iter().map(|meta| meta.hash))?;
+                for meta in some {
+                    let change = changes.get(&meta.hash).ok_or(DocumentError::Damaged)?;
+                    entries.push(entry(meta, change, &mut fields)?);
                 }
-                begun |= page.before == Some(ours(meta.hash));
             }
             Ok(entries)
         })?
     }
+}
 
-    fn entry(&self, meta: &ChangeMetadata<'_>, fields: &mut FieldNames<'_>) -> Result<HistoryEntry, DocumentError> {
-        let change = self.automerge.get_change_by_hash(&meta.hash).ok_or(DocumentError::Damaged)?;
-        let ops = change.decode().operations;
-        let mut names = BTreeSet::new();
-        for op in &ops {
-            names.extend(fields.of(op)?);
-        }
-        let action = match meta.message.as_deref().and_then(Note::parse) {
-            Some(Note::Resolve) => Action::Resolve,
-            Some(Note::Import) => Action::Import,
-            Some(Note::Undo(undone)) => Action::Undo(undone),
-            Some(Note::Redo(redone)) => Action::Redo(redone),
-            Some(Note::Purge(_)) => Action::Purge,
-            None => plain_action(&ops),
-        };
-        Ok(HistoryEntry {
-            hash: ours(meta.hash),
-            actor: Actor::from_bytes(meta.actor.to_bytes()).ok_or(DocumentError::Damaged)?,
-            seq: meta.seq,
-            stamp: Stamp::from_raw(meta.timestamp).ok_or(DocumentError::Damaged)?,
-            dependencies: meta.deps.iter().copied().map(ours).collect(),
-            action,
-            fields: names.into_iter().collect(),
-            ops: ops.len(),
-        })
+fn entry(
+    meta: &ChangeMetadata<'_>,
+    change: &automerge::Change,
+    fields: &mut FieldNames<'_>,
+) -> Result<HistoryEntry, DocumentError> {
+    let ops = change.decode().operations;
+    let mut names = BTreeSet::new();
+    for op in &ops {
+        names.extend(fields.of(op)?);
     }
+    let action = match meta.message.as_deref().and_then(Note::parse) {
+        Some(Note::Resolve) => Action::Resolve,
+        Some(Note::Import) => Action::Import,
+        Some(Note::Undo(undone)) => Action::Undo(undone),
+        Some(Note::Redo(redone)) => Action::Redo(redone),
+        Some(Note::Purge(_)) => Action::Purge,
+        None => plain_action(&ops),
+    };
+    Ok(HistoryEntry {
+        hash: ours(meta.hash),
+        actor: Actor::from_bytes(meta.actor.to_bytes()).ok_or(DocumentError::Damaged)?,
+        seq: meta.seq,
+        stamp: Stamp::from_raw(meta.timestamp).ok_or(DocumentError::Damaged)?,
+        dependencies: meta.deps.iter().copied().map(ours).collect(),
+        action,
+        fields: names.into_iter().collect(),
+        ops: ops.len(),
+    })
+}
+
+/// The changes of these hashes. Extracting one takes a pass over a part of the document, so they come together.
+pub(super) fn changes_of(
+    automerge: &Automerge,
+    hashes: impl IntoIterator<Item = automerge::ChangeHash>,
+) -> Result<HashMap<automerge::ChangeHash, automerge::Change>, DocumentError> {
+    let changes = automerge.bundle(hashes)?.to_changes()?;
+    Ok(changes.into_iter().map(|change| (change.hash(), change)).collect())
 }
 
 /// What a change without a note did: the last write of `$deleted` tells, since forced writes come in two.

@@ -29,7 +29,7 @@ impl Document {
     /// imported before. Rules are not checked: what the other system holds has happened already.
     ///
     /// # Errors
-    /// [`DocumentError::UnknownHeads`] if the document does not have the base, [`EditError`] if a body does not
+    /// [`UnknownHeads`](super::DocumentError::UnknownHeads) if the document does not have the base, [`EditError`] if a body does not
     /// suit the schema. Throw the document away then.
     pub fn import(
         &mut self,

@@ -97,7 +97,10 @@ pub(super) fn prepare(name: &CollectionName, collection: &Collection, edit: &Edi
         .ok_or_else(|| EditError::UnknownField(edit.field().to_string()))?;
     let check = Check { field, kind: schema.kind };
     let action = match edit {
-        Edit::Set { value, .. } => check.set(value)?,
+        Edit::Set { value, .. } => {
+            keeps_rules(field, schema, value)?;
+            check.set(value)?
+        }
         Edit::Increment { by, .. } if check.kind == Kind::Counter => Action::Increment(*by),
         Edit::Splice { at, delete, insert, .. } if check.kind == Kind::Text => {
             Action::Splice { at: *at, delete: *delete, insert: insert.clone() }
@@ -140,6 +143,7 @@ pub(super) fn settling(
     let (field, schema) = known.ok_or_else(|| EditError::UnknownField(field.to_owned()))?;
     let check = Check { field, kind: schema.kind };
     let value = if path.0.is_empty() {
+        keeps_rules(field, schema, value)?;
         // A register's value is opaque; a reference must be one.
         check.set(value)?;
         check.value(value, MAX_DEPTH)?
@@ -147,6 +151,15 @@ pub(super) fn settling(
         check.value(value, MAX_DEPTH.saturating_sub(path.0.len()))?
     };
     prepared(name, collection, field, schema, Action::Settle { path: path.0.clone(), value })
+}
+
+/// What is written into a register keeps the field's rules by itself: read through a lens it may seem to.
+fn keeps_rules(field: &FieldName, schema: &Field, value: &Value) -> Result<(), EditError> {
+    if schema.kind != Kind::Register || value.is_null() {
+        return Ok(());
+    }
+    let broken = schema.rules.broken_by(value);
+    broken.map_or(Ok(()), |rule| Err(EditError::Rule { field: field.clone(), rule }))
 }
 
 fn prepared(

@@ -9,16 +9,16 @@ mod inverse;
 mod lineage;
 mod plan;
 
+use std::collections::HashSet;
+
 use self::inverse::inverse;
 use super::contain::contained;
 use super::error::{DocumentError, EditError};
-use super::genesis::is_genesis;
 use super::history::NewestFirst;
 use super::note::Note;
 use super::{Document, ours};
 use crate::change::Change;
 use crate::id::{Actor, ChangeHash};
-use crate::name::FieldName;
 use crate::schema::Collection;
 use crate::stamp::Stamp;
 
@@ -72,13 +72,20 @@ impl Document {
         self.sound()?;
         contained(|| {
             let metas = self.automerge.get_changes_meta(&[]);
-            let ordered: Vec<_> = NewestFirst::new(&metas).collect();
+            let actors: HashSet<&automerge::ActorId> = metas.iter().map(|meta| meta.actor.as_ref()).collect();
+            let is_own = |actor: &&automerge::ActorId| {
+                Actor::from_bytes(actor.to_bytes()).is_some_and(|actor| !actor.is_derived() && mine(&actor))
+            };
+            let own: HashSet<_> = actors.into_iter().filter(is_own).collect();
+            let mut changes: Vec<_> = metas.iter().filter(|meta| own.contains(meta.actor.as_ref())).collect();
+            if own.len() <= 1 {
+                changes.sort_by_key(|meta| meta.seq);
+            } else {
+                changes = NewestFirst::new(&metas).filter(|meta| own.contains(meta.actor.as_ref())).collect();
+                changes.reverse();
+            }
             let mut stacks = Stacks::default();
-            for meta in ordered.into_iter().rev() {
-                let actor = Actor::from_bytes(meta.actor.to_bytes()).ok_or(DocumentError::Damaged)?;
-                if actor.is_derived() || is_genesis(meta) || !mine(&actor) {
-                    continue;
-                }
+            for meta in changes {
                 stacks.push(ours(meta.hash), meta.message.as_deref().and_then(Note::parse));
             }
             Ok(stacks)
@@ -99,9 +106,9 @@ impl Document {
                 continue;
             }
             let made = self.transact(stamp, Some(note(hash)), |transaction| plan.write(transaction))?;
-            let fields: Vec<&FieldName> = plan.fields().collect();
-            self.check(collection, fields)?;
-            return Ok(made.into_iter().collect());
+            let Some(change) = made else { continue };
+            self.check(collection, plan.fields())?;
+            return Ok(vec![change]);
         }
         Ok(Vec::new())
     }

@@ -2,11 +2,13 @@
 //!
 //! Every position counts Unicode scalar values (`char`s).
 
+use automerge::legacy::{ObjectId, Op, OpId};
 use automerge::{Cursor, CursorPosition, ObjId, Patch, PatchAction, ReadDoc as _};
 
 use super::contain::contained;
 use super::error::DocumentError;
 use super::genesis::genesis;
+use super::history::changes_of;
 use super::{Document, theirs};
 use crate::id::Heads;
 use crate::name::FieldName;
@@ -39,6 +41,9 @@ impl Document {
         let Some(text) = self.text_object(collection, field)? else { return Ok(Vec::new()) };
         let before: Vec<_> = since.hashes().iter().copied().map(theirs).collect();
         contained(|| {
+            if self.is_untouched(&text, &before)? {
+                return Ok(Vec::new());
+            }
             let patches = self.automerge.diff_obj(&text, &before, &self.automerge.get_heads(), false)?;
             Ok(splices(&patches))
         })?
@@ -99,6 +104,20 @@ impl Document {
     pub(super) fn known(&self, heads: &Heads) -> Result<(), DocumentError> {
         self.sound()?;
         if heads.hashes().iter().all(|hash| self.has(hash)) { Ok(()) } else { Err(DocumentError::UnknownHeads) }
+    }
+
+    /// Whether it is cheap to see that nothing has been written to an object since. Automerge's own comparison
+    /// takes a pass over the whole text: 20 ms for 100,000 characters.
+    fn is_untouched(&self, object: &ObjId, since: &[automerge::ChangeHash]) -> Result<bool, DocumentError> {
+        const FEW_OPS: u64 = 1_000;
+        let new = self.automerge.get_changes_meta(since);
+        let ops: u64 = new.iter().map(|meta| meta.max_op.saturating_sub(meta.start_op).saturating_add(1)).sum();
+        if ops > FEW_OPS {
+            return Ok(false);
+        }
+        let changes = changes_of(&self.automerge, new.iter().map(|meta| meta.hash))?;
+        let within = |op: &Op| matches!(&op.obj, ObjectId::Id(OpId(counter, actor)) if *object == ObjId::Id(*counter, actor.clone(), 0));
+        Ok(!changes.values().any(|change| change.decode().operations.iter().any(within)))
     }
 
     /// The text object of a field, if it is born.

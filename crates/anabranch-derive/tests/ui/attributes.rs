@@ -33,4 +33,13 @@ struct BadKey {
     value: String,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Reference<E>(E);
+
+#[derive(Entity, Serialize, Deserialize)]
+struct AlwaysThere {
+    #[field(on_delete = "nullify")]
+    folder: Reference<u8>,
+}
+
 fn main() {}

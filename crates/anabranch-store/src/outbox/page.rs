@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use anabranch_core::sync::{OutboxItem, OutboxRead, fits_transaction};
 use anabranch_core::wire::Envelope;
-use anabranch_core::{Change, ChangeHash, CollectionName, EntityId, Schema, TransactionId, UnixMillis};
+use anabranch_core::{Change, CollectionName, EntityId, Schema, TransactionId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::Value;
 
@@ -72,7 +72,6 @@ struct Row {
     id: EntityId,
     collection: CollectionName,
     transaction: Option<TransactionId>,
-    dependencies: Vec<ChangeHash>,
     bytes: Vec<u8>,
 }
 
@@ -150,7 +149,10 @@ impl<'a> PageBuilder<'a> {
     }
 
     fn place_alone(&mut self, mut row: Row, depth: usize) -> Result<Placed, StoreError> {
-        place!(self.place_ancestors(std::slice::from_ref(&row), depth));
+        if depth > 0 {
+            // In the order of the log they have been placed: an entity's changes stand in it after their ancestors.
+            place!(self.place_ancestors(std::slice::from_ref(&row), depth));
+        }
         let mut parent = self.parent_of(row.entity, &row.collection)?;
         if let Some(above) = &parent {
             match self.place_parent(above, depth)? {
@@ -276,8 +278,6 @@ impl<'a> PageBuilder<'a> {
             id: row.get::<_, String>(1)?.parse()?,
             collection: CollectionName::new(row.get::<_, String>(2)?)?,
             transaction: transaction.and_then(|id| rows::transaction_id(&id)),
-            // What cannot be read is sent as it is, and refused: it must not keep the others waiting.
-            dependencies: Change::parse(bytes.clone()).map_or_else(|_| Vec::new(), |c| c.dependencies().to_vec()),
             bytes,
         })
     }
@@ -288,7 +288,9 @@ impl<'a> PageBuilder<'a> {
              WHERE c.entity = ? AND c.hash = ?",
         )?;
         let mut pending = Vec::new();
-        for hash in &row.dependencies {
+        // What cannot be read is sent as it is, and refused: it must not keep the others waiting.
+        let Ok(change) = Change::parse(row.bytes.clone()) else { return Ok(pending) };
+        for hash in change.dependencies() {
             let parameters = params![self.remote, row.entity, hash.as_bytes()];
             pending.extend(statement.query_row(parameters, |found| found.get::<_, Seq>(0)).optional()?);
         }

@@ -45,7 +45,7 @@ fn g08_the_same_item_is_in_the_queue_of_every_replica() -> Outcome {
     assert_eq!(queue[0].value, a.get(id, "due"), "what is shown for the time being");
     for replica in [&b, &c] {
         assert_eq!(serde_json::to_string(&replica.queue()).ok(), serde_json::to_string(&queue).ok());
-        assert_eq!((replica.record(id).conflicts, replica.record(id).open), (1, 1));
+        assert_eq!((replica.record(id).conflicts, replica.record(id).open_conflicts), (1, 1));
     }
     // Who wrote which is known everywhere.
     for (replica, day) in [(&a, "mon"), (&b, "tue"), (&c, "wed")] {
@@ -120,7 +120,7 @@ fn what_a_policy_settles_is_listed_and_waits_for_nobody() -> Outcome {
     let expected = [("facts.who.name", "manual", true), ("size", "custom longest@1", false), ("title", "lww", false)];
     assert_eq!(found, expected.map(|(field, reason, open)| (field.to_owned(), reason.to_owned(), open)));
     assert_eq!(a.get(id, "size"), json!("wider"));
-    assert_eq!((a.record(id).conflicts, a.record(id).open), (3, 1));
+    assert_eq!((a.record(id).conflicts, a.record(id).open_conflicts), (3, 1));
     // Any of them can be settled, and a deleted entity asks nobody anything.
     let title = a.conflicts(id)[2].id;
     a.resolve(id, title, Choice::This(1))?;

@@ -161,7 +161,7 @@ fn g08_a_parents_deletion_against_a_new_child() -> Outcome {
                 (ConflictKind::Orphan, child, "folder")
             );
             assert_eq!(queue[0].value, json!(folder.to_string()));
-            assert_eq!(c.record(child).open, 1);
+            assert_eq!(c.record(child).open_conflicts, 1);
             c.restore(folder)?;
             exchange(&[a, b, c])?;
             assert!(a.queue().is_empty() && !a.deleted(folder), "the parent is back");

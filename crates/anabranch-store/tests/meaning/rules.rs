@@ -101,7 +101,7 @@ fn a_merge_that_breaks_a_rule_is_flagged_on_every_replica() -> Outcome {
     ];
     assert_eq!(found, expected.map(|(field, reason)| (ConflictKind::Rule, field.to_owned(), reason.to_owned())));
     assert_eq!(c.queue()[1].value, json!(11));
-    assert_eq!((c.record(id).conflicts, c.record(id).open), (0, 3));
+    assert_eq!((c.record(id).conflicts, c.record(id).open_conflicts), (0, 3));
     // Another field can still be edited, a broken one only to something better.
     c.set(id, "title", json!("y"))?;
     assert!(matches!(c.edit(id, vec![increment("stars", 1)]), Err(StoreError::Rule { .. })));

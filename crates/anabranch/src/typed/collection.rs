@@ -1,8 +1,8 @@
 //! Collections of typed entities.
 
-use anabranch_core::EntityId;
 use anabranch_core::document::Edit;
-use anabranch_store::StoreError;
+use anabranch_core::{CollectionName, EntityId, SpaceName};
+use anabranch_store::{StoreError, Write};
 
 use super::entity::Entity;
 use super::record::{Record, from_state, to_state};
@@ -50,17 +50,7 @@ impl<T: Entity> Collection<T> {
     /// ```
     pub fn edit(&self, id: EntityId, edit: impl FnOnce(&mut T) + Send + 'static) -> Commit<bool> {
         let name = self.name().clone();
-        self.space().write(move |write, space| {
-            let state = write.state(space, id)?;
-            if state.collection.as_ref() != Some(&name) {
-                return Err(StoreError::NoEntity(id).into());
-            }
-            if state.deleted {
-                return Err(StoreError::Deleted(id).into());
-            }
-            let edits = recorded(id, &state.fields, edit)?;
-            Ok(!edits.is_empty() && write.edit(space, id, &edits)?)
-        })
+        self.space().write(move |write, space| edit_now(write, space, &name, id, edit))
     }
 
     /// An entity, or `None` if it is not there, deleted, or of another collection. Loads no document.
@@ -92,6 +82,25 @@ impl<T: Entity> Collection<T> {
         let collection = self.clone();
         self.watch_collection(move || collection.list(None, limit))
     }
+}
+
+/// Edits an entity as it is at this point of the transaction.
+pub(crate) fn edit_now<T: Entity>(
+    write: &mut Write<'_>,
+    space: &SpaceName,
+    name: &CollectionName,
+    id: EntityId,
+    edit: impl FnOnce(&mut T),
+) -> Result<bool, Error> {
+    let state = write.state(space, id)?;
+    if state.collection.as_ref() != Some(name) {
+        return Err(StoreError::NoEntity(id).into());
+    }
+    if state.deleted {
+        return Err(StoreError::Deleted(id).into());
+    }
+    let edits = recorded(id, &state.fields, edit)?;
+    Ok(!edits.is_empty() && write.edit(space, id, &edits)?)
 }
 
 /// The edits that a closure makes to an entity of these fields.

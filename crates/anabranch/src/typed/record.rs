@@ -26,8 +26,10 @@ pub struct Record<T> {
     pub pending: u64,
     /// The fields that those changes touch.
     pub dirty_fields: Vec<String>,
-    /// Contested fields.
+    /// Contested slots, those that a policy has settled included.
     pub conflicts: u64,
+    /// What waits for a person: open conflicts, broken rules, references to what has been deleted.
+    pub open_conflicts: u64,
     /// When it was created, by its creator's clock.
     pub created_at: UnixMillis,
     /// When it was last written, by the writer's clock.
@@ -45,6 +47,7 @@ impl<T: Entity> Record<T> {
             pending: record.pending,
             dirty_fields: record.dirty_fields,
             conflicts: record.conflicts,
+            open_conflicts: record.open_conflicts,
             created_at: record.created_at,
             updated_at: record.updated_at,
             last_sync_at: record.last_sync_at,

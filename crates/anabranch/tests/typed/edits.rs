@@ -162,6 +162,12 @@ fn edits_that_cannot_be_made_store_nothing() -> Result<(), Error> {
     });
     assert_eq!(overflow.wait().expect_err("too much").kind(), ErrorKind::Invalid);
     assert_eq!(notes.get(id)?.expect("the note").value.title, "");
+    let past_the_end = notes.edit(id, |note| {
+        note.title = "x".to_owned();
+        note.body.insert(1, "x");
+    });
+    assert_eq!(past_the_end.wait().expect_err("a panic in the closure").kind(), ErrorKind::Internal);
+    assert_eq!(notes.get(id)?.expect("the note").value.title, "");
     let nobody = EntityId::from_bytes([1; 16]);
     assert_eq!(notes.edit(nobody, |_| ()).wait().expect_err("nobody").kind(), ErrorKind::NotFound);
     let folders = replica.space("main")?.collection::<crate::entities::Folder>();

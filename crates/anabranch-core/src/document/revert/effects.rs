@@ -1,6 +1,6 @@
 //! What a change did, slot by slot: what each slot held before it, and what it left there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use automerge::ObjId;
@@ -8,6 +8,7 @@ use automerge::legacy::{ElementId, Key, ObjectId, Op, OpId, OpType};
 
 use crate::document::COLLECTION_KEY;
 use crate::document::error::DocumentError;
+use crate::document::history::changes_of;
 use crate::document::note::Note;
 use crate::id::{ChangeHash, Heads};
 
@@ -134,6 +135,17 @@ pub(super) struct Past<'a> {
 impl<'a> Past<'a> {
     pub(super) fn of(automerge: &'a automerge::Automerge) -> Self {
         Self { automerge, changes: HashMap::new() }
+    }
+
+    /// Looks at many changes at once; those that the document does not have are passed over.
+    pub(super) fn prepare(&mut self, hashes: impl Iterator<Item = automerge::ChangeHash>) -> Result<(), DocumentError> {
+        let new = |hash: &automerge::ChangeHash| {
+            !self.changes.contains_key(hash) && self.automerge.get_change_meta_by_hash(hash).is_some()
+        };
+        let new: HashSet<_> = hashes.filter(new).collect();
+        let changes = changes_of(self.automerge, new)?;
+        self.changes.extend(changes.into_iter().map(|(hash, change)| (hash, Arc::new(Effects::of(&change)))));
+        Ok(())
     }
 
     /// What a change did; `None` if the document does not have it.

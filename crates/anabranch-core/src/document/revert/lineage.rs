@@ -106,9 +106,8 @@ impl<'a> Lineage<'a> {
         let Some(element) = slot.element() else { return Ok(None) };
         let element = self.first(element)?;
         for effect in effects.slots.iter().filter(|effect| effect.slot.object == slot.object) {
-            if let Some(other) = effect.slot.element()
-                && self.first(other)? == element
-            {
+            let other = effect.slot.element().map(|other| self.first(other)).transpose()?;
+            if other.as_ref() == Some(&element) {
                 return Ok(Some(effect.clone()));
             }
         }
@@ -190,15 +189,17 @@ impl<'a> Lineage<'a> {
     }
 
     fn all_heirs(&mut self) -> Result<Heirs, DocumentError> {
-        let mut heirs = Heirs::default();
         let automerge = self.automerge;
+        let mut taken_back = Vec::new();
         for meta in automerge.get_changes_meta(&[]) {
-            let Some(Note::Undo(hash) | Note::Redo(hash)) = meta.message.as_deref().and_then(Note::parse) else {
-                continue;
-            };
-            let (Some(by), Some(taken_back)) = (self.past.effects(meta.hash), self.past.effects(theirs(hash))) else {
-                continue;
-            };
+            if let Some(Note::Undo(hash) | Note::Redo(hash)) = meta.message.as_deref().and_then(Note::parse) {
+                taken_back.push((meta.hash, theirs(hash)));
+            }
+        }
+        self.past.prepare(taken_back.iter().flat_map(|(by, hash)| [*by, *hash]))?;
+        let mut heirs = Heirs::default();
+        for (by, hash) in taken_back {
+            let (Some(by), Some(taken_back)) = (self.past.effects(by), self.past.effects(hash)) else { continue };
             let mut objects: Vec<&ObjectId> = Vec::new();
             for effect in by.slots.iter().filter(|effect| effect.inserted && matches!(effect.slot.key, Key::Seq(_))) {
                 if !objects.contains(&&effect.slot.object) {

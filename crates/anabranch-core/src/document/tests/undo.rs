@@ -308,3 +308,20 @@ fn a_value_that_an_undo_left_standing_is_still_its_writers() {
     b.pull(&a);
     assert_eq!((b.undo(5), b.field("title")), (1, json!("x")));
 }
+
+#[test]
+fn undo_goes_on_from_one_open_of_the_file_to_the_one_before() {
+    let mut first = Replica::create(1, json!({ "title": "x" }));
+    first.edit(9, &[set("title", json!("y"))]);
+    let mut second = first.twin(2);
+    second.edit(3, &[set("title", json!("z"))]); // the clock was put right in between
+    let mine = |actor: &Actor| *actor == self::actor(1) || *actor == self::actor(2);
+    let mut titles = Vec::new();
+    for stamp in 10..12 {
+        let made = second.document.undo(&notes(), at(stamp), &mine).unwrap();
+        titles.push((made.len(), second.field("title")));
+    }
+    assert_eq!(titles, [(1, json!("y")), (1, json!("x"))]);
+    second.document.redo(&notes(), at(12), &mine).unwrap();
+    assert_eq!(second.field("title"), "y");
+}
