@@ -9,7 +9,7 @@ use super::Document;
 use super::edit::Edit;
 use super::error::EditError;
 use super::note::Note;
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Prepared, prepare_anyway};
 use crate::change::Change;
 use crate::id::Heads;
 use crate::name::FieldName;
@@ -42,7 +42,8 @@ impl Document {
         let mut fork = self.at(base)?;
         let name = fork.collection().ok_or(EditError::NotBorn)?;
         let edits = differences(collection, base_body, remote_body)?;
-        let prepared = edits.iter().map(|edit| prepare(&name, collection, edit)).collect::<Result<Vec<_>, _>>()?;
+        let prepared =
+            edits.iter().map(|edit| prepare_anyway(&name, collection, edit)).collect::<Result<Vec<_>, _>>()?;
         // The derived actor is a digest of the change with a blank actor, so the change is made twice.
         let Some(blank) = fork.clone().imported(stamp, &prepared)?.pop() else { return Ok(Vec::new()) };
         let actor = blank.expected_derived_actor();

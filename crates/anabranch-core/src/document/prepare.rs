@@ -91,16 +91,25 @@ impl Action {
 
 /// Checks an edit against the schema.
 pub(super) fn prepare(name: &CollectionName, collection: &Collection, edit: &Edit) -> Result<Prepared, EditError> {
+    if let (Edit::Set { value, .. }, Some((field, schema))) = (edit, collection.fields.get_key_value(edit.field())) {
+        keeps_rules(field, schema, value)?;
+    }
+    prepare_anyway(name, collection, edit)
+}
+
+/// As [`prepare`], whatever the rules are: what is imported has happened already.
+pub(super) fn prepare_anyway(
+    name: &CollectionName,
+    collection: &Collection,
+    edit: &Edit,
+) -> Result<Prepared, EditError> {
     let (field, schema) = collection
         .fields
         .get_key_value(edit.field())
         .ok_or_else(|| EditError::UnknownField(edit.field().to_string()))?;
     let check = Check { field, kind: schema.kind };
     let action = match edit {
-        Edit::Set { value, .. } => {
-            keeps_rules(field, schema, value)?;
-            check.set(value)?
-        }
+        Edit::Set { value, .. } => check.set(value)?,
         Edit::Increment { by, .. } if check.kind == Kind::Counter => Action::Increment(*by),
         Edit::Splice { at, delete, insert, .. } if check.kind == Kind::Text => {
             Action::Splice { at: *at, delete: *delete, insert: insert.clone() }
