@@ -12,7 +12,7 @@ use super::genesis::{Genesis, genesis};
 use super::value::{Defect, MAX_DEPTH, checked, member_key, to_scalar};
 use crate::id::EntityId;
 use crate::name::{CollectionName, FieldName};
-use crate::schema::{Collection, Field, Kind, Policy};
+use crate::schema::{Collection, Field, Kind, Policy, Rules};
 
 /// An edit that suits its field.
 #[derive(Debug)]
@@ -87,6 +87,23 @@ impl Action {
             Self::Add(_) | Self::Insert { .. } | Self::Put { .. } | Self::Assign { .. } => true,
         }
     }
+}
+
+/// As [`prepare`], for what another system has done already: rules and write-once fields do not stop it.
+pub(super) fn prepare_import(
+    name: &CollectionName,
+    collection: &Collection,
+    edit: &Edit,
+) -> Result<Prepared, EditError> {
+    let mut lenient = collection.clone();
+    for field in lenient.fields.values_mut() {
+        field.rules = Rules::NONE;
+    }
+    let mut prepared = prepare(name, &lenient, edit)?;
+    if prepared.policy == Policy::FirstWriter {
+        prepared.policy = Policy::Lww;
+    }
+    Ok(prepared)
 }
 
 /// Checks an edit against the schema.
