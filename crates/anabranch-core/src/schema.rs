@@ -188,11 +188,14 @@ impl Collection {
         self.fields.iter().find(|(_, field)| field.parent).map(|(name, _)| name)
     }
 
-    /// How a field's contested values settle: by its own policy, or else by the collection's.
+    /// How a field's contested values settle: by its own policy, or else by the collection's. A custom one settles
+    /// registers and references only; the slots of lists and maps then go by [`Policy::Lww`].
     #[must_use]
     pub fn policy_of<'a>(&'a self, field: &'a Field) -> &'a Policy {
         const DEFAULT: &Policy = &Policy::Lww;
-        field.policy.as_ref().or(self.policy.as_ref()).unwrap_or(DEFAULT)
+        let whole = matches!(field.kind, Kind::Register | Kind::Reference);
+        let fits = |policy: &&Policy| whole || !matches!(policy, Policy::Custom(_));
+        field.policy.as_ref().or(self.policy.as_ref()).filter(fits).unwrap_or(DEFAULT)
     }
 
     /// The field that documents hold under this key.
@@ -279,6 +282,8 @@ mod tests {
             ("votes = { kind = \"counter\", max_length = 3 }", "no length"),
             ("tags = { kind = \"set\", pattern = \"a\" }", "pattern"),
             ("title = { kind = \"register\", pattern = \"(\" }", "regular expression"),
+            ("votes = { kind = \"counter\", required = true }", "always has a value"),
+            ("title = { kind = \"register\", max = 3, lens = { otherwise = 9 } }", "`lens` reads breaks"),
             ("title = { kind = \"register\", type = \"integer\", default = \"x\" }", "`default` breaks"),
             ("title = { kind = \"register\", on_delete = \"cascade\" }", "on_delete"),
             ("title = { kind = \"register\" }\nname = { kind = \"register\", key = \"title\" }", "same `key`"),

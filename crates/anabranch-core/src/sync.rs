@@ -12,8 +12,8 @@ mod digest;
 mod server;
 
 pub use append::{
-    Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, advance_heads, append,
-    fits_transaction, next_chain,
+    Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, Pushable, Unreadable,
+    advance_heads, append, fits_transaction, next_chain,
 };
 pub use backoff::{Backoff, MAX_BACKOFF_MILLIS};
 pub use client::{
@@ -22,6 +22,6 @@ pub use client::{
 };
 pub use digest::SpaceDigest;
 pub use server::{
-    Access, Call, CallResult, LogPage, PAGE_BYTES, PAGE_CHANGES, Pushable, ServerConfig, ServerEvent, ServerSession,
-    ServerStep, WINDOW_PAGES,
+    Access, Call, CallResult, LogPage, PAGE_BYTES, PAGE_CHANGES, ServerConfig, ServerEvent, ServerSession, ServerStep,
+    WINDOW_PAGES,
 };

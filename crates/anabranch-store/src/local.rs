@@ -173,19 +173,20 @@ impl Write<'_> {
     /// If the database fails.
     pub fn publish_schema(&mut self, space: &SpaceName) -> Result<bool, StoreError> {
         let (collection, id) = (CollectionName::schema(), Schema::carrier());
+        let ours = self.engine.schema.to_carried();
         let carried = match self.entity(space, id) {
+            // Somebody has taken it away: it is not forced on them.
+            Ok(row) if self.is_purged(&row)? => return Ok(false),
             Ok(_) => Some(self.state(space, id)?).filter(|state| state.collection.is_some()),
             Err(StoreError::NoEntity(_)) => None,
             Err(error) => return Err(error),
         };
-        let ours = self.engine.schema.to_carried();
         let Some(state) = carried else {
             self.create(space, &collection, Some(id), &ours)?;
             return Ok(true);
         };
-        let newer =
-            Schema::from_carried(&state.fields).is_none_or(|theirs| theirs.version < self.engine.schema.version);
-        if !newer {
+        let known = Schema::carried_version(&state.fields);
+        if state.deleted || known.is_some_and(|version| version >= self.engine.schema.version) {
             return Ok(false);
         }
         let set = |(field, value)| Ok(Edit::Set { field: FieldName::new(field)?, value });

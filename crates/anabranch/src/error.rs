@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anabranch_core::document::EditError;
-use anabranch_core::{ErrorKind, NameError, ParseIdError, SchemaError};
+use anabranch_core::{EntityId, ErrorKind, FieldName, NameError, ParseIdError, Rule, SchemaError};
 use anabranch_store::StoreError;
 
 use crate::sync::SyncError;
@@ -41,6 +41,30 @@ impl Error {
         }
     }
 
+    /// The entity, field and rule, if a write was refused because it breaks one: what a form shows beside the field.
+    #[must_use]
+    pub const fn rule(&self) -> Option<(EntityId, &FieldName, &Rule)> {
+        match &self.source {
+            Source::Store(StoreError::Rule { entity, field, rule }) => Some((*entity, field, rule)),
+            _ => None,
+        }
+    }
+
+    /// Whether a conflict was not settled because it is no longer the one that was looked at: look again.
+    #[must_use]
+    pub const fn is_conflict_changed(&self) -> bool {
+        matches!(self.source, Source::Store(StoreError::ConflictChanged(_)))
+    }
+
+    /// The entity, and its field, whose reference forbids a deletion.
+    #[must_use]
+    pub fn referenced_by(&self) -> Option<(EntityId, &str)> {
+        match &self.source {
+            Source::Store(StoreError::Referenced { by, field, .. }) => Some((*by, field)),
+            _ => None,
+        }
+    }
+
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self { source: Source::Invalid(message.into()) }
     }
@@ -53,8 +77,16 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {
+    /// The failure of the layer beneath, such as a [`StoreError`].
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.source()
+        match &self.source {
+            Source::Store(error) => Some(error),
+            Source::Name(error) => Some(error),
+            Source::Schema(error) => Some(error),
+            Source::Id(error) => Some(error),
+            Source::Sync(error) => Some(error),
+            Source::Invalid(_) => None,
+        }
     }
 }
 

@@ -77,11 +77,11 @@ pub use anabranch_core::document::{
 pub use anabranch_core::document::{Edit, Path, Step};
 pub use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
 pub use anabranch_core::{
-    ChangeHash, CollectionName, Digest, EntityId, ErrorKind, FieldName, Heads, ReplicaId, Schema, SchemaError,
+    ChangeHash, CollectionName, Digest, EntityId, ErrorKind, FieldName, Heads, ReplicaId, Rule, Schema, SchemaError,
     SpaceName,
 };
 pub use anabranch_derive::Entity;
-pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, Mine, QueryRows};
+pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, Mine, QueryRows, StoreError};
 pub use collection::{Collection, Json, Space};
 pub use conflicts::Choice;
 pub use edits::Edits;

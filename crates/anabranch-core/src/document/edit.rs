@@ -11,13 +11,13 @@ use super::error::{DocumentError, EditError};
 use super::note::Note;
 use super::prepare::{Prepared, prepare, settling};
 use super::slot::held_at_root;
-use super::state::Breach;
+use super::state::{Breach, State};
 use super::write::{Writer, force};
 use super::{COLLECTION_KEY, Check, DELETED_KEY, Document, theirs};
 use crate::change::Change;
 use crate::id::Digest;
 use crate::name::{CollectionName, FieldName};
-use crate::schema::Collection;
+use crate::schema::{Collection, Rule};
 use crate::stamp::Stamp;
 
 /// One step of an edit.
@@ -203,8 +203,9 @@ impl Document {
     pub fn edit(&mut self, collection: &Collection, stamp: Stamp, edits: &[Edit]) -> Result<Vec<Change>, EditError> {
         let name = self.collection().ok_or(EditError::NotBorn)?;
         let prepared = edits.iter().map(|edit| prepare(&name, collection, edit)).collect::<Result<Vec<_>, _>>()?;
+        let before = self.before(collection)?;
         let changes = self.write(stamp, None, &prepared, |_| Ok(()))?;
-        self.check(collection, edits.iter().map(Edit::field))?;
+        self.check_since(before.as_ref(), collection, edits.iter().map(Edit::field))?;
         Ok(changes)
     }
 
@@ -234,7 +235,7 @@ impl Document {
         let prepared = settling(&name, collection, &contest.field, &contest.path, value)?;
         let field = prepared.field.clone();
         let changes = self.write(stamp, Some(Note::Resolve), &[prepared], |_| Ok(()))?;
-        self.check(collection, [&field])?;
+        self.check_since(Some(&state), collection, [&field])?;
         Ok(changes)
     }
 
@@ -245,15 +246,42 @@ impl Document {
         collection: &Collection,
         touched: impl IntoIterator<Item = &'f FieldName>,
     ) -> Result<(), EditError> {
+        self.check_since(None, collection, touched)
+    }
+
+    /// As [`Document::check`], given the state before the write: a rule that was broken then may stay broken, so that
+    /// what a merge has broken can be mended in steps. What can be measured must come nearer to its bound.
+    fn check_since<'f>(
+        &self,
+        before: Option<&State>,
+        collection: &Collection,
+        touched: impl IntoIterator<Item = &'f FieldName>,
+    ) -> Result<(), EditError> {
         if !collection.has_rules() {
             return Ok(());
         }
         let touched: BTreeSet<_> = touched.into_iter().collect();
-        let mut breaches = self.state(Some(collection))?.breaches.into_iter();
-        match breaches.find(|breach| touched.contains(&breach.field)) {
-            Some(Breach { field, rule }) => Err(EditError::Rule { field, rule }),
+        let state = self.state(Some(collection))?;
+        let value = |state: &State, field: &FieldName| state.fields.get(field.as_str()).cloned().unwrap_or_default();
+        let is_new = |breach: &&Breach| {
+            let Some(before) = before.filter(|before| before.breaches.iter().any(|old| old.is_of(breach))) else {
+                return true;
+            };
+            let beyond = |state: &State| breach.rule.beyond(&value(state, &breach.field));
+            touched.contains(&breach.field)
+                && beyond(&state).zip(beyond(before)).is_some_and(|(now, before)| now >= before)
+        };
+        // A check of the application's looks at the whole entity, so any edit may break it.
+        let concerned = |breach: &&Breach| touched.contains(&breach.field) || matches!(breach.rule, Rule::Check { .. });
+        match state.breaches.iter().filter(concerned).find(is_new) {
+            Some(Breach { field, rule }) => Err(EditError::Rule { field: field.clone(), rule: rule.clone() }),
             None => Ok(()),
         }
+    }
+
+    /// The state to measure an edit against, if there is any rule.
+    fn before(&self, collection: &Collection) -> Result<Option<State>, EditError> {
+        Ok(if collection.has_rules() { Some(self.state(Some(collection))?) } else { None })
     }
 
     /// Deletes the entity. Deleting it again is a deletion of its own: it counts even if a concurrent edit has

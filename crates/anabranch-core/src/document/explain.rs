@@ -7,10 +7,10 @@ use super::contain::contained;
 use super::error::DocumentError;
 use super::genesis::is_birth;
 use super::resolve::{Contender, settle};
-use super::slot::{Reader, Source as _, held_at_root};
+use super::slot::{Reader, held_at_root};
 use super::state::Contest;
 use crate::name::FieldName;
-use crate::schema::{Collection, Kind, Policy};
+use crate::schema::{Collection, Field, Kind, Policy};
 
 /// Who wrote what a field shows, which rule chose it, and what lost.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +38,7 @@ impl Document {
         let state = self.state(Some(collection))?;
         let policy = collection.policy_of(known);
         let contenders = match known.kind {
-            Kind::Register | Kind::Reference => contained(|| self.contenders(known.key_under(name), policy))??,
+            Kind::Register | Kind::Reference => contained(|| self.contenders(name, known, policy))??,
             _ => Vec::new(),
         };
         Ok(Some(Explanation {
@@ -50,15 +50,12 @@ impl Document {
         }))
     }
 
-    fn contenders(&self, key: &FieldName, policy: &Policy) -> Result<Vec<Contender>, DocumentError> {
-        let mut reader = Reader::new(&self.automerge, policy);
-        let ops = held_at_root(&self.automerge, key.as_str())?;
-        let written = ops.into_iter().filter(|op| !is_birth(&op.value, &op.id));
-        let contender = |op: super::slot::Held| {
-            let value = reader.value(&op.value, &op.id, 0)?;
-            self.automerge.contender(&op.id, value)
-        };
-        let mut contenders = written.map(contender).collect::<Result<Vec<_>, _>>()?;
+    fn contenders(&self, name: &FieldName, field: &Field, policy: &Policy) -> Result<Vec<Contender>, DocumentError> {
+        let mut reader = Reader::attentive(&self.automerge);
+        reader.enter(name.as_str(), policy, Some(field));
+        let mut ops = held_at_root(&self.automerge, field.key_under(name).as_str())?;
+        ops.retain(|op| !is_birth(&op.value, &op.id));
+        let mut contenders = reader.contenders(&ops, 0)?;
         drop(settle(policy, &mut contenders));
         Ok(contenders)
     }

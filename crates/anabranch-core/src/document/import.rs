@@ -9,7 +9,7 @@ use super::Document;
 use super::edit::Edit;
 use super::error::EditError;
 use super::note::Note;
-use super::prepare::{Prepared, prepare_anyway};
+use super::prepare::{Prepared, prepare_import};
 use crate::change::Change;
 use crate::id::Heads;
 use crate::name::FieldName;
@@ -26,7 +26,8 @@ impl Document {
     /// change on every replica, whatever else these have.
     ///
     /// Returns what is new: the geneses, then that change; nothing if the bodies do not differ, or it has been
-    /// imported before. Rules are not checked: what the other system holds has happened already.
+    /// imported before. Rules and write-once
+    /// fields do not stop it: what the other system holds has happened already. What breaks a rule is flagged.
     ///
     /// # Errors
     /// [`UnknownHeads`](super::DocumentError::UnknownHeads) if the document does not have the base, [`EditError`] if a body does not
@@ -43,7 +44,7 @@ impl Document {
         let name = fork.collection().ok_or(EditError::NotBorn)?;
         let edits = differences(collection, base_body, remote_body)?;
         let prepared =
-            edits.iter().map(|edit| prepare_anyway(&name, collection, edit)).collect::<Result<Vec<_>, _>>()?;
+            edits.iter().map(|edit| prepare_import(&name, collection, edit)).collect::<Result<Vec<_>, _>>()?;
         // The derived actor is a digest of the change with a blank actor, so the change is made twice.
         let Some(blank) = fork.clone().imported(stamp, &prepared)?.pop() else { return Ok(Vec::new()) };
         let actor = blank.expected_derived_actor();

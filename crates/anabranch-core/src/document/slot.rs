@@ -221,7 +221,8 @@ impl<'a, S: Source> Reader<'a, S> {
         members
     }
 
-    fn contenders(&mut self, ops: &[Held], depth: usize) -> Result<Vec<Contender>, DocumentError> {
+    /// The ops of a slot as its contenders, in their order.
+    pub(super) fn contenders(&mut self, ops: &[Held], depth: usize) -> Result<Vec<Contender>, DocumentError> {
         let outer = self.contests.take();
         let contenders = ops.iter().map(|op| {
             let value = self.value(&op.value, &op.id, depth)?;

@@ -67,6 +67,13 @@ pub struct Breach {
     pub rule: Rule,
 }
 
+impl Breach {
+    /// Whether this is the same rule of the same field.
+    pub(super) fn is_of(&self, other: &Self) -> bool {
+        self.field == other.field && self.rule.name() == other.rule.name()
+    }
+}
+
 impl Contest {
     /// The field and the path into it, for a person: `title`, `address.city`, `steps.3`.
     #[must_use]

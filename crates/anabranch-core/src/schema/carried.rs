@@ -33,6 +33,12 @@ impl Schema {
         Map::from_iter([(FIELD.to_owned(), Value::String(format!("{:010} {json}", self.version)))])
     }
 
+    /// The version of the schema in that entity's state, also of one that this release cannot use.
+    #[must_use]
+    pub fn carried_version(state: &Map<String, Value>) -> Option<u32> {
+        state.get(FIELD)?.as_str()?.split_once(' ')?.0.parse().ok()
+    }
+
     /// Reads that entity's state. `None` if there is no schema that this release can use.
     #[must_use]
     pub fn from_carried(state: &Map<String, Value>) -> Option<Self> {
@@ -59,6 +65,10 @@ mod tests {
         assert_eq!(Schema::from_carried(&ten.to_carried()), Some(ten.clone()));
         assert!(nine.to_carried()[FIELD].as_str() < ten.to_carried()[FIELD].as_str());
         assert_eq!(Schema::from_carried(&Map::new()), None);
+        assert_eq!(Schema::carried_version(&Map::new()), None);
+        // A newer release may say what this one does not understand; its version counts all the same.
+        let newer = Map::from_iter([(FIELD.to_owned(), "0000000011 {\"news\":1}".into())]);
+        assert_eq!((Schema::from_carried(&newer), Schema::carried_version(&newer)), (None, Some(11)));
         assert_eq!(COLLECTION.fields.len(), 1);
     }
 }

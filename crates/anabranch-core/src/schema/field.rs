@@ -74,6 +74,13 @@ impl Field {
         if self.kind == Kind::Reference && self.lens.is_some() {
             return Err("a reference has no `lens`");
         }
+        if self.kind == Kind::Counter && self.rules.required {
+            return Err("a counter always has a value; it is not `required`");
+        }
+        let unfit = |value: &Value| !value.is_null() && self.rules.broken_by(value).is_some();
+        if self.lens.as_ref().is_some_and(|lens| lens.map.values().chain(&lens.otherwise).any(unfit)) {
+            return Err("what the `lens` reads breaks the field's own rules");
+        }
         if (min.is_some() || max.is_some()) && !matches!(self.kind, Kind::Register | Kind::Counter) {
             return Err("only registers and counters have `min` and `max`");
         }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder};
@@ -172,6 +173,20 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// How far a value is beyond the rule's bound, if that can be measured.
+    pub(crate) fn beyond(&self, value: &Value) -> Option<f64> {
+        let length = || length(value).and_then(|length| u32::try_from(length).ok()).map(f64::from);
+        match self {
+            Self::Min(bound) => Some(bound.as_f64()? - value.as_f64()?),
+            Self::Max(bound) => Some(value.as_f64()? - bound.as_f64()?),
+            Self::MinLength(bound) => Some(f64::from(*bound) - length()?),
+            Self::MaxLength(bound) => Some(length()? - f64::from(*bound)),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -220,7 +235,10 @@ impl Rules {
             return Some(rule);
         }
         let check = self.check.as_ref()?;
-        let message = check.function.as_ref().and_then(|function| function(value, fields).err())?;
+        let function = check.function.as_ref()?;
+        // What is written elsewhere may surprise it, and must not take the entity away with it.
+        let verdict = catch_unwind(AssertUnwindSafe(|| function(value, fields)));
+        let message = verdict.unwrap_or_else(|_| Err("the check panicked".to_owned())).err()?;
         Some(Rule::Check { name: check.name.to_string(), message })
     }
 
@@ -297,8 +315,9 @@ pub(super) fn compile(pattern: &str) -> Result<Regex, &'static str> {
     if pattern.len() > MAX_PATTERN_BYTES {
         return Err("a `pattern` has at most 1024 bytes");
     }
-    let whole = format!("^(?:{pattern})$");
-    let regex = RegexBuilder::new(&whole).size_limit(MAX_COMPILED_BYTES).build();
+    let build = |pattern: &str| RegexBuilder::new(pattern).size_limit(MAX_COMPILED_BYTES).build();
+    // By itself first: in brackets, `a)|(?:b` would be another pattern than what it says.
+    let regex = build(pattern).and_then(|_| build(&format!("^(?:{pattern})$")));
     regex.map_err(|_| "the `pattern` is not a regular expression")
 }
 
@@ -355,9 +374,21 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_panics_is_a_rule_that_is_broken() {
+        let mut check = CustomCheck::from("picky".to_owned());
+        check.bind(Arc::new(|value: &Value, _: &Map<String, Value>| {
+            value.as_str().map(drop).ok_or_else(|| panic!("no"))
+        }));
+        let rules = Rules { check: Some(check), ..Rules::NONE };
+        assert_eq!(broken(&rules, json!("x")), None);
+        assert_eq!(broken(&rules, json!(5)), Some("check"));
+    }
+
+    #[test]
     fn a_pattern_is_bounded() {
         assert!(compile("(").is_err());
         assert!(compile(&"a".repeat(MAX_PATTERN_BYTES + 1)).is_err());
         assert!(compile("(a{1000}){1000}").is_err());
+        assert!(compile("a)|(?:b").is_err());
     }
 }

@@ -43,17 +43,31 @@ impl Offered {
     /// Reads an envelope's change.
     ///
     /// # Errors
-    /// The answer to give if it is not a change that is admitted.
-    pub fn open(envelope: Envelope) -> Result<Self, Answer> {
+    /// What to answer if it is not a change that is admitted.
+    pub fn open(envelope: Envelope) -> Result<Self, Unreadable> {
         let Envelope { entity, collection, parent, transaction, change } = envelope;
         match Change::parse(change) {
             Ok(change) => Ok(Self { entity, collection, parent, transaction, change }),
             Err(error) => {
-                Err(Answer::Rejected { code: RejectCode::Malformed, message: error.to_string(), retryable: false })
+                let answer =
+                    Answer::Rejected { code: RejectCode::Malformed, message: error.to_string(), retryable: false };
+                Err(Unreadable { transaction, answer })
             }
         }
     }
 }
+
+/// What was offered and is no change. It still belongs to its transaction, which must not go on without it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The transaction it was part of.
+    pub transaction: Option<TransactionId>,
+    /// What to answer.
+    pub answer: Answer,
+}
+
+/// A change that is offered, or what has been found wrong with it already.
+pub type Pushable = Result<Offered, Unreadable>;
 
 /// What a backend already holds of one space.
 pub trait LogIndex {
@@ -138,11 +152,7 @@ pub fn next_chain(
 ///
 /// # Errors
 /// The index's error; nothing has been decided then.
-pub fn append<I: LogIndex>(
-    index: &mut I,
-    head: Mark,
-    batch: Vec<Result<Offered, Answer>>,
-) -> Result<Appended, I::Error> {
+pub fn append<I: LogIndex>(index: &mut I, head: Mark, batch: Vec<Pushable>) -> Result<Appended, I::Error> {
     let mut log = Tail { index, head, recent: Recent::default() };
     let mut appended = Appended::default();
     let mut batch = batch.into_iter().peekable();
@@ -157,8 +167,11 @@ pub fn append<I: LogIndex>(
     Ok(appended)
 }
 
-fn transaction_of(offered: &Result<Offered, Answer>) -> Option<TransactionId> {
-    offered.as_ref().ok().and_then(|offered| offered.transaction)
+fn transaction_of(offered: &Pushable) -> Option<TransactionId> {
+    match offered {
+        Ok(offered) => offered.transaction,
+        Err(unreadable) => unreadable.transaction,
+    }
 }
 
 /// The log's end while a batch is being decided: what is stored, and what this batch has added.
@@ -189,7 +202,7 @@ impl Recent {
 }
 
 impl<I: LogIndex> Tail<'_, I> {
-    fn append_group(&mut self, group: Vec<Result<Offered, Answer>>, appended: &mut Appended) -> Result<(), I::Error> {
+    fn append_group(&mut self, group: Vec<Pushable>, appended: &mut Appended) -> Result<(), I::Error> {
         let bytes = group.iter().flatten().map(|offered| offered.change.bytes().len()).sum();
         if !fits_transaction(group.len(), bytes) {
             let answer = rejected(RejectCode::Transaction, "the transaction is larger than one may be");
@@ -201,7 +214,7 @@ impl<I: LogIndex> Tail<'_, I> {
         for offered in group {
             let answer = match offered {
                 Ok(offered) => self.append_one(offered, &mut appended.rows)?,
-                Err(answer) => answer,
+                Err(unreadable) => unreadable.answer,
             };
             appended.answers.push(answer);
         }

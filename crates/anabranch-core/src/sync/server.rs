@@ -6,7 +6,7 @@ use std::mem;
 use crate::environment::UnixMillis;
 use crate::id::{Lineage, ReplicaId};
 use crate::name::SpaceName;
-use crate::sync::append::{Offered, fits_transaction};
+use crate::sync::append::{Offered, Pushable, fits_transaction};
 use crate::sync::cursor::CursorContent;
 use crate::wire::{
     Answer, ClientMessage, Cursor, Envelope, Hello, Limits, Mark, Pull, Push, Pushed, RefusalCode, RejectCode,
@@ -44,9 +44,6 @@ pub trait Access {
     /// Whether the session may write to the space.
     fn may_write(&self, space: &SpaceName) -> bool;
 }
-
-/// A change to be appended, or the answer it has already got.
-pub type Pushable = Result<Offered, Answer>;
 
 /// What the driver asks the backend on the session's behalf.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use anabranch_core::sync::{
     WriteBatch,
 };
 use anabranch_core::wire::{self, Answer, ServerMessage};
-use anabranch_core::{Environment as _, SpaceName, UnixMillis};
+use anabranch_core::{Environment as _, ErrorKind, SpaceName, UnixMillis};
 use anabranch_store::{Promise, RemoteKey, Store, StoreError};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -294,7 +294,7 @@ impl Driver {
                 Answer::Held { .. } | Answer::Rejected { .. } => refused += 1,
             }
         }
-        if pushed > 0 {
+        if pushed + duplicates > 0 {
             self.pushed_to.insert(batch.space.clone());
         }
         let remote = self.remote;
@@ -372,10 +372,14 @@ impl Driver {
         let mut written = Vec::new();
         for space in spaces {
             let of = space.clone();
-            if self.store.write(move |write| write.publish_schema(&of)).await? {
-                written.push(space.clone());
+            // Once per sync, whatever comes of it: nothing else may wait for this.
+            self.carrying.insert(space.clone());
+            match self.store.write(move |write| write.publish_schema(&of)).await {
+                Ok(true) => written.push(space),
+                Ok(false) => {}
+                Err(error) if error.kind() == ErrorKind::Retry => return Err(error),
+                Err(error) => warn!(%error, "the schema could not be left in the space"),
             }
-            self.carrying.insert(space);
         }
         Ok(written)
     }
