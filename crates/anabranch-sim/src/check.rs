@@ -106,8 +106,14 @@ impl Fleet {
                 let (lacks, extra) = (stored.difference(&held).count(), held.difference(&stored).count());
                 format!("client {number} lacks {lacks} changes of the server's, and has {extra} that it lacks")
             })?;
-            ensure(file::markers(&process.reader)? == markers && file::purged(&process.reader)? == purged, || {
-                format!("client {number} and the server do not agree on what has been purged")
+            let (kept, gone) = (file::markers(&process.reader)?, file::purged(&process.reader)?);
+            ensure(kept == markers && gone == purged, || {
+                let (lacks, extra) = (markers.difference(&kept).count(), kept.difference(&markers).count());
+                let (alive, dead) = (purged.difference(&gone).count(), gone.difference(&purged).count());
+                format!(
+                    "client {number} lacks {lacks} purge markers of the server's and has {extra} that it lacks; \
+                     {alive} entities are not purged that should be, {dead} that should not"
+                )
             })?;
             for (what, sql) in [
                 ("outbox", "SELECT count(*) FROM outbox"),

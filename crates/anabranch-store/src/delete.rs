@@ -176,45 +176,57 @@ impl Write<'_> {
     /// Leaves of an entity nothing but purge markers: this one, and those that it had already. What was not
     /// pushed yet is set aside, not thrown away.
     pub(crate) fn take_marker(&mut self, row: &EntityRow, marker: &Change, from: Origin) -> Result<(), StoreError> {
-        let mut markers = vec![marker.clone()];
-        if self.is_purged(row)? {
-            markers.extend(rows::logged_changes(&self.engine.connection, row.key)?);
-            if markers[1..].iter().any(|known| known.hash() == marker.hash()) {
-                return Ok(());
+        let logged = rows::change_seq(&self.engine.connection, row.key, &marker.hash())?;
+        if logged.is_none() || !self.is_purged(row)? {
+            // One of this replica's own may be under way: another has purged another version meanwhile.
+            let mut markers = rows::logged_changes(&self.engine.connection, row.key)?;
+            markers.retain(|change| change.purge_of().is_some() && change.hash() != marker.hash());
+            markers.push(marker.clone());
+            let damaged = |source| StoreError::Damaged { entity: row.id, source };
+            let document = Document::purged(&self.engine.actor, &markers).map_err(damaged)?;
+            self.forget_history(row)?;
+            self.used.push(row.key);
+            self.engine.cache.put(row.key, document);
+            let dirty = self.dirty(row.key);
+            dirty.document = true;
+            dirty.recount = true;
+            dirty.added_bytes = markers.iter().map(|marker| marker.bytes().len()).sum();
+        }
+        match (logged, from) {
+            (Some(seq), Origin::Remote(remote)) => self.settle(remote, row.key, seq),
+            (Some(_), _) => Ok(()),
+            (None, from) => {
+                let except = if let Origin::Remote(remote) = from { Some(remote) } else { None };
+                let seq = rows::insert_change(&self.engine.connection, row.key, marker, None, from)?;
+                self.offer(row, seq, except)
             }
         }
-        let damaged = |source| StoreError::Damaged { entity: row.id, source };
-        let document = Document::purged(&self.engine.actor, &markers).map_err(damaged)?;
-        self.forget_history(row)?;
-        self.used.push(row.key);
-        self.engine.cache.put(row.key, document);
-        let except = if let Origin::Remote(remote) = from { Some(remote) } else { None };
-        for marker in &markers {
-            let seq = rows::insert_change(&self.engine.connection, row.key, marker, None, from)?;
-            self.offer(row, seq, except)?;
-        }
-        let dirty = self.dirty(row.key);
-        dirty.document = true;
-        dirty.recount = true;
-        dirty.added_bytes = markers.iter().map(|marker| marker.bytes().len()).sum();
-        Ok(())
     }
 
+    /// Drops all but the markers.
     fn forget_history(&self, row: &EntityRow) -> Result<(), StoreError> {
         let connection = &self.engine.connection;
-        let mut pending = connection.prepare_cached(
-            "SELECT bytes FROM changes WHERE entity = ?1 AND seq IN (SELECT change FROM outbox WHERE entity = ?1)",
+        let mut select = connection.prepare_cached(
+            "SELECT seq, bytes, EXISTS (SELECT 1 FROM outbox WHERE change = seq) FROM changes WHERE entity = ?",
         )?;
-        let mut unsent = pending.query([row.key])?;
-        while let Some(found) = unsent.next()? {
-            let Ok(change) = Change::parse(found.get(0)?) else { continue };
-            if change.purge_of().is_none() {
-                self.set_aside(row, &change, &QuarantineReason::Purged)?;
+        let mut markers = Vec::new();
+        let mut logged = select.query([row.key])?;
+        while let Some(found) = logged.next()? {
+            let (seq, is_pending): (i64, bool) = (found.get(0)?, found.get(2)?);
+            match Change::parse(found.get(1)?) {
+                Ok(change) if change.purge_of().is_some() => markers.push(seq),
+                Ok(change) if is_pending => self.set_aside(row, &change, &QuarantineReason::Purged)?,
+                _ => {}
             }
         }
+        let markers = Value::from(markers).to_string();
         for sql in [
-            "DELETE FROM outbox WHERE entity = ?",
-            "DELETE FROM changes WHERE entity = ?",
+            "DELETE FROM outbox WHERE entity = ? AND change NOT IN (SELECT value FROM json_each(?))",
+            "DELETE FROM changes WHERE entity = ? AND seq NOT IN (SELECT value FROM json_each(?))",
+        ] {
+            connection.prepare_cached(sql)?.execute(params![row.key, markers])?;
+        }
+        for sql in [
             "DELETE FROM snapshots WHERE entity = ?",
             "DELETE FROM orphans WHERE entity = ?",
             "DELETE FROM links WHERE entity = ?",

@@ -449,7 +449,7 @@ impl Write<'_> {
         Ok(None)
     }
 
-    fn settle(&mut self, remote: RemoteKey, entity: i64, seq: i64) -> Result<(), StoreError> {
+    pub(crate) fn settle(&mut self, remote: RemoteKey, entity: i64, seq: i64) -> Result<(), StoreError> {
         let connection = &self.engine.connection;
         let deleted =
             connection.prepare_cached("DELETE FROM outbox WHERE remote = ? AND change = ?")?.execute([remote, seq])?;

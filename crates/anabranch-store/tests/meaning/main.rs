@@ -10,4 +10,5 @@ mod fleet;
 mod purge;
 mod references;
 mod rules;
+mod server;
 mod upgrade_apart;

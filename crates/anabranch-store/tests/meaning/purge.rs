@@ -1,87 +1,19 @@
 //! Purging: a marker that a server has to agree to, and nothing that brings the history back.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-
-use anabranch_core::sync::{OutboxRead, Reoffer, WriteBatch};
-use anabranch_core::wire::{Answer, Envelope, RejectCode};
-use anabranch_core::{Change, EntityId, Heads, Lineage, Schema};
-use anabranch_store::{OutboxPage, Received, StoreError};
+use anabranch_core::sync::{Reoffer, WriteBatch};
+use anabranch_core::wire::{Answer, RejectCode};
+use anabranch_core::{EntityId, Heads, Schema};
+use anabranch_store::StoreError;
 use serde_json::{Value, json};
 
 use super::fleet::{Fleet, Outcome, Replica, fields, meet, name, schema, space};
+use super::server::{LINEAGE, Server, feed, is_marker, outbox};
 
 fn notes() -> Schema {
     schema(
         "[collections.notes.fields]\ntitle = { kind = \"register\" }\nbody = { kind = \"text\" }\n\
          up = { kind = \"reference\", to = \"notes\", parent = true }\n",
     )
-}
-
-/// A server, as far as purging goes: it takes a marker only of what is still the entity's version, and then
-/// nothing else of that entity.
-#[derive(Default)]
-struct Server {
-    log: RefCell<Vec<Envelope>>,
-    heads: RefCell<HashMap<EntityId, Heads>>,
-}
-
-impl Server {
-    fn answer(&self, envelope: &Envelope) -> Answer {
-        let change = Change::parse(envelope.change.clone()).expect("a change");
-        let mut heads = self.heads.borrow_mut();
-        let entity = heads.entry(envelope.entity).or_default();
-        let mut log = self.log.borrow_mut();
-        if let Some(place) =
-            log.iter().position(|known| known.entity == envelope.entity && known.change == envelope.change)
-        {
-            return Answer::Duplicate { seq: u64::try_from(place).expect("a place") + 1 };
-        }
-        let refused = |code| Answer::Rejected { code, message: String::new(), retryable: false };
-        let purged = log.iter().any(|known| known.entity == envelope.entity && is_marker(&known.change));
-        if purged {
-            return refused(RejectCode::Purged);
-        }
-        if change.purge_of().is_some_and(|version| version != entity.version()) {
-            return refused(RejectCode::Stale);
-        }
-        entity.advance(change.hash(), change.dependencies());
-        log.push(envelope.clone());
-        Answer::Accepted { seq: u64::try_from(log.len()).expect("a place") }
-    }
-
-    /// Everything that waits is pushed. The answers come back unless they are lost.
-    fn push(&self, from: &Replica, answers_arrive: bool) -> Result<Vec<Answer>, StoreError> {
-        let page = outbox(from)?;
-        let answered: Vec<_> = page.items.iter().map(|item| (item.key, self.answer(&item.envelope))).collect();
-        let answers = answered.iter().map(|(_, answer)| answer.clone()).collect();
-        if answers_arrive {
-            let batch = WriteBatch { answered, ..WriteBatch::empty(space(), LINEAGE) };
-            from.store.write(move |write| write.apply_batch(1, batch)).wait()?;
-        }
-        Ok(answers)
-    }
-
-    /// The whole log, from the start.
-    fn pull(&self, to: &Replica) -> Result<Received, StoreError> {
-        feed(to, self.log.borrow().clone())
-    }
-}
-
-/// What a server sends arrives.
-fn feed(to: &Replica, incoming: Vec<Envelope>) -> Result<Received, StoreError> {
-    let batch = WriteBatch { incoming, ..WriteBatch::empty(space(), LINEAGE) };
-    to.store.write(move |write| write.apply_batch(1, batch)).wait()
-}
-
-const LINEAGE: Lineage = Lineage::from_bytes([7; 16]);
-
-fn is_marker(change: &[u8]) -> bool {
-    Change::parse(change.to_vec()).is_ok_and(|change| change.purge_of().is_some())
-}
-
-fn outbox(replica: &Replica) -> Result<OutboxPage, StoreError> {
-    replica.store.outbox_page(1, OutboxRead { space: space(), changes: 100_000, bytes: 1 << 24 }).wait()
 }
 
 fn logged(replica: &Replica, id: EntityId) -> Vec<String> {
@@ -345,6 +277,31 @@ fn two_versions_that_are_purged_apart_leave_both_markers() -> Outcome {
         assert!(replica.record(id).purged);
     }
     meet(&[&a, &b, &c])
+}
+
+/// Found by simulation: a marker that was under way was forgotten when another came, and the server had it.
+#[test]
+fn a_marker_that_is_under_way_outlives_another() -> Outcome {
+    let fleet = Fleet::new();
+    let [a, b] = fleet.replicas(&notes());
+    let server = Server::default();
+    let id = deleted_everywhere(&server, &[&a, &b])?;
+    a.purge(id)?;
+    b.delete(id)?;
+    server.push(&b, true)?;
+    b.purge(id)?;
+    server.push(&b, true)?;
+    let page = server.log.borrow().clone();
+    // Its marker is stored, and the answer does not arrive; what arrives was sent before.
+    server.push(&a, false)?;
+    feed(&a, page)?;
+    assert!(a.record(id).purged && a.record(id).pending == 1);
+    assert!(matches!(server.push(&a, true)?[..], [Answer::Duplicate { .. }]));
+    server.pull(&b)?;
+    for replica in [&a, &b] {
+        assert_eq!((logged(replica, id).len(), replica.count("outbox")), (2, 0));
+    }
+    meet(&[&a, &b])
 }
 
 /// A document that has been folded is forgotten as well.
