@@ -27,11 +27,17 @@ pub enum Bug {
     CrossSpaceRow,
     /// A client that was restored from a backup writes under the name of the one that was lost.
     ReuseActorAfterRestore,
+    /// The greatest value is shown where the policy says the smallest, and the other way round; by everyone.
+    SettleOtherwise,
+    /// An edit brings back what stays deleted by the schema; with everyone.
+    DeleteOtherwise,
+    /// Nobody flags a reference to what is deleted.
+    FlagNoOrphans,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::AcknowledgeBeforeStoring,
         Self::CursorOffByOne,
         Self::CursorBeforeChanges,
@@ -43,6 +49,9 @@ impl Bug {
         Self::StoreDuplicates,
         Self::CrossSpaceRow,
         Self::ReuseActorAfterRestore,
+        Self::SettleOtherwise,
+        Self::DeleteOtherwise,
+        Self::FlagNoOrphans,
     ];
 }
 

@@ -83,7 +83,7 @@ impl Fleet {
             model: Model::default(),
             planted,
             spaces,
-            schema: workload::schema(),
+            schema: workload::schema(planted),
             purging: true,
             dice,
             bytes: 0,

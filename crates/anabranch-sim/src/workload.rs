@@ -8,6 +8,7 @@ use anabranch_core::{CollectionName, Digest, EntityId, Functions, Heads, Schema,
 use anabranch_store::{Mine, StoreError, Write};
 use serde_json::{Map, Value, json};
 
+use crate::bug::{Bug, Planted};
 use crate::dice::Dice;
 use crate::model::Effect;
 
@@ -49,8 +50,19 @@ const SCHEMA: &str = r#"
 /// Entities of a space, as far as one client has them, beyond which it makes no more.
 const POOL: usize = 7;
 
-pub(crate) fn schema() -> Schema {
-    Schema::from_toml(SCHEMA).expect("the workload's schema is sound")
+/// The schema of all clients; with a planted bug, another than the one that the checkers judge by.
+pub(crate) fn schema(planted: Planted) -> Schema {
+    let mut text = SCHEMA.to_owned();
+    if planted.is(Bug::SettleOtherwise) {
+        text = text.replace("\"max\"", "\"greatest\"").replace("\"min\"", "\"max\"").replace("\"greatest\"", "\"min\"");
+    }
+    if planted.is(Bug::DeleteOtherwise) {
+        text = text.replace("delete_wins", "edit_wins");
+    }
+    if planted.is(Bug::FlagNoOrphans) {
+        text = text.replace(", parent = true", "");
+    }
+    Schema::from_toml(&text).expect("the workload's schema is sound")
 }
 
 /// What the schema names: a policy that shows all values, in the order in which it is given them.

@@ -61,12 +61,15 @@ fn outcome(before: &[Act], apart: [&[Act]; 3]) -> [bool; 2] {
     })
 }
 
+/// What was done before, what the three do apart, and what comes of it.
+type Case = (&'static [Act], [&'static [Act]; 3], [bool; 2], &'static str);
+
 #[test]
 fn a_deletion_meets_edits_and_other_deletions() {
     const E: &[Act] = &[Act::Edit];
     const D: &[Act] = &[Delete];
     const N: &[Act] = &[];
-    let cases: [(&[Act], [&[Act]; 3], [bool; 2], &str); 14] = [
+    let cases: [Case; 14] = [
         (N, [D, N, N], [true, true], "nobody objects"),
         (N, [D, E, N], [false, true], "an edit beside it"),
         (N, [D, &[Type], N], [false, true], "of any kind"),

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anabranch_core::document::{Choice, Edit};
-use anabranch_core::{Digest, EntityId, Schema};
-use anabranch_store::StoreError;
-use serde_json::{Value, json};
+use anabranch_core::{ChangeHash, Digest, EntityId, Heads, Schema, Stamp};
+use anabranch_store::{StoreError, Write};
+use serde_json::{Map, Value, json};
 
-use super::fleet::{Fleet, Outcome, Replica, exchange, field, schema, set, type_at};
+use super::fleet::{Fleet, Outcome, Replica, exchange, field, fields, schema, set, space, type_at};
 
 fn shop() -> Schema {
     schema(
@@ -79,7 +79,7 @@ fn is_edit(error: &StoreError) -> bool {
     matches!(error, StoreError::Edit(_))
 }
 
-const ATTEMPTS: [Attempt; 17] = [
+const ATTEMPTS: [Attempt; 19] = [
     ("an edit that breaks a rule", |a, shop| a.set(shop.one, "price", json!(-1)).map(drop), is_rule),
     (
         "a longer edit, after good ones",
@@ -152,6 +152,33 @@ const ATTEMPTS: [Attempt; 17] = [
         |a, shop| a.resolve(shop.one, Digest::of(b""), Choice::This(0)),
         |error| matches!(error, StoreError::ConflictChanged(_)),
     ),
+    (
+        "a transaction whose last part is refused",
+        |a, shop| {
+            let (one, liked) = (shop.one, shop.liked);
+            let work = move |write: &mut Write<'_>| {
+                write.transaction(|write| {
+                    write.edit(&space(), one, &[set("price", json!(7))])?;
+                    write.edit(&space(), liked, &[set("title", Value::Null)]).map(drop)
+                })
+            };
+            a.store.write(work).wait()
+        },
+        is_rule,
+    ),
+    (
+        "an import from a base that there is not",
+        |a, shop| {
+            let one = shop.one;
+            let base = Heads::new(vec![ChangeHash::from_bytes([1; 32])]);
+            let body = fields(json!({ "title": "x" }));
+            let work = move |write: &mut Write<'_>| {
+                write.import(&space(), one, &base, &Map::new(), &body, Stamp::ZERO).map(drop)
+            };
+            a.store.write(work).wait()
+        },
+        |error| matches!(error, StoreError::UnknownVersion(_)),
+    ),
     ("a purge before its time", |a, shop| a.purge(shop.gone), |error| matches!(error, StoreError::NotPurgeable(_))),
 ];
 
@@ -187,7 +214,7 @@ fn a_refused_write_leaves_its_neighbours_alone() -> Outcome {
     let fleet = Fleet::new();
     let things = stocked(&fleet)?;
     let replica = fleet.open("0.db", &shop());
-    let (id, space) = (things.one, super::fleet::space);
+    let id = things.one;
     let writes: Vec<_> = (0..20i64)
         .map(|number| {
             replica.store.write(move |write| {

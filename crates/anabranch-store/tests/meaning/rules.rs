@@ -1,11 +1,11 @@
 //! Rules: refused before anything is written, flagged when a merge has broken one.
 
 use anabranch_core::document::{Choice, Edit};
-use anabranch_core::{Rule, Schema};
-use anabranch_store::{ConflictKind, StoreError};
+use anabranch_core::{Rule, Schema, Stamp};
+use anabranch_store::{ConflictKind, StoreError, Write};
 use serde_json::{Value, json};
 
-use super::fleet::{Fleet, Outcome, exchange, field, increment, meet, schema, set, type_at, version};
+use super::fleet::{Fleet, Outcome, exchange, field, fields, increment, meet, schema, set, space, type_at, version};
 
 const RULES: &str = r#"
     [collections.notes.fields]
@@ -71,8 +71,8 @@ fn each_rule_refuses_a_write_and_names_entity_field_and_rule() -> Outcome {
     // Good ones pass, up to each bound.
     a.edit(id, vec![set("level", json!(5)), increment("stars", 1), add("b"), set("body", json!("abcde"))])?;
     a.edit(id, vec![set("level", Value::Null), set("size", Value::Null)])?;
-    // An edit that goes through a broken value and ends with a good one is good.
-    a.edit(id, vec![set("size", json!("xl")), set("size", json!("m"))])?;
+    // An edit that goes beyond a bound and ends within is good.
+    a.edit(id, vec![add("c"), Edit::Remove { field: field("tags"), member: json!("a") }])?;
     Ok(())
 }
 
@@ -115,6 +115,26 @@ fn a_merge_that_breaks_a_rule_is_flagged_on_every_replica() -> Outcome {
     a.edit(id, vec![set("body", json!("1")), Edit::Remove { field: field("tags"), member: json!("a") }])?;
     meet(&[a, b, c])?;
     assert!(b.queue().is_empty());
+    Ok(())
+}
+
+/// What another system holds has happened already: it is taken in, and flagged.
+#[test]
+fn an_import_is_flagged_and_not_refused() -> Outcome {
+    let fleet = Fleet::new();
+    let [a, b] = fleet.replicas(&rules());
+    let id = a.create("notes", json!({ "title": "x", "steps": [1], "level": 3 }))?;
+    let work = move |write: &mut Write<'_>| {
+        let (base, body) = (write.heads(&space(), id)?, write.state(&space(), id)?.fields);
+        let mut remote = body.clone();
+        remote.extend(fields(json!({ "level": 9, "body": "far too long", "title": null })));
+        write.import(&space(), id, &base, &body, &remote, Stamp::ZERO)
+    };
+    assert!(a.store.write(work).wait()?);
+    meet(&[&a, &b])?;
+    assert_eq!((b.get(id, "level"), b.get(id, "body")), (json!(9), json!("far too long")));
+    let found: Vec<_> = b.queue().iter().map(|item| item.field.clone()).collect();
+    assert_eq!(found, ["body", "level", "title"]);
     Ok(())
 }
 
