@@ -34,8 +34,8 @@ impl Document {
     /// and again, it goes on to older ones.
     ///
     /// What others have written since, or at the same time, stays: a value that somebody has overwritten is left
-    /// alone, a character that was inserted is deleted wherever it is now, and one that was deleted comes back
-    /// where it was. A counter is counted back. Taking back the creation deletes the entity. A change of which
+    /// alone, as is one beside which others contend; a character that was inserted is deleted wherever it is now, and
+    /// one that was deleted comes back where it was. A counter is counted back. Taking back the creation deletes the entity. A change of which
     /// nothing is left to take back is passed over.
     ///
     /// Returns that change; nothing if there is nothing to undo.

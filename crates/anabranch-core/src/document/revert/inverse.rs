@@ -102,7 +102,7 @@ impl Inverter<'_> {
             None => self.settled(&effect.slot, &effect.before)?,
             Some(after) => {
                 let Standing { own, others } = self.standing(ops, after)?;
-                if own.is_empty() || (is_set && !others.is_empty()) {
+                if own.is_empty() || (is_set && !others.is_empty()) || self.contend(&effect.slot, &others)? {
                     return Ok(());
                 }
                 match others.is_empty() {
@@ -230,6 +230,20 @@ impl Inverter<'_> {
             if self.lineage.original(&id)? == after { own.push(op) } else { others.push(op) }
         }
         Ok(Standing { own, others })
+    }
+
+    /// Whether ops in a slot hold different values. To write there would decide between them.
+    pub(super) fn contend(&mut self, slot: &Slot, ops: &[Held]) -> Result<bool, EditError> {
+        let Some((first, rest)) = ops.split_first().filter(|(_, rest)| !rest.is_empty()) else { return Ok(false) };
+        let policy = self.policy(slot)?;
+        let mut reader = Reader::new(&self.document.automerge, &policy);
+        let value = reader.value(&first.value, &first.id, 1)?;
+        for op in rest {
+            if reader.value(&op.value, &op.id, 1)? != value {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What some ops of the past settle to; objects as they are now.

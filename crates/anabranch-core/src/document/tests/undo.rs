@@ -325,3 +325,45 @@ fn undo_goes_on_from_one_open_of_the_file_to_the_one_before() {
     second.document.redo(&notes(), at(12), &mine).unwrap();
     assert_eq!(second.field("title"), "y");
 }
+
+#[test]
+fn a_conflict_among_others_stays_open() {
+    let schema =
+        SCHEMA.replace("title = { kind = \"register\" }", "title = { kind = \"register\", policy = \"manual\" }");
+    let manual = Schema::from_toml(&schema).unwrap().collections["notes"].clone();
+    let mut a = Replica::create(1, json!({ "title": 0, "steps": [0], "facts": { "k": 0 } }));
+    let (mut b, mut c) = (a.twin(2), a.twin(3));
+    let write = |value: i64| {
+        let value = || json!(value);
+        [set("title", value()), put("steps", path([0.into()]), value()), put("facts", path(["k".into()]), value())]
+    };
+    a.edit(2, &[set("votes", json!(1))]);
+    a.edit(3, &write(1));
+    b.edit(4, &write(2));
+    c.edit(5, &write(3));
+    b.pull(&c);
+    a.pull(&b);
+    let contests = |replica: &Replica| {
+        let contests = replica.document.state(Some(&manual)).unwrap().contests;
+        let values = |contest: &Contest| contest.contenders.iter().map(|it| it.value.clone()).collect::<Vec<_>>();
+        contests.iter().map(|contest| (contest.field.clone(), values(contest))).collect::<Vec<_>>()
+    };
+    let before = contests(&a);
+    assert_eq!(before.iter().map(|(_, values)| values.len()).collect::<Vec<_>>(), [3, 3, 3]);
+    let made = a.document.undo(&manual, at(6), &|actor| *actor == self::actor(1)).unwrap();
+    assert_eq!(made.len(), 1, "what was written before it is undone instead");
+    assert_eq!((contests(&a), a.field("votes")), (before, json!(0)));
+}
+
+#[test]
+fn others_who_agree_do_not_contend() {
+    let mut a = Replica::create(1, json!({ "title": "x" }));
+    let (mut b, mut c) = (a.twin(2), a.twin(3));
+    a.edit(5, &[set("title", json!("mine"))]);
+    b.edit(2, &[set("title", json!("theirs"))]);
+    c.edit(3, &[set("title", json!("theirs"))]);
+    a.pull(&b);
+    a.pull(&c);
+    assert_eq!((a.undo(6), a.field("title")), (1, json!("theirs")));
+    assert!(a.state().contests.is_empty());
+}
