@@ -16,7 +16,7 @@ use crate::error::StoreError;
 use crate::read::Read;
 use crate::rows::EntityRow;
 
-/// The most rows of one entity; what is beyond is counted and not listed.
+/// The most rows of one entity, orphans that come later aside.
 const MAX_ROWS: usize = 1_000;
 
 /// Something about an entity that a person may have to decide.
@@ -97,7 +97,7 @@ struct Detail {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) contested: usize,
-    pub(crate) open: usize,
+    pub(crate) open: i64,
 }
 
 /// A row to be.
@@ -123,7 +123,8 @@ pub(crate) fn rewrite(
     if state.deleted || state.collection.is_none() {
         return Ok(Counts { contested: state.contests.len(), open: 0 });
     }
-    let mut items: Vec<Item> = state.contests.iter().map(contested).collect();
+    // What no policy settles comes first, so that the bound never cuts it off.
+    let mut items = orphans(connection, row, schema)?;
     for breach in &state.breaches {
         let reason = format!("{}: {}", breach.rule.name(), breach.rule);
         let value = state.fields.get(breach.field.as_str()).cloned().unwrap_or_default();
@@ -136,12 +137,10 @@ pub(crate) fn rewrite(
             detail: Detail { value, contenders: Vec::new() },
         });
     }
-    items.extend(orphans(connection, row, schema)?);
-    let counts = Counts { contested: state.contests.len(), open: items.iter().filter(|item| item.open).count() };
-    for item in items.iter().take(MAX_ROWS) {
-        insert(connection, row.key, item)?;
-    }
-    Ok(counts)
+    items.extend(state.contests.iter().map(contested));
+    items.iter().take(MAX_ROWS).try_for_each(|item| insert(connection, row.key, item))?;
+    let mut open = connection.prepare_cached("SELECT count(*) FROM conflicts WHERE entity = ? AND open = 1")?;
+    Ok(Counts { contested: state.contests.len(), open: open.query_row([row.key], |found| found.get(0))? })
 }
 
 /// Looks again at an entity's references, after one of the entities that they name has come or gone.

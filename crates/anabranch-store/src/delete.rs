@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anabranch_core::document::{Document, Edit, EditError};
-use anabranch_core::{Change, EntityId, FieldName, OnDelete, SpaceName, Stamp};
+use anabranch_core::{Change, Deletion, EntityId, FieldName, OnDelete, SpaceName, Stamp};
 use rusqlite::{OptionalExtension as _, params};
 use serde_json::Value;
 
@@ -35,7 +35,7 @@ impl Write<'_> {
     /// # Errors
     /// [`StoreError::Referenced`] if a reference forbids it, or if the entity is not there.
     pub fn delete(&mut self, space: &SpaceName, id: EntityId) -> Result<usize, StoreError> {
-        let row = self.entity(space, id)?;
+        let row = self.own_entity(space, id)?;
         self.flush_rows()?;
         let plan = self.plan_deletion(row)?;
         if plan.delete.len() + plan.nullify.len() == 1 {
@@ -44,12 +44,19 @@ impl Write<'_> {
         self.transaction(|write| write.carry_out(space, &plan))
     }
 
+    /// Does with what refers to an entity that has just been deleted what its deletion asks for.
+    pub(crate) fn delete_with(&mut self, space: &SpaceName, row: &EntityRow) -> Result<(), StoreError> {
+        let mut plan = self.plan_deletion(row.clone())?;
+        plan.delete.retain(|other| other.key != row.key);
+        self.carry_out(space, &plan).map(drop)
+    }
+
     /// Brings a deleted entity back.
     ///
     /// # Errors
     /// If the entity was never there, or has been purged.
     pub fn restore(&mut self, space: &SpaceName, id: EntityId) -> Result<(), StoreError> {
-        let row = self.entity(space, id)?;
+        let row = self.own_entity(space, id)?;
         self.mark(&row, Document::restore)
     }
 
@@ -122,10 +129,11 @@ impl Write<'_> {
     /// # Errors
     /// [`StoreError::NotPurgeable`] if it is not deleted, or not all of it is on every server it syncs with.
     pub fn purge(&mut self, space: &SpaceName, id: EntityId) -> Result<(), StoreError> {
-        let row = self.entity(space, id)?;
-        let schema = self.collection(&row.collection)?;
+        let row = self.own_entity(space, id)?;
         let document = self.engine.take_document(&row)?;
-        let facts = (document.is_purged(), document.is_deleted(schema.deletion), document.heads().version());
+        // Deleted by the stricter policy, whatever this schema version says: another may not see it as deleted.
+        let deleted = document.is_deleted(Deletion::EditWins);
+        let facts = (document.is_purged(), deleted, document.heads().version());
         self.engine.cache.put(row.key, document);
         let (purged, deleted, version) = facts;
         let damaged = |source| StoreError::Damaged { entity: id, source };
@@ -219,6 +227,13 @@ impl Write<'_> {
                 _ => {}
             }
         }
+        // Other changes of its transactions were parked because of it; they are offered again, without it.
+        let mut release = connection.prepare_cached(
+            "UPDATE outbox SET state = 'pending', attempts = 0, not_before = 0, last_error = NULL \
+             WHERE state = 'parked' AND last_error = 'another change of the transaction was refused' AND entity <> ?1 \
+               AND change IN (SELECT seq FROM changes WHERE txn IN (SELECT txn FROM changes WHERE entity = ?1))",
+        )?;
+        release.execute([row.key])?;
         let markers = Value::from(markers).to_string();
         for sql in [
             "DELETE FROM outbox WHERE entity = ? AND change NOT IN (SELECT value FROM json_each(?))",

@@ -111,24 +111,43 @@ impl Write<'_> {
     }
 
     /// Takes back the last edit of mine that is not undone yet; what others wrote since stays. `false` if there is
-    /// none.
+    /// none. If that deletes the entity, its references are treated as by [`Write::delete`], so the job that calls
+    /// this must [read rows](crate::Job::reads_rows).
     ///
     /// # Errors
-    /// If the entity is not there, or its document cannot be read.
+    /// If the entity is not there, its document cannot be read, or a reference forbids the deletion.
     pub fn undo(&mut self, space: &SpaceName, id: EntityId, mine: Mine) -> Result<bool, StoreError> {
-        let stamp = self.tick();
-        let is_mine = self.is_mine(mine);
-        self.rework(space, id, |document, collection| document.undo(collection, stamp, &is_mine))
+        self.take_back(space, id, mine, Document::undo)
     }
 
     /// Takes back the last undo of mine, unless something else of mine came after it. `false` if there is none.
     ///
     /// # Errors
-    /// If the entity is not there, or its document cannot be read.
+    /// As [`Write::undo`].
     pub fn redo(&mut self, space: &SpaceName, id: EntityId, mine: Mine) -> Result<bool, StoreError> {
-        let stamp = self.tick();
+        self.take_back(space, id, mine, Document::redo)
+    }
+
+    fn take_back(
+        &mut self,
+        space: &SpaceName,
+        id: EntityId,
+        mine: Mine,
+        take_back: impl FnOnce(&mut Document, &Collection, Stamp, &dyn Fn(&Actor) -> bool) -> Result<Vec<Change>, EditError>,
+    ) -> Result<bool, StoreError> {
+        let row = self.own_entity(space, id)?;
         let is_mine = self.is_mine(mine);
-        self.rework(space, id, |document, collection| document.redo(collection, stamp, &is_mine))
+        self.transaction(|write| {
+            let deleted = |write: &mut Self| write.look(space, id, |it, schema| it.is_deleted(schema.deletion));
+            let before = deleted(write)?;
+            let stamp = write.tick();
+            let changed =
+                write.rework(space, id, |document, collection| take_back(document, collection, stamp, &is_mine))?;
+            if !before && deleted(write)? {
+                write.delete_with(space, &row)?;
+            }
+            Ok(changed)
+        })
     }
 
     fn look<T>(
@@ -152,7 +171,7 @@ impl Write<'_> {
         id: EntityId,
         work: impl FnOnce(&mut Document, &Collection) -> Result<Vec<Change>, EditError>,
     ) -> Result<bool, StoreError> {
-        let row = self.entity(space, id)?;
+        let row = self.own_entity(space, id)?;
         let schema = self.collection(&row.collection)?;
         let changes = self.with_document(&row, |write, document| {
             if document.is_purged() {

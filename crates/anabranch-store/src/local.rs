@@ -25,6 +25,19 @@ impl Write<'_> {
         id: Option<EntityId>,
         fields: &Map<String, Value>,
     ) -> Result<EntityId, StoreError> {
+        if collection.is_system() {
+            return Err(StoreError::NoCollection(collection.clone()));
+        }
+        self.create_any(space, collection, id, fields)
+    }
+
+    fn create_any(
+        &mut self,
+        space: &SpaceName,
+        collection: &CollectionName,
+        id: Option<EntityId>,
+        fields: &Map<String, Value>,
+    ) -> Result<EntityId, StoreError> {
         let schema = self.collection(collection)?;
         let now = self.now();
         let id = id.unwrap_or_else(|| EntityId::mint(now, self.engine.environment.entropy()));
@@ -65,7 +78,12 @@ impl Write<'_> {
     /// # Errors
     /// If the entity is not there or is deleted, or an edit does not fit it; nothing is stored then.
     pub fn edit(&mut self, space: &SpaceName, id: EntityId, edits: &[Edit]) -> Result<bool, StoreError> {
-        let row = self.entity(space, id)?;
+        let row = self.own_entity(space, id)?;
+        self.edit_row(row, edits)
+    }
+
+    fn edit_row(&mut self, row: EntityRow, edits: &[Edit]) -> Result<bool, StoreError> {
+        let id = row.id;
         let schema = self.collection(&row.collection)?;
         let stamp = self.tick();
         self.with_document(&row, |write, document| {
@@ -96,8 +114,13 @@ impl Write<'_> {
         let stamp = self.tick();
         self.with_document(&row, |write, document| {
             editable(document, &schema, id)?;
+            let damaged = |source| StoreError::Damaged { entity: id, source };
+            let contests = document.state(Some(&schema)).map_err(damaged)?.contests;
             let changes = document.resolve(&schema, stamp, conflict, choice).map_err(StoreError::of_edit(id))?;
-            write.log(&row, &changes)
+            write.log(&row, &changes)?;
+            let settled = contests.into_iter().filter(|contest| contest.id == *conflict).map(|contest| contest.field);
+            write.dirty(row.key).fields.extend(settled);
+            Ok(())
         })
     }
 
@@ -112,6 +135,21 @@ impl Write<'_> {
         let state = document.state(schema.collection(row.collection.as_str()));
         self.engine.cache.put(row.key, document);
         state.map_err(|source| StoreError::Damaged { entity: id, source })
+    }
+
+    /// Makes sure that an entity is in this collection.
+    ///
+    /// # Errors
+    /// [`StoreError::NoEntity`] if it is in another, or not there.
+    pub fn expect(&self, space: &SpaceName, id: EntityId, collection: &CollectionName) -> Result<(), StoreError> {
+        let row = self.entity(space, id)?;
+        if row.collection == *collection { Ok(()) } else { Err(StoreError::NoEntity(id)) }
+    }
+
+    /// An entity that applications may write: not one of the system's own.
+    pub(crate) fn own_entity(&self, space: &SpaceName, id: EntityId) -> Result<EntityRow, StoreError> {
+        let row = self.entity(space, id)?;
+        if row.collection.is_system() { Err(StoreError::NoCollection(row.collection)) } else { Ok(row) }
     }
 
     pub(crate) fn entity(&self, space: &SpaceName, id: EntityId) -> Result<EntityRow, StoreError> {
@@ -182,7 +220,7 @@ impl Write<'_> {
             Err(error) => return Err(error),
         };
         let Some(state) = carried else {
-            self.create(space, &collection, Some(id), &ours)?;
+            self.create_any(space, &collection, Some(id), &ours)?;
             return Ok(true);
         };
         let known = Schema::carried_version(&state.fields);
@@ -191,7 +229,8 @@ impl Write<'_> {
         }
         let set = |(field, value)| Ok(Edit::Set { field: FieldName::new(field)?, value });
         let edits: Vec<Edit> = ours.into_iter().map(set).collect::<Result<_, StoreError>>()?;
-        self.edit(space, id, &edits)
+        let row = self.entity(space, id)?;
+        self.edit_row(row, &edits)
     }
 
     /// The changes of an entity that a replica with these heads lacks, ready to be handed over.

@@ -283,7 +283,9 @@ impl<'a> Read<'a> {
             pending_bytes,
             oldest_pending_at: oldest.map(|stamp| stamp >> 16),
             parked: count("SELECT count(*) FROM outbox WHERE state = 'parked'")?,
-            conflicts: count("SELECT coalesce(sum(conflicts), 0) FROM entities WHERE deleted = 0")?,
+            conflicts: count(
+                "SELECT coalesce(sum(conflicts), 0) FROM entities WHERE deleted = 0 AND collection <> '$schema'",
+            )?,
             open_conflicts: count("SELECT count(*) FROM conflicts WHERE open = 1")?,
             quarantined: count("SELECT count(*) FROM quarantine")?,
             orphaned: count("SELECT count(*) FROM orphans")?,

@@ -35,6 +35,8 @@ impl Write<'_> {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
+        // What this write has done so far goes into the rows, which a deletion inside looks at.
+        self.flush_rows()?;
         self.execute("SAVEPOINT part")?;
         let outer = self.transaction.clone();
         if outer.is_none() {

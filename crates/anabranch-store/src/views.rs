@@ -35,7 +35,8 @@ pub(crate) fn rebuild(connection: &Connection, schema: &Schema) -> Result<(), St
         "CREATE VIEW \"$conflicts\" AS \
          SELECT s.name AS space, e.collection, e.id, lower(hex(c.id)) AS conflict, c.kind, c.open, c.field, c.reason, \
                 json_extract(c.detail, '$.value') AS value, json_extract(c.detail, '$.contenders') AS contenders \
-         FROM conflicts c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space",
+         FROM conflicts c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space \
+         WHERE e.collection <> '$schema'",
     )?;
     Ok(())
 }

@@ -158,12 +158,20 @@ impl<T> Collection<T> {
     /// Deletes an entity: it leaves the view, and its history stays. What a concurrent edit means is the
     /// collection's deletion policy.
     pub fn delete(&self, id: EntityId) -> Commit<()> {
-        self.space.delete(id)
+        let (space, name) = (self.space.name.clone(), self.name.clone());
+        self.space.replica.store().write_on_rows(move |write| {
+            write.expect(&space, id, &name)?;
+            Ok(write.delete(&space, id).map(drop)?)
+        })
     }
 
     /// Brings a deleted entity back.
     pub fn restore(&self, id: EntityId) -> Commit<()> {
-        self.space.restore(id)
+        let name = self.name.clone();
+        self.space.write(move |write, space| {
+            write.expect(space, id, &name)?;
+            Ok(write.restore(space, id)?)
+        })
     }
 
     pub(crate) fn create_as(
@@ -220,7 +228,13 @@ impl Collection<Json> {
     ///
     /// Resolves to `false` if the edits change nothing.
     pub fn edit(&self, id: EntityId, edit: impl FnOnce(&mut Edits) -> &mut Edits) -> Commit<bool> {
-        self.space.edit(id, edit)
+        let mut edits = Edits::default();
+        edit(&mut edits);
+        let name = self.name.clone();
+        self.space.write(move |write, space| {
+            write.expect(space, id, &name)?;
+            Ok(write.edit(space, id, &edits.into_edits()?)?)
+        })
     }
 
     /// An entity, or `None` if it is not there, deleted, or of another collection. Loads no document.

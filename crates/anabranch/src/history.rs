@@ -49,16 +49,16 @@ impl Space {
 
     /// Takes back the last edit of mine that is not undone yet, as one change: what others wrote since stays, also
     /// inside the same text. Resolves to `false` if there is none. Settling a conflict, deleting and creating can be
-    /// undone, too.
+    /// undone, too. Of a transaction, only this entity's part is taken back.
     pub fn undo(&self, id: EntityId, mine: Mine) -> Commit<bool> {
         let space = self.name().clone();
-        self.replica().store().write(move |write| Ok(write.undo(&space, id, mine)?))
+        self.replica().store().write_on_rows(move |write| Ok(write.undo(&space, id, mine)?))
     }
 
     /// Takes back the last undo of mine, unless I have edited the entity since. Resolves to `false` if there is none.
     pub fn redo(&self, id: EntityId, mine: Mine) -> Commit<bool> {
         let space = self.name().clone();
-        self.replica().store().write(move |write| Ok(write.redo(&space, id, mine)?))
+        self.replica().store().write_on_rows(move |write| Ok(write.redo(&space, id, mine)?))
     }
 
     /// Brings in what another system, such as a REST backend, did to its copy of the entity.
@@ -69,7 +69,7 @@ impl Space {
     /// replica. Resolves to `false` if there is nothing to bring in.
     ///
     /// # Errors
-    /// The call fails if a body is not an object, the commit if the entity does not have the base.
+    /// The commit fails if a body is not an object, or the entity does not have the base.
     pub fn import(
         &self,
         id: EntityId,
@@ -77,14 +77,14 @@ impl Space {
         base_body: impl Serialize,
         remote_body: impl Serialize,
         modified_at: Option<UnixMillis>,
-    ) -> Result<Commit<bool>, Error> {
-        let (base_body, remote_body) = (body(base_body)?, body(remote_body)?);
+    ) -> Commit<bool> {
+        let bodies = body(base_body).and_then(|base| Ok((base, body(remote_body)?)));
         let space = self.name().clone();
         let stamp = modified_at.map_or(Stamp::ZERO, Stamp::at);
-        Ok(self
-            .replica()
-            .store()
-            .write(move |write| Ok(write.import(&space, id, &base, &base_body, &remote_body, stamp)?)))
+        self.replica().store().write(move |write| {
+            let (base_body, remote_body) = bodies?;
+            Ok(write.import(&space, id, &base, &base_body, &remote_body, stamp)?)
+        })
     }
 }
 

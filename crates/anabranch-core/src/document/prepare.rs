@@ -12,7 +12,7 @@ use super::genesis::{Genesis, genesis};
 use super::value::{Defect, MAX_DEPTH, checked, member_key, to_scalar};
 use crate::id::EntityId;
 use crate::name::{CollectionName, FieldName};
-use crate::schema::{Collection, Field, Kind, Policy, Rules};
+use crate::schema::{Collection, Field, Kind, Policy};
 
 /// An edit that suits its field.
 #[derive(Debug)]
@@ -95,11 +95,7 @@ pub(super) fn prepare_import(
     collection: &Collection,
     edit: &Edit,
 ) -> Result<Prepared, EditError> {
-    let mut lenient = collection.clone();
-    for field in lenient.fields.values_mut() {
-        field.rules = Rules::NONE;
-    }
-    let mut prepared = prepare(name, &lenient, edit)?;
+    let mut prepared = prepare_anyway(name, collection, edit)?;
     if prepared.policy == Policy::FirstWriter {
         prepared.policy = Policy::Lww;
     }
@@ -108,16 +104,21 @@ pub(super) fn prepare_import(
 
 /// Checks an edit against the schema.
 pub(super) fn prepare(name: &CollectionName, collection: &Collection, edit: &Edit) -> Result<Prepared, EditError> {
+    if let (Edit::Set { value, .. }, Some((field, schema))) = (edit, collection.fields.get_key_value(edit.field())) {
+        keeps_rules(field, schema, value)?;
+    }
+    prepare_anyway(name, collection, edit)
+}
+
+/// As [`prepare`], whatever the rules are.
+fn prepare_anyway(name: &CollectionName, collection: &Collection, edit: &Edit) -> Result<Prepared, EditError> {
     let (field, schema) = collection
         .fields
         .get_key_value(edit.field())
         .ok_or_else(|| EditError::UnknownField(edit.field().to_string()))?;
     let check = Check { field, kind: schema.kind };
     let action = match edit {
-        Edit::Set { value, .. } => {
-            keeps_rules(field, schema, value)?;
-            check.set(value)?
-        }
+        Edit::Set { value, .. } => check.set(value)?,
         Edit::Increment { by, .. } if check.kind == Kind::Counter => Action::Increment(*by),
         Edit::Splice { at, delete, insert, .. } if check.kind == Kind::Text => {
             Action::Splice { at: *at, delete: *delete, insert: insert.clone() }

@@ -11,7 +11,8 @@ mod plan;
 
 use std::collections::HashSet;
 
-use self::inverse::inverse;
+use self::inverse::Inverter;
+use self::plan::Plan;
 use super::contain::contained;
 use super::error::{DocumentError, EditError};
 use super::history::NewestFirst;
@@ -21,6 +22,10 @@ use crate::change::Change;
 use crate::id::{Actor, ChangeHash};
 use crate::schema::Collection;
 use crate::stamp::Stamp;
+
+/// How many changes, of which nothing is left to take back, one undo passes over before it gives up. It bounds how
+/// long an undo can take.
+const MAX_PASSED_OVER: usize = 1_000;
 
 /// One writer's changes that can be taken back, the last of each being the next.
 #[derive(Debug, Default)]
@@ -34,9 +39,10 @@ impl Document {
     /// and again, it goes on to older ones.
     ///
     /// What others have written since, or at the same time, stays: a value that somebody has overwritten is left
-    /// alone, a character that was inserted is deleted wherever it is now, and one that was deleted comes back
-    /// where it was. A counter is counted back. Taking back the creation deletes the entity. A change of which
-    /// nothing is left to take back is passed over.
+    /// alone, as is one beside which others contend; a character that was inserted is deleted wherever it is now, and
+    /// one that was deleted comes back where it was. A counter is counted back. Taking back the creation deletes the
+    /// entity, unless others have written to it; nor does a deletion come back over what others have written since.
+    /// A change of which nothing is left to take back is passed over, as are up to 1,000 in a row.
     ///
     /// Returns that change; nothing if there is nothing to undo.
     ///
@@ -49,7 +55,7 @@ impl Document {
         mine: &dyn Fn(&Actor) -> bool,
     ) -> Result<Vec<Change>, EditError> {
         let done = self.stacks(mine)?.done;
-        self.take_back(collection, stamp, done, Note::Undo)
+        self.take_back(collection, stamp, mine, done, Note::Undo)
     }
 
     /// Takes back the last undo of the actors that are `mine`, as long as they have written nothing else since.
@@ -65,7 +71,7 @@ impl Document {
         mine: &dyn Fn(&Actor) -> bool,
     ) -> Result<Vec<Change>, EditError> {
         let undone = self.stacks(mine)?.undone;
-        self.take_back(collection, stamp, undone, Note::Redo)
+        self.take_back(collection, stamp, mine, undone, Note::Redo)
     }
 
     fn stacks(&self, mine: &dyn Fn(&Actor) -> bool) -> Result<Stacks, DocumentError> {
@@ -73,10 +79,7 @@ impl Document {
         contained(|| {
             let metas = self.automerge.get_changes_meta(&[]);
             let actors: HashSet<&automerge::ActorId> = metas.iter().map(|meta| meta.actor.as_ref()).collect();
-            let is_own = |actor: &&automerge::ActorId| {
-                Actor::from_bytes(actor.to_bytes()).is_some_and(|actor| !actor.is_derived() && mine(&actor))
-            };
-            let own: HashSet<_> = actors.into_iter().filter(is_own).collect();
+            let own: HashSet<_> = actors.into_iter().filter(|actor| is_own(actor, mine)).collect();
             let mut changes: Vec<_> = metas.iter().filter(|meta| own.contains(meta.actor.as_ref())).collect();
             if own.len() <= 1 {
                 changes.sort_by_key(|meta| meta.seq);
@@ -92,37 +95,59 @@ impl Document {
         })?
     }
 
+    /// Takes back the last of some changes of which anything is left.
     fn take_back(
         &mut self,
         collection: &Collection,
         stamp: Stamp,
+        mine: &dyn Fn(&Actor) -> bool,
         mut changes: Vec<ChangeHash>,
         note: fn(ChangeHash) -> Note,
     ) -> Result<Vec<Change>, EditError> {
         let name = self.collection().ok_or(EditError::NotBorn)?;
-        while let Some(hash) = changes.pop() {
-            let plan = contained(|| inverse(self, &name, collection, stamp, &hash))??;
-            if plan.is_empty() {
-                continue;
+        changes.drain(..changes.len().saturating_sub(MAX_PASSED_OVER + 1));
+        loop {
+            let next = contained(|| {
+                let mut inverter = Inverter::new(self, &name, collection, stamp, mine);
+                next_plan(&mut inverter, &mut changes)
+            })??;
+            let Some((hash, plan)) = next else { return Ok(Vec::new()) };
+            if let Some(change) = self.transact(stamp, Some(note(hash)), |transaction| plan.write(transaction))? {
+                self.check(collection, plan.fields())?;
+                return Ok(vec![change]);
             }
-            let made = self.transact(stamp, Some(note(hash)), |transaction| plan.write(transaction))?;
-            let Some(change) = made else { continue };
-            self.check(collection, plan.fields())?;
-            return Ok(vec![change]);
         }
-        Ok(Vec::new())
     }
+}
+
+/// Takes changes from the end, up to one that leaves something to write.
+fn next_plan(
+    inverter: &mut Inverter<'_>,
+    changes: &mut Vec<ChangeHash>,
+) -> Result<Option<(ChangeHash, Plan)>, EditError> {
+    while let Some(hash) = changes.pop() {
+        let plan = inverter.inverse(&hash)?;
+        if !plan.is_empty() {
+            return Ok(Some((hash, plan)));
+        }
+    }
+    Ok(None)
+}
+
+/// Derived actors are nobody's own.
+fn is_own(actor: &automerge::ActorId, mine: &dyn Fn(&Actor) -> bool) -> bool {
+    Actor::from_bytes(actor.to_bytes()).is_some_and(|actor| !actor.is_derived() && mine(&actor))
 }
 
 impl Stacks {
     fn push(&mut self, hash: ChangeHash, note: Option<Note>) {
         match note {
             Some(Note::Undo(undone)) => {
-                self.done.retain(|it| *it != undone);
+                remove_last(&mut self.done, &undone);
                 self.undone.push(hash);
             }
             Some(Note::Redo(redone)) => {
-                self.undone.retain(|it| *it != redone);
+                remove_last(&mut self.undone, &redone);
                 self.done.push(hash);
             }
             // A marker's document holds nothing else.
@@ -132,5 +157,12 @@ impl Stacks {
                 self.undone.clear();
             }
         }
+    }
+}
+
+/// What is taken back is mostly the last.
+fn remove_last(changes: &mut Vec<ChangeHash>, hash: &ChangeHash) {
+    if let Some(at) = changes.iter().rposition(|it| it == hash) {
+        changes.remove(at);
     }
 }

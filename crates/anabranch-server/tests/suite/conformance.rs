@@ -249,6 +249,17 @@ pub(crate) async fn a_transaction_is_all_or_nothing(storage: impl Storage) {
     assert_eq!(marks.len(), 1);
     assert_eq!(log(&backend, &home).await.len(), 1);
 
+    // What is no change belongs to its transaction all the same.
+    let mut torn = vec![author.edit(entity(4), "e"), author.edit(entity(5), "f"), author.edit(entity(6), "g")];
+    torn[1].change.truncate(12);
+    torn.iter_mut().for_each(|envelope| envelope.transaction = transaction(2));
+    let (answers, marks) = push(&backend, &home, torn).await;
+    assert_eq!(
+        answers.iter().map(rejected_as).collect::<Vec<_>>(),
+        [RejectCode::Transaction, RejectCode::Malformed, RejectCode::Transaction]
+    );
+    assert!(marks.is_empty());
+
     // With what was missing, it is accepted as a whole.
     let mut whole = vec![first, second, good];
     for envelope in &mut whole {

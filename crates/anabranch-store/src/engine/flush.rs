@@ -110,7 +110,7 @@ impl Engine {
             purged || state.collection.is_some(),
             purged,
             i64::try_from(counts.contested)?,
-            i64::try_from(counts.open)?,
+            counts.open,
             i64::try_from(dirty.added_bytes)?,
             row.key,
         ])?;

@@ -11,7 +11,6 @@ use anabranch_core::sync::{OutboxItem, OutboxRead, fits_transaction};
 use anabranch_core::wire::Envelope;
 use anabranch_core::{Change, CollectionName, EntityId, Schema, TransactionId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, params};
-use serde_json::Value;
 
 use super::waiting::Waiting;
 use crate::cache::EntityKey;
@@ -338,10 +337,11 @@ impl<'a> PageBuilder<'a> {
         let Some(field) = self.schema.collection(collection.as_str()).and_then(|c| c.parent_field()) else {
             return Ok(None);
         };
-        let mut statement = self.connection.prepare_cached("SELECT state FROM entities WHERE key = ?")?;
-        let state: String = statement.query_row([entity], |row| row.get(0))?;
-        let state: Value = serde_json::from_str(&state).map_err(|_| StoreError::DamagedRow("a state is not JSON"))?;
-        let parent = state.get(field.as_str()).and_then(Value::as_str).and_then(|id| id.parse().ok());
+        let mut statement =
+            self.connection.prepare_cached("SELECT target FROM links WHERE entity = ? AND field = ?")?;
+        let target: Option<String> =
+            statement.query_row(params![entity, field.as_str()], |row| row.get(0)).optional()?;
+        let parent = target.and_then(|id| id.parse().ok());
         let Some(parent) = parent else { return Ok(None) };
         let row = rows::find_entity(self.connection, self.space, parent)?;
         // One that is here in fragments only cannot be pushed, so nothing can wait for it.

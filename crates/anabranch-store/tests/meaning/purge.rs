@@ -352,3 +352,47 @@ fn a_marker_is_never_folded() -> Outcome {
     server.pull(&b)?;
     meet(&[&a, &b])
 }
+
+/// The rest of a transaction does not wait for ever for a change of an entity that has been purged meanwhile.
+#[test]
+fn a_transaction_goes_on_without_what_has_been_purged() -> Outcome {
+    let fleet = Fleet::new();
+    let [a, b] = fleet.replicas(&notes());
+    let server = Server::default();
+    let (gone, kept) = (a.create("notes", json!({ "title": "one" }))?, a.create("notes", json!({ "title": "two" }))?);
+    server.push(&a, true)?;
+    server.pull(&b)?;
+    a.delete(gone)?;
+    server.push(&a, true)?;
+    a.purge(gone)?;
+    server.push(&a, true)?;
+    let title = |title: &str| {
+        [anabranch_core::document::Edit::Set { field: super::fleet::field("title"), value: json!(title) }]
+    };
+    let (one, two) = (title("1"), title("2"));
+    b.store
+        .write(move |write| {
+            write.transaction(|write| {
+                write.edit(&space(), gone, &one)?;
+                write.edit(&space(), kept, &two)
+            })
+        })
+        .wait()?;
+    // The server refuses the one, and the other with it; then the marker comes.
+    let keys: Vec<_> = outbox(&b)?.items.iter().map(|item| (item.key, item.envelope.entity)).collect();
+    let refused = |code, retryable| Answer::Rejected { code, message: String::new(), retryable };
+    let answered = keys.iter().map(|(key, entity)| match *entity == gone {
+        true => (*key, refused(RejectCode::Purged, false)),
+        false => (*key, refused(RejectCode::Transaction, true)),
+    });
+    let batch = WriteBatch { answered: answered.collect(), ..WriteBatch::empty(space(), LINEAGE) };
+    b.store.write(move |write| write.apply_batch(1, batch)).wait()?;
+    assert!(outbox(&b)?.items.is_empty());
+    server.pull(&b)?;
+    assert_eq!(outbox(&b)?.items.iter().map(|item| item.envelope.entity).collect::<Vec<_>>(), [kept]);
+    server.push(&b, true)?;
+    assert_eq!((b.record(kept).pending, b.record(gone).purged), (0, true));
+    server.pull(&a)?;
+    assert_eq!(a.get(kept, "title"), json!("2"));
+    Ok(())
+}

@@ -106,6 +106,7 @@ fn a_merge_that_breaks_a_rule_is_flagged_on_every_replica() -> Outcome {
     c.set(id, "title", json!("y"))?;
     assert!(matches!(c.edit(id, vec![increment("stars", 1)]), Err(StoreError::Rule { .. })));
     assert!(matches!(c.set(id, "body", json!("12345678")), Err(StoreError::Rule { .. })));
+    c.set(id, "body", json!("123456"))?;
     c.edit(id, vec![increment("stars", -1)])?;
     // It is no conflict between values, so there is nothing to choose from.
     let item = c.queue()[0].clone();

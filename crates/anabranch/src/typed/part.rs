@@ -96,6 +96,7 @@ impl<T: Entity> Part<'_, '_, '_, T> {
     /// # Errors
     /// If the entity is not there, or a reference forbids it.
     pub fn delete(&mut self, id: EntityId) -> Result<(), Error> {
+        self.transaction.write.expect(self.transaction.space, id, &collection_name(T::COLLECTION))?;
         self.transaction.delete(id)
     }
 }

@@ -19,7 +19,7 @@ impl Inverter<'_> {
         let Some(after) = &effect.after else { return Ok(()) };
         for (place, ops) in self.find(&object, element)? {
             let Standing { own, others } = self.standing(ops, after)?;
-            if own.is_empty() || (effect.inserted && !others.is_empty()) {
+            if own.is_empty() || (effect.inserted && !others.is_empty()) || self.contend(&effect.slot, &others)? {
                 continue; // somebody has put something else there
             }
             if effect.inserted {

@@ -5,51 +5,26 @@ use automerge::{ObjId, ObjType, Prop, ROOT, ReadDoc as _, ScalarValue, Value};
 use serde_json::Value as Json;
 
 use super::effects::{Effect, Slot, object_id, op_id};
+use super::is_own;
 use super::lineage::Lineage;
 use super::plan::{Content, Plan, Write};
 use crate::document::error::{DocumentError, EditError};
-use crate::document::genesis::{genesis, is_birth};
+use crate::document::genesis::{genesis, is_birth, is_genesis};
 use crate::document::slot::{Held, Reader, held, held_at_root};
 use crate::document::{COLLECTION_KEY, DELETED_KEY, Document, theirs};
-use crate::id::{ChangeHash, Heads};
+use crate::id::{Actor, ChangeHash, Heads};
 use crate::name::{CollectionName, FieldName};
 use crate::schema::{Collection, Kind, Policy};
 use crate::stamp::Stamp;
 
-/// Works out what takes a change back.
-pub(super) fn inverse(
-    document: &Document,
-    name: &CollectionName,
-    collection: &Collection,
-    stamp: Stamp,
-    hash: &ChangeHash,
-) -> Result<Plan, EditError> {
-    let mut lineage = Lineage::of(&document.automerge);
-    let effects = lineage.past.effects(theirs(*hash)).ok_or(DocumentError::Damaged)?;
-    let mut inverter =
-        Inverter { document, name, collection, stamp, hash, lineage, plan: Plan::default(), within: Vec::new() };
-    if effects.creates && held_at_root(&document.automerge, COLLECTION_KEY)?.len() == 1 {
-        inverter.delete_entity()?;
-        return Ok(inverter.plan);
-    }
-    for effect in &effects.slots {
-        inverter.invert(effect)?;
-    }
-    inverter.bring_back(&effects)?;
-    for (slot, counters, by) in &effects.increments {
-        inverter.count_back(slot, counters, *by)?;
-    }
-    Ok(inverter.plan)
-}
-
-/// Works out what takes one change back.
+/// Works out what takes one change back, and then another: what it learns of the past serves for all.
 pub(super) struct Inverter<'a> {
     pub(super) document: &'a Document,
     name: &'a CollectionName,
     collection: &'a Collection,
     stamp: Stamp,
-    /// The change that is taken back.
-    hash: &'a ChangeHash,
+    /// Tells one's own actors.
+    mine: &'a dyn Fn(&Actor) -> bool,
     pub(super) lineage: Lineage<'a>,
     pub(super) plan: Plan,
     /// The values that have been compared as wholes, because what was written in them is gone.
@@ -62,21 +37,52 @@ pub(super) struct Standing {
     pub(super) others: Vec<Held>,
 }
 
+impl<'a> Inverter<'a> {
+    pub(super) fn new(
+        document: &'a Document,
+        name: &'a CollectionName,
+        collection: &'a Collection,
+        stamp: Stamp,
+        mine: &'a dyn Fn(&Actor) -> bool,
+    ) -> Self {
+        let lineage = Lineage::of(&document.automerge);
+        Self { document, name, collection, stamp, mine, lineage, plan: Plan::default(), within: Vec::new() }
+    }
+
+    /// What takes a change back: nothing, if nothing of it is left.
+    pub(super) fn inverse(&mut self, hash: &ChangeHash) -> Result<Plan, EditError> {
+        (self.plan, self.within) = (Plan::default(), Vec::new());
+        let effects = self.lineage.past.effects(theirs(*hash)).ok_or(DocumentError::Damaged)?;
+        if effects.creates && held_at_root(&self.document.automerge, COLLECTION_KEY)?.len() == 1 {
+            self.delete_entity()?;
+            return Ok(std::mem::take(&mut self.plan));
+        }
+        for effect in &effects.slots {
+            self.invert(hash, effect)?;
+        }
+        self.bring_back(&effects)?;
+        for (slot, counters, by) in &effects.increments {
+            self.count_back(slot, counters, *by)?;
+        }
+        Ok(std::mem::take(&mut self.plan))
+    }
+}
+
 impl Inverter<'_> {
     fn delete_entity(&mut self) -> Result<(), EditError> {
-        if !self.document.is_deleted(self.collection.deletion)? {
+        if !self.document.is_deleted(self.collection.deletion)? && !self.others_wrote_since(&[]) {
             let tombstone = Content::Scalar(ScalarValue::Int(self.stamp.raw()));
             self.plan.push(Write::Put(ROOT, DELETED_KEY.into(), tombstone));
         }
         Ok(())
     }
 
-    fn invert(&mut self, effect: &Effect) -> Result<(), EditError> {
+    fn invert(&mut self, hash: &ChangeHash, effect: &Effect) -> Result<(), EditError> {
         if effect.after.is_none() && effect.before.is_empty() {
             return Ok(()); // came and went
         }
         if let Some((slot, value)) = self.gone_with(&effect.slot.object)? {
-            return self.revert_whole(&slot, &value);
+            return self.revert_whole(hash, &slot, &value);
         }
         match (&effect.slot.key, effect.slot.element()) {
             (Key::Map(key), _) => self.revert_entry(effect, key),
@@ -97,32 +103,47 @@ impl Inverter<'_> {
             return Ok(()); // a register must not replace a container
         }
         let is_set = self.is_set(&effect.slot.object)?;
+        let mut sources = effect.before.clone();
         let content = match &effect.after {
             None if !ops.is_empty() => return Ok(()), // somebody has put something there
             None => self.settled(&effect.slot, &effect.before)?,
             Some(after) => {
                 let Standing { own, others } = self.standing(ops, after)?;
-                if own.is_empty() || (is_set && !others.is_empty()) {
+                if own.is_empty() || (is_set && !others.is_empty()) || self.contend(&effect.slot, &others)? {
                     return Ok(());
                 }
+                sources.extend(others.iter().filter_map(|op| op_id(&op.id)));
                 match others.is_empty() {
                     true => self.settled(&effect.slot, &effect.before)?,
                     false => self.settle(&effect.slot, others)?,
                 }
             }
         };
-        let is_stamp = is_set || (is_root && key == DELETED_KEY);
+        let is_deletion = is_root && key == DELETED_KEY;
+        if is_deletion
+            && content.as_ref().is_some_and(|content| !content.is_null())
+            && self.others_wrote_since(&sources)
+        {
+            return Ok(());
+        }
+        let is_stamp = is_set || is_deletion;
         let write = match content {
             None if is_root => Write::Put(object, key.into(), Content::Scalar(ScalarValue::Null)),
             None => Write::Delete(object, key.to_owned()),
-            Some(Content::Scalar(ScalarValue::Null)) => {
-                Write::Put(object, key.into(), Content::Scalar(ScalarValue::Null))
-            }
+            Some(content) if content.is_null() => Write::Put(object, key.into(), content),
             Some(_) if is_stamp => Write::Put(object, key.into(), Content::Scalar(ScalarValue::Int(self.stamp.raw()))),
             Some(content) => Write::Put(object, key.into(), content),
         };
         self.plan.push(write);
         self.touch(&effect.slot)
+    }
+
+    /// Whether anybody else has written to the entity beside or after these ops. To delete it would hide that.
+    fn others_wrote_since(&self, ops: &[OpId]) -> bool {
+        let automerge = &self.document.automerge;
+        let seen: Vec<_> = ops.iter().filter_map(|op| automerge.hash_for_opid(&object_id(op))).collect();
+        let metas = automerge.get_changes_meta(&seen);
+        metas.iter().any(|meta| !is_genesis(meta) && !is_own(&meta.actor, self.mine))
     }
 
     fn count_back(&mut self, slot: &Slot, counters: &[OpId], by: i64) -> Result<(), EditError> {
@@ -166,7 +187,7 @@ impl Inverter<'_> {
     }
 
     /// If what stands for a value is as the change left that value, it becomes what the value was before.
-    fn revert_whole(&mut self, slot: &Slot, value: &OpId) -> Result<(), EditError> {
+    fn revert_whole(&mut self, hash: &ChangeHash, slot: &Slot, value: &OpId) -> Result<(), EditError> {
         if self.within.contains(value) {
             return Ok(());
         }
@@ -183,11 +204,11 @@ impl Inverter<'_> {
         let [only] = ops.as_slice() else { return Ok(()) };
         let policy = self.policy(slot)?;
         let now = Reader::new(&self.document.automerge, &policy).value(&only.value, &only.id, 1)?;
-        let after = self.document.at(&Heads::new(vec![*self.hash]))?;
+        let after = self.document.at(&Heads::new(vec![*hash]))?;
         if !only.value.is_object() || after.nested(value, &policy)? != now {
             return Ok(());
         }
-        let dependencies = self.lineage.past.effects(theirs(*self.hash)).ok_or(DocumentError::Damaged)?;
+        let dependencies = self.lineage.past.effects(theirs(*hash)).ok_or(DocumentError::Damaged)?;
         let before = self.document.at(&dependencies.dependencies)?.nested(value, &policy)?;
         self.plan.push(Write::Put(object, prop, Content::Nested(before)));
         self.touch(slot)
@@ -230,6 +251,20 @@ impl Inverter<'_> {
             if self.lineage.original(&id)? == after { own.push(op) } else { others.push(op) }
         }
         Ok(Standing { own, others })
+    }
+
+    /// Whether ops in a slot hold different values. To write there would decide between them.
+    pub(super) fn contend(&mut self, slot: &Slot, ops: &[Held]) -> Result<bool, EditError> {
+        let Some((first, rest)) = ops.split_first().filter(|(_, rest)| !rest.is_empty()) else { return Ok(false) };
+        let policy = self.policy(slot)?;
+        let mut reader = Reader::new(&self.document.automerge, &policy);
+        let value = reader.value(&first.value, &first.id, 1)?;
+        for op in rest {
+            if reader.value(&op.value, &op.id, 1)? != value {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What some ops of the past settle to; objects as they are now.

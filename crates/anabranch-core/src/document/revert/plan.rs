@@ -20,6 +20,10 @@ pub(super) enum Content {
 }
 
 impl Content {
+    pub(super) const fn is_null(&self) -> bool {
+        matches!(self, Self::Scalar(ScalarValue::Null))
+    }
+
     fn hydrated(&self) -> hydrate::Value {
         match self {
             Self::Scalar(scalar) => hydrate::Value::Scalar(scalar.clone()),

@@ -325,3 +325,100 @@ fn undo_goes_on_from_one_open_of_the_file_to_the_one_before() {
     second.document.redo(&notes(), at(12), &mine).unwrap();
     assert_eq!(second.field("title"), "y");
 }
+
+#[test]
+fn a_conflict_among_others_stays_open() {
+    let schema =
+        SCHEMA.replace("title = { kind = \"register\" }", "title = { kind = \"register\", policy = \"manual\" }");
+    let manual = Schema::from_toml(&schema).unwrap().collections["notes"].clone();
+    let mut a = Replica::create(1, json!({ "title": 0, "steps": [0], "facts": { "k": 0 } }));
+    let (mut b, mut c) = (a.twin(2), a.twin(3));
+    let write = |value: i64| {
+        let value = || json!(value);
+        [set("title", value()), put("steps", path([0.into()]), value()), put("facts", path(["k".into()]), value())]
+    };
+    a.edit(2, &[set("votes", json!(1))]);
+    a.edit(3, &write(1));
+    b.edit(4, &write(2));
+    c.edit(5, &write(3));
+    b.pull(&c);
+    a.pull(&b);
+    let contests = |replica: &Replica| {
+        let contests = replica.document.state(Some(&manual)).unwrap().contests;
+        let values = |contest: &Contest| contest.contenders.iter().map(|it| it.value.clone()).collect::<Vec<_>>();
+        contests.iter().map(|contest| (contest.field.clone(), values(contest))).collect::<Vec<_>>()
+    };
+    let before = contests(&a);
+    assert_eq!(before.iter().map(|(_, values)| values.len()).collect::<Vec<_>>(), [3, 3, 3]);
+    let made = a.document.undo(&manual, at(6), &|actor| *actor == self::actor(1)).unwrap();
+    assert_eq!(made.len(), 1, "what was written before it is undone instead");
+    assert_eq!((contests(&a), a.field("votes")), (before, json!(0)));
+}
+
+#[test]
+fn others_who_agree_do_not_contend() {
+    let mut a = Replica::create(1, json!({ "title": "x" }));
+    let (mut b, mut c) = (a.twin(2), a.twin(3));
+    a.edit(5, &[set("title", json!("mine"))]);
+    b.edit(2, &[set("title", json!("theirs"))]);
+    c.edit(3, &[set("title", json!("theirs"))]);
+    a.pull(&b);
+    a.pull(&c);
+    assert_eq!((a.undo(6), a.field("title")), (1, json!("theirs")));
+    assert!(a.state().contests.is_empty());
+}
+
+#[test]
+fn what_others_have_filled_is_not_deleted() {
+    let mut a = Replica::create(1, json!({ "title": "x" }));
+    a.edit(2, &[set("votes", json!(1))]);
+    let mut b = a.twin(2);
+    b.edit(3, &[set("body", json!("theirs"))]);
+    a.pull(&b);
+    assert_eq!((a.undo(4), a.undo(5), a.state().deleted), (1, 0, false), "the creation is passed over");
+    assert_eq!((a.redo(6), a.field("votes")), (1, json!(1)));
+    exchange(&mut a, &mut b);
+    assert_eq!(b.field("body"), "theirs");
+}
+
+#[test]
+fn a_deletion_does_not_come_back_over_what_others_have_written() {
+    // Undone, and redone: to take that back would be to undo the creation after all.
+    let mut a = Replica::create(1, json!({ "title": "x" }));
+    assert_eq!((a.undo(2), a.state().deleted), (1, true));
+    assert_eq!((a.redo(3), a.state().deleted), (1, false));
+    let mut b = a.twin(2);
+    b.edit(4, &[set("body", json!("theirs"))]);
+    a.pull(&b);
+    assert_eq!((a.undo(5), a.state().deleted), (0, false));
+    // So it is with a deletion that was undone, and with a restoration.
+    a.delete(6);
+    assert_eq!((a.undo(7), a.state().deleted), (1, false));
+    assert_eq!((a.redo(8), a.state().deleted), (1, true), "they wrote before it");
+    a.restore(9);
+    b.pull(&a);
+    b.edit(10, &[set("body", json!("more"))]);
+    a.pull(&b);
+    assert_eq!((a.undo(11), a.state().deleted, a.field("body")), (0, false, json!("more")));
+}
+
+#[test]
+fn an_undo_passes_over_a_bounded_number_of_changes() {
+    let mut a = Replica::create(1, json!({ "votes": 0 }));
+    a.edit(2, &[set("votes", json!(5))]);
+    for value in 0..1_000 {
+        a.edit(3, &[set("title", json!(value))]);
+    }
+    let mut b = a.twin(2);
+    b.edit(4, &[set("title", json!("theirs"))]);
+    a.pull(&b);
+    let mut more = a.document.clone();
+    assert_eq!((a.undo(5), a.field("votes")), (1, json!(0)));
+    let own = |actor: &Actor| *actor == self::actor(1);
+    // One more is too many.
+    more.edit(&notes(), at(5), &[set("first", json!("mine"))]).unwrap();
+    b.document.apply(&more.changes_since(&b.document.heads()).unwrap()).unwrap();
+    b.edit(6, &[set("first", json!("theirs"))]);
+    more.apply(&b.document.changes_since(&more.heads()).unwrap()).unwrap();
+    assert_eq!(more.undo(&notes(), at(7), &own), Ok(vec![]));
+}
