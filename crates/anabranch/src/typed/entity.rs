@@ -49,6 +49,10 @@ use super::shape::Changes;
 /// are left alone.
 ///
 /// # `#[entity(…)]`
+/// What a default shows is not in the document. The first edit of a field that merges, but has a default that is
+/// not empty, writes the default with it; two replicas that do so apart both write it. To begin with a value is
+/// better done where the entity is created.
+///
 /// - `collection = "name"`: the default is the struct's name in lower snake case, and an `s`.
 /// - `deletion = "edit_wins"` (the default) or `"delete_wins"`.
 /// - `policy = "…"`: for fields that have none of their own.

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod defaults;
 mod edits;
 mod entities;
 mod fields;
