@@ -4,6 +4,7 @@ mod collection;
 mod counter;
 mod difference;
 mod entity;
+mod finite;
 mod list;
 mod map;
 mod part;
