@@ -95,7 +95,7 @@ pub use text_session::{TextCursor, TextSession};
 pub use transaction::Transaction;
 #[doc(hidden)]
 pub use typed::private as __private;
-pub use typed::{Counter, Entity, List, Map, Part, Record, Reference, Set, Text};
+pub use typed::{Counter, Entity, List, Listed, Map, Part, Record, Reference, Set, Text};
 pub use watch::{Subscription, Watch, WatchStream};
 
 /// A write under way: resolves once it is fsynced, by `.await` or [`wait`](anabranch_store::Commit::wait).

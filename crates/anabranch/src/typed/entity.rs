@@ -41,7 +41,8 @@ use super::shape::Changes;
 /// A field's Rust type says its kind: [`Text`](crate::Text), [`Counter`](crate::Counter), [`Set`](crate::Set),
 /// [`List`](crate::List), [`Map`](crate::Map), [`Reference`](crate::Reference) (or an `Option` of one) are what
 /// they are called; every other type that serde serialises is a *register*, written as a whole. Registers of
-/// integers, floats, strings and booleans, and options of them, get the `type` rule by themselves.
+/// integers, floats, strings and booleans, and options of them, get the `type` rule by themselves, and integers
+/// their type's bounds (`u8`: `min = 0, max = 255`). A float must be finite to be written.
 ///
 /// A field's name is its serialised one: `#[serde(rename)]` and `rename_all` count, and a field that is
 /// `#[serde(skip)]`ped is none. A field that an entity has no value for (it is from an older schema version, say)

@@ -293,17 +293,20 @@ fn items(value: &Value) -> &[Value] {
 }
 
 macro_rules! registers {
-    ($($value_type:ident: $($type:ty),*;)*) => {
+    ($($value_type:ident: $($type:ty $(, $rule:ident = $bound:expr)*;)*;)*) => {
         $($(
             impl Kinded for $type {
                 fn field() -> Field {
-                    register(ValueType::$value_type)
+                    #[allow(unused_mut, reason = "not every type has bounds")]
+                    let mut field = register(ValueType::$value_type);
+                    $(field.rules.$rule = Some($bound);)*
+                    field
                 }
             }
 
             impl Kinded for Option<$type> {
                 fn field() -> Field {
-                    register(ValueType::$value_type)
+                    <$type as Kinded>::field()
                 }
             }
         )*)*
@@ -311,8 +314,24 @@ macro_rules! registers {
 }
 
 registers! {
-    String: String, char;
-    Integer: i8, i16, i32, i64, isize, u8, u16, u32, u64, usize;
-    Number: f32, f64;
-    Boolean: bool;
+    String:
+        String;
+        char, min_length = 1, max_length = 1;;
+    // Bounds are those of the type, as far as a number in JSON and TOML can exceed them.
+    Integer:
+        i8, min = i8::MIN.into(), max = i8::MAX.into();
+        i16, min = i16::MIN.into(), max = i16::MAX.into();
+        i32, min = i32::MIN.into(), max = i32::MAX.into();
+        i64;
+        isize;
+        u8, min = 0.into(), max = u8::MAX.into();
+        u16, min = 0.into(), max = u16::MAX.into();
+        u32, min = 0.into(), max = u32::MAX.into();
+        u64, min = 0.into();
+        usize, min = 0.into();;
+    Number:
+        f32;
+        f64;;
+    Boolean:
+        bool;;
 }

@@ -7,5 +7,6 @@ mod defaults;
 mod edits;
 mod entities;
 mod fields;
+mod listing;
 mod merging;
 mod schema;
