@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anabranch_core::document::Contender;
 use anabranch_core::{Digest, Environment, Functions, ReplicaId, Schema, SpaceName};
-use anabranch_store::{OpenMode, QueryRows, RemoteKey, Store};
+use anabranch_store::{OpenMode, QueryRows, RemoteKey, Store, StoreError};
 use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
@@ -43,7 +43,7 @@ impl fmt::Debug for Replica {
 
 /// How a replica's file is opened, when [`Replica::open`] is not enough.
 pub struct OpenOptions {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     environment: Box<dyn Environment>,
     functions: Functions,
 }
@@ -157,6 +157,10 @@ impl Replica {
         Ok(Space::new(self.clone(), SpaceName::new(name)?))
     }
 
+        Ok(self.try_open(mode)?)
+    }
+
+    pub(crate) fn try_open(self, mode: OpenMode) -> Result<Replica, StoreError> {
     /// Sync with the server at `url` (`http`, `https`, `ws` or `wss`), to be configured and started.
     #[must_use]
     pub fn sync(&self, url: &str) -> Sync {

@@ -189,6 +189,9 @@ fn a_replica_is_cloned_with_the_schema_that_the_space_carries() {
     assert_eq!(shell.ok(["get", "c.db", id, "--state"]), shell.ok(["get", "a.db", id, "--state"]));
     assert_eq!(shell.ok(["query", "c.db", "SELECT title FROM notes"]), "title\nTrip");
     assert!(shell.error(["clone", &server.url(), "d.db", "--space", "empty"]).contains("carries no schema"));
+    for file in ["a.db", "c.db"] {
+        assert!(shell.error(["clone", &server.url(), file]).contains("is a replica already"), "{file}");
+    }
 }
 
 #[test]
