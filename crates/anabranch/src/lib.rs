@@ -77,8 +77,8 @@ pub use anabranch_core::document::{
 pub use anabranch_core::document::{Edit, Path, Step};
 pub use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
 pub use anabranch_core::{
-    ChangeHash, CollectionName, Digest, EntityId, ErrorKind, FieldName, Heads, ReplicaId, Schema, SchemaError,
-    SpaceName,
+    ChangeHash, CollectionName, Digest, EntityId, Entropy, Environment, ErrorKind, FieldName, Heads, ReplicaId, Schema,
+    SchemaError, SpaceName, UnixMillis,
 };
 pub use anabranch_derive::Entity;
 pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, Mine, QueryRows};

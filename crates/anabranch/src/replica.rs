@@ -56,6 +56,44 @@ impl fmt::Debug for OpenOptions {
 
 impl OpenOptions {
     /// Takes time and randomness from `environment` instead of from the system: for tests.
+    ///
+    /// This is what ids, stamps and everything else that is stored come from. It does not reach the timers and the
+    /// backoff of a [`sync`](Replica::sync), which run on the system's clock, nor what
+    /// [`clone_space`](Self::clone_space) does until the schema is known.
+    ///
+    /// ```
+    /// use anabranch::{Entropy, Environment, Replica, Schema, UnixMillis};
+    ///
+    /// /// It is always noon, and nothing is random.
+    /// struct Noon(u64);
+    ///
+    /// impl Environment for Noon {
+    ///     fn now(&self) -> UnixMillis {
+    ///         1_750_000_000_000
+    ///     }
+    ///
+    ///     fn entropy(&mut self) -> &mut dyn Entropy {
+    ///         self
+    ///     }
+    /// }
+    ///
+    /// impl Entropy for Noon {
+    ///     fn next_u64(&mut self) -> u64 {
+    ///         self.0 += 1;
+    ///         self.0
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<(), anabranch::Error> {
+    /// # let folder = tempfile::tempdir().expect("a temporary folder");
+    /// # let schema = Schema::from_toml("version = 1\n[collections.notes.fields]\ntitle = { kind = \"register\" }")?;
+    /// let replica = Replica::at(folder.path().join("a.db")).environment(Noon(0)).open_or_create(schema)?;
+    /// let space = replica.space("home")?;
+    /// let id = space.untyped("notes")?.create(serde_json::json!({ "title": "Lunch" })).wait()?;
+    /// assert_eq!(space.get(id)?.expect("the note").created_at, 1_750_000_000_000);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn environment(mut self, environment: impl Environment + 'static) -> Self {
         self.environment = Box::new(environment);
