@@ -15,7 +15,7 @@ use crate::collection::Space;
 use crate::environment::SystemEnvironment;
 use crate::error::Error;
 use crate::status::{Online, Status};
-use crate::sync::{Sync, WebSocket};
+use crate::sync::Sync;
 use crate::watch::{Scope, Watch, Watchers};
 
 /// One device's copy of the data: a handle to one open file. Cheap to clone; the file is closed with the last.
@@ -157,6 +157,10 @@ impl OpenOptions {
     }
 
     pub(crate) fn open(self, mode: OpenMode) -> Result<Replica, Error> {
+        Ok(self.try_open(mode)?)
+    }
+
+    pub(crate) fn try_open(self, mode: OpenMode) -> Result<Replica, StoreError> {
         let store = Store::open_with(&self.path, mode, &self.functions, self.environment)?;
         let watchers = Arc::new(Watchers::default());
         let notified = Arc::clone(&watchers);
@@ -195,14 +199,11 @@ impl Replica {
         Ok(Space::new(self.clone(), SpaceName::new(name)?))
     }
 
-        Ok(self.try_open(mode)?)
-    }
-
-    pub(crate) fn try_open(self, mode: OpenMode) -> Result<Replica, StoreError> {
-    /// Sync with the server at `url` (`http`, `https`, `ws` or `wss`), to be configured and started.
+    /// Sync with the server at `url` (`http` or `ws`; with the feature `tls` of this crate also `https` and `wss`), to
+    /// be configured and started.
     #[must_use]
     pub fn sync(&self, url: &str) -> Sync {
-        Sync::new(self.clone(), url.to_owned(), WebSocket::new(url))
+        Sync::new(self.clone(), url.to_owned())
     }
 
     /// Runs SQL that reads, and returns each row as an object. Each collection is a view with a column per field.
