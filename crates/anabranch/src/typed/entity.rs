@@ -49,14 +49,15 @@ use super::shape::Changes;
 /// takes its type's `Default`, or what `#[serde(default)]` says. Fields of an entity that the struct does not know
 /// are left alone.
 ///
-/// # `#[entity(…)]`
 /// What a default shows is not in the document. The first edit of a field that merges, but has a default that is
 /// not empty, writes the default with it; two replicas that do so apart both write it. To begin with a value is
 /// better done where the entity is created.
 ///
+/// # `#[entity(…)]`
 /// - `collection = "name"`: the default is the struct's name in lower snake case, and an `s`.
 /// - `deletion = "edit_wins"` (the default) or `"delete_wins"`.
 /// - `policy = "…"`: for fields that have none of their own.
+/// - `crate = "path"`: where this crate is found, if not at `::anabranch`: for one that re-exports it.
 ///
 /// # `#[field(…)]`
 /// - `policy = "lww"` (the default), `"first_writer"`, `"causal"`, `"max"`, `"min"`, `"manual"`, or
