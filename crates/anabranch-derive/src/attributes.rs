@@ -1,14 +1,18 @@
 //! `#[entity(…)]` and `#[field(…)]`: what the schema says of a collection and its fields.
+//!
+//! The code made here stands where `__anabranch` is the `anabranch` crate, whatever its path.
 
 use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
 use quote::quote;
 use syn::meta::ParseNestedMeta;
-use syn::{Attribute, Error, LitInt, LitStr, Result, Token, token};
+use syn::{Attribute, Error, LitInt, LitStr, Path, Result, Token, token};
 
 /// What `#[entity(…)]` says.
 #[derive(Default)]
 pub(crate) struct EntityAttributes {
     pub(crate) collection: Option<LitStr>,
+    /// Where the `anabranch` crate is found.
+    pub(crate) library: Option<Path>,
     /// Statements that set up `collection`.
     pub(crate) settings: TokenStream,
 }
@@ -28,17 +32,18 @@ impl EntityAttributes {
         each(attributes, "entity", |name, meta| {
             match name {
                 "collection" => entity.collection = Some(meta.value()?.parse()?),
+                "crate" => entity.library = Some(meta.value()?.parse::<LitStr>()?.parse_with(Path::parse_mod_style)?),
                 "deletion" => {
                     let deletion = word(meta, &[("edit_wins", "EditWins"), ("delete_wins", "DeleteWins")])?;
                     entity.settings.extend(quote! {
-                        collection.deletion = ::anabranch::__private::Deletion::#deletion;
+                        collection.deletion = __anabranch::__private::Deletion::#deletion;
                     });
                 }
                 "policy" => {
                     let policy = policy(meta)?;
                     entity.settings.extend(quote!(collection.policy = ::core::option::Option::Some(#policy);));
                 }
-                _ => return Err(meta.error("`entity` takes `collection`, `deletion` and `policy`")),
+                _ => return Err(meta.error("`entity` takes `collection`, `deletion`, `policy` and `crate`")),
             }
             Ok(())
         })?;
@@ -55,7 +60,7 @@ impl FieldAttributes {
                     [("keep", "Keep"), ("restrict", "Restrict"), ("cascade", "Cascade"), ("nullify", "Nullify")];
                 let on_delete = word(meta, &words)?;
                 field.nullify = (on_delete == "Nullify").then(|| on_delete.span());
-                field.settings.extend(quote!(field.on_delete = ::anabranch::__private::OnDelete::#on_delete;));
+                field.settings.extend(quote!(field.on_delete = __anabranch::__private::OnDelete::#on_delete;));
             } else {
                 field.settings.extend(setting(name, meta)?);
             }
@@ -79,7 +84,7 @@ fn setting(name: &str, meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
         "key" => {
             let key: LitStr = meta.value()?.parse()?;
             check_name(&key.value(), key.span())?;
-            let key = some(quote!(::anabranch::__private::field_name(#key)));
+            let key = some(quote!(__anabranch::__private::field_name(#key)));
             quote!(field.key = #key;)
         }
         "default" => {
@@ -96,12 +101,12 @@ fn setting(name: &str, meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
                 ("object", "Object"),
             ];
             let value_type = word(meta, &types)?;
-            let value_type = some(quote!(::anabranch::__private::ValueType::#value_type));
+            let value_type = some(quote!(__anabranch::__private::ValueType::#value_type));
             quote!(field.rules.value_type = #value_type;)
         }
         "min" | "max" => {
             let (bound, number) = (ident(name), number(meta)?);
-            quote!(field.rules.#bound = ::anabranch::__private::number(&#number);)
+            quote!(field.rules.#bound = __anabranch::__private::number(&#number);)
         }
         "min_length" | "max_length" => {
             let (bound, length): (_, LitInt) = (ident(name), meta.value()?.parse()?);
@@ -115,8 +120,8 @@ fn setting(name: &str, meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
         }
         "one_of" => {
             let values = group(meta, Delimiter::Bracket, "a list of values: `one_of = [1, 2, 3]`")?;
-            let values = quote!(::anabranch::__private::json!(#values));
-            quote!(field.rules.one_of = ::anabranch::__private::values(#values);)
+            let values = quote!(__anabranch::__private::json!(#values));
+            quote!(field.rules.one_of = __anabranch::__private::values(#values);)
         }
         "check" => {
             let check: LitStr = meta.value()?.parse()?;
@@ -155,7 +160,7 @@ fn lens(meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
     }
     Ok(quote! {
         field.lens = ::core::option::Option::Some(
-            ::anabranch::__private::lens(::anabranch::__private::json!(#map), #otherwise)
+            __anabranch::__private::lens(__anabranch::__private::json!(#map), #otherwise)
         );
     })
 }
@@ -163,7 +168,7 @@ fn lens(meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
 /// A policy's name, or `custom("name", version)`.
 fn policy(meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
     let input = meta.value()?;
-    let policies = quote!(::anabranch::__private::Policy);
+    let policies = quote!(__anabranch::__private::Policy);
     if input.peek(LitStr) {
         let name: LitStr = input.parse()?;
         let words = [
@@ -186,7 +191,7 @@ fn policy(meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
     let name: LitStr = arguments.parse()?;
     arguments.parse::<Token![,]>()?;
     let version: LitInt = arguments.parse()?;
-    Ok(quote!(#policies::Custom(::anabranch::__private::CustomPolicy::new(#name, #version))))
+    Ok(quote!(#policies::Custom(__anabranch::__private::CustomPolicy::new(#name, #version))))
 }
 
 /// Calls `visit` with every item of the attributes of this name.
@@ -224,7 +229,7 @@ fn ident(name: &str) -> syn::Ident {
 /// A value written as JSON.
 fn json(meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
     let tokens = tokens(meta)?;
-    Ok(quote!(::anabranch::__private::json!(#tokens)))
+    Ok(quote!(__anabranch::__private::json!(#tokens)))
 }
 
 /// A number, with or without a sign, as a JSON value.
@@ -233,7 +238,7 @@ fn number(meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
     let sign: Option<Token![-]> = input.parse()?;
     let number: syn::Lit = input.parse()?;
     match number {
-        syn::Lit::Int(_) | syn::Lit::Float(_) => Ok(quote!(::anabranch::__private::json!(#sign #number))),
+        syn::Lit::Int(_) | syn::Lit::Float(_) => Ok(quote!(__anabranch::__private::json!(#sign #number))),
         other => Err(Error::new(other.span(), "a bound is a number")),
     }
 }

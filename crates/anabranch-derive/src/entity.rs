@@ -49,36 +49,41 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let declared = planned.iter().map(Field::declare);
     let filled = planned.iter().filter(|field| field.filled).map(Field::fill);
     let recorded = planned.iter().map(Field::record);
+    let library = entity.library.as_ref().map_or_else(|| quote!(::anabranch), |path| quote!(#path));
     // Says so at compile time if the name is taken.
-    let free = quote_spanned!(span=> const _: () = ::anabranch::__private::check_collection_name(#collection););
+    let free = quote_spanned!(span=> const _: () = #library::__private::check_collection_name(#collection););
     Ok(quote! {
         #free
 
-        #[automatically_derived]
-        impl ::anabranch::Entity for #ident {
-            const COLLECTION: &'static str = #collection;
+        const _: () = {
+            use #library as __anabranch;
 
-            fn describe() -> ::anabranch::__private::Collection {
-                #[allow(unused_imports)]
-                use ::anabranch::__private::Register as _;
-                let mut collection = <::anabranch::__private::Collection as ::core::default::Default>::default();
-                #settings
-                #(#declared)*
-                collection
-            }
+            #[automatically_derived]
+            impl __anabranch::Entity for #ident {
+                const COLLECTION: &'static str = #collection;
 
-            fn complete(fields: &mut ::anabranch::__private::Fields) {
-                #[allow(unused_imports)]
-                use ::anabranch::__private::NoDefault as _;
-                #(#filled)*
-            }
+                fn describe() -> __anabranch::__private::Collection {
+                    #[allow(unused_imports)]
+                    use __anabranch::__private::Register as _;
+                    let mut collection = <__anabranch::__private::Collection as ::core::default::Default>::default();
+                    #settings
+                    #(#declared)*
+                    collection
+                }
 
-            fn record(&self, changes: &mut ::anabranch::__private::Changes<'_>) {
-                #[allow(unused_imports)]
-                use ::anabranch::__private::Register as _;
-                #(#recorded)*
+                fn complete(fields: &mut __anabranch::__private::Fields) {
+                    #[allow(unused_imports)]
+                    use __anabranch::__private::NoDefault as _;
+                    #(#filled)*
+                }
+
+                fn record(&self, changes: &mut __anabranch::__private::Changes<'_>) {
+                    #[allow(unused_imports)]
+                    use __anabranch::__private::Register as _;
+                    #(#recorded)*
+                }
             }
-        }
+        };
     })
 }
 
@@ -87,8 +92,8 @@ impl Field<'_> {
     fn shape(&self) -> TokenStream {
         let ty = self.ty;
         match self.converted {
-            true => quote_spanned!(ty.span()=> ::anabranch::__private::Shape::<::anabranch::__private::Converted>),
-            false => quote_spanned!(ty.span()=> ::anabranch::__private::Shape::<#ty>),
+            true => quote_spanned!(ty.span()=> __anabranch::__private::Shape::<__anabranch::__private::Converted>),
+            false => quote_spanned!(ty.span()=> __anabranch::__private::Shape::<#ty>),
         }
     }
 
@@ -98,19 +103,19 @@ impl Field<'_> {
             #[allow(unused_mut)]
             let mut field = #shape::field();
             #settings
-            collection.fields.insert(::anabranch::__private::field_name(#name), field);
+            collection.fields.insert(__anabranch::__private::field_name(#name), field);
         }}
     }
 
     fn fill(&self) -> TokenStream {
         let (ty, name) = (self.ty, &self.name);
-        quote_spanned!(ty.span()=> fields.fill(#name, ::anabranch::__private::Absent::<#ty>::value);)
+        quote_spanned!(ty.span()=> fields.fill(#name, __anabranch::__private::Absent::<#ty>::value);)
     }
 
     fn record(&self) -> TokenStream {
         let (shape, name, ident) = (self.shape(), &self.name, self.ident);
         let value = match self.converted {
-            true => quote!(&::anabranch::__private::Converted),
+            true => quote!(&__anabranch::__private::Converted),
             false => quote!(&self.#ident),
         };
         quote!(changes.of(#name, |change, edits| #shape::edits(#value, change, edits));)
@@ -213,6 +218,26 @@ fn snake(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_library_is_where_the_struct_says() {
+        let expanded = |crate_path: TokenStream| {
+            let input: DeriveInput = syn::parse_quote! {
+                #[entity(#crate_path deletion = "delete_wins", policy = "max")]
+                struct Note {
+                    #[field(one_of = ["a"], key = "old", check = "c", lens, on_delete = "keep", min = 1, default = 1)]
+                    title: String,
+                    #[serde(with = "x")]
+                    size: u8,
+                }
+            };
+            expand(&input).unwrap().to_string()
+        };
+        let usual = expanded(quote!());
+        assert_eq!(usual.matches(":: anabranch").count(), 2, "{usual}");
+        let moved = expanded(quote!(crate = "crate::facade::replication",));
+        assert_eq!(moved, usual.replace(":: anabranch", "crate :: facade :: replication"));
+    }
 
     #[test]
     fn collections_are_named_after_their_struct() {

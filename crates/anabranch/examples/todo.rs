@@ -10,7 +10,7 @@
 use std::error::Error;
 use std::io::{BufRead as _, Write as _, stdin, stdout};
 
-use anabranch::{Collection, Entity, EntityId, Record, Replica, Status, Text, schema};
+use anabranch::{Collection, Entity, EntityId, Listed, Record, Replica, Status, Text, schema};
 use serde::{Deserialize, Serialize};
 
 /// More than anybody has to do.
@@ -77,13 +77,15 @@ fn nth(todos: &Collection<Todo>, number: &str) -> Result<EntityId, Box<dyn Error
     Ok(found.ok_or("there is no such thing to do")?.id)
 }
 
-fn listed(todos: &[Record<Todo>]) -> String {
+fn listed(todos: &Listed<Todo>) -> String {
     let line = |(at, todo): (usize, &Record<Todo>)| {
         let mark = if todo.done { 'x' } else { ' ' };
         let local = if todo.pending > 0 { "  (not on the server yet)" } else { "" };
         format!("{:3}. [{mark}] {}{local}", at + 1, todo.text)
     };
-    todos.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+    // What something else has written so that it is no `Todo`.
+    let misfits = todos.misfits.iter().map(|(_, error)| format!("  ?  {error}"));
+    todos.iter().enumerate().map(line).chain(misfits).collect::<Vec<_>>().join("\n")
 }
 
 fn line(status: &Status) -> String {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anabranch_core::{Schema, SpaceName};
-use anabranch_store::OpenMode;
+use anabranch_store::{OpenMode, StoreError};
 
 use crate::error::Error;
 use crate::replica::{OpenOptions, Replica};
@@ -21,7 +21,11 @@ impl OpenOptions {
         // Changes need no schema to be stored. Their states are derived once it is known.
         let empty = Schema { version: 0, collections: Default::default() };
         let schema = {
-            let replica = self.again().open(OpenMode::Either(empty))?;
+            let replica = self.again().try_open(OpenMode::Either(empty)).map_err(|error| match error {
+                // It has a schema, which an unfinished clone has not.
+                StoreError::SchemaOutdated { .. } => StoreError::AlreadyInitialised(self.path.display().to_string()),
+                other => other,
+            })?;
             replica.sync(url).space(space)?.now(deadline).wait()?;
             let carrier = replica.store().read(|read| read.entity(&name, Schema::carrier()))?;
             carrier.and_then(|carrier| Schema::from_carried(&carrier.state))

@@ -77,8 +77,8 @@ pub use anabranch_core::document::{
 pub use anabranch_core::document::{Edit, Path, Step};
 pub use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
 pub use anabranch_core::{
-    ChangeHash, CollectionName, Digest, EntityId, ErrorKind, FieldName, Heads, ReplicaId, Rule, Schema, SchemaError,
-    SpaceName,
+    ChangeHash, CollectionName, Digest, EntityId, Entropy, Environment, ErrorKind, FieldName, Heads, ReplicaId, Rule,
+    Schema, SchemaError, SpaceName, UnixMillis,
 };
 pub use anabranch_derive::Entity;
 pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, Mine, QueryRows, StoreError};
@@ -95,7 +95,7 @@ pub use text_session::{TextCursor, TextSession};
 pub use transaction::Transaction;
 #[doc(hidden)]
 pub use typed::private as __private;
-pub use typed::{Counter, Entity, List, Map, Part, Record, Reference, Set, Text};
+pub use typed::{Counter, Entity, List, Listed, Map, Part, Record, Reference, Set, Text};
 pub use watch::{Subscription, Watch, WatchStream};
 
 /// A write under way: resolves once it is fsynced, by `.await` or [`wait`](anabranch_store::Commit::wait).

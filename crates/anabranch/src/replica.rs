@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anabranch_core::document::Contender;
 use anabranch_core::{Digest, Environment, Functions, ReplicaId, Schema, SpaceName};
-use anabranch_store::{OpenMode, QueryRows, RemoteKey, Store};
+use anabranch_store::{OpenMode, QueryRows, RemoteKey, Store, StoreError};
 use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
@@ -15,7 +15,7 @@ use crate::collection::Space;
 use crate::environment::SystemEnvironment;
 use crate::error::Error;
 use crate::status::{Online, Status};
-use crate::sync::{Sync, WebSocket};
+use crate::sync::Sync;
 use crate::watch::{Scope, Watch, Watchers};
 
 /// One device's copy of the data: a handle to one open file. Cheap to clone; the file is closed with the last.
@@ -43,7 +43,7 @@ impl fmt::Debug for Replica {
 
 /// How a replica's file is opened, when [`Replica::open`] is not enough.
 pub struct OpenOptions {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     environment: Box<dyn Environment>,
     functions: Functions,
 }
@@ -56,6 +56,44 @@ impl fmt::Debug for OpenOptions {
 
 impl OpenOptions {
     /// Takes time and randomness from `environment` instead of from the system: for tests.
+    ///
+    /// This is what ids, stamps and everything else that is stored come from. It does not reach the timers and the
+    /// backoff of a [`sync`](Replica::sync), which run on the system's clock, nor what
+    /// [`clone_space`](Self::clone_space) does until the schema is known.
+    ///
+    /// ```
+    /// use anabranch::{Entropy, Environment, Replica, Schema, UnixMillis};
+    ///
+    /// /// It is always noon, and nothing is random.
+    /// struct Noon(u64);
+    ///
+    /// impl Environment for Noon {
+    ///     fn now(&self) -> UnixMillis {
+    ///         1_750_000_000_000
+    ///     }
+    ///
+    ///     fn entropy(&mut self) -> &mut dyn Entropy {
+    ///         self
+    ///     }
+    /// }
+    ///
+    /// impl Entropy for Noon {
+    ///     fn next_u64(&mut self) -> u64 {
+    ///         self.0 += 1;
+    ///         self.0
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<(), anabranch::Error> {
+    /// # let folder = tempfile::tempdir().expect("a temporary folder");
+    /// # let schema = Schema::from_toml("version = 1\n[collections.notes.fields]\ntitle = { kind = \"register\" }")?;
+    /// let replica = Replica::at(folder.path().join("a.db")).environment(Noon(0)).open_or_create(schema)?;
+    /// let space = replica.space("home")?;
+    /// let id = space.untyped("notes")?.create(serde_json::json!({ "title": "Lunch" })).wait()?;
+    /// assert_eq!(space.get(id)?.expect("the note").created_at, 1_750_000_000_000);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn environment(mut self, environment: impl Environment + 'static) -> Self {
         self.environment = Box::new(environment);
@@ -119,6 +157,10 @@ impl OpenOptions {
     }
 
     pub(crate) fn open(self, mode: OpenMode) -> Result<Replica, Error> {
+        Ok(self.try_open(mode)?)
+    }
+
+    pub(crate) fn try_open(self, mode: OpenMode) -> Result<Replica, StoreError> {
         let store = Store::open_with(&self.path, mode, &self.functions, self.environment)?;
         let watchers = Arc::new(Watchers::default());
         let notified = Arc::clone(&watchers);
@@ -157,10 +199,11 @@ impl Replica {
         Ok(Space::new(self.clone(), SpaceName::new(name)?))
     }
 
-    /// Sync with the server at `url` (`http`, `https`, `ws` or `wss`), to be configured and started.
+    /// Sync with the server at `url` (`http` or `ws`; with the feature `tls` of this crate also `https` and `wss`), to
+    /// be configured and started.
     #[must_use]
     pub fn sync(&self, url: &str) -> Sync {
-        Sync::new(self.clone(), url.to_owned(), WebSocket::new(url))
+        Sync::new(self.clone(), url.to_owned())
     }
 
     /// Runs SQL that reads, and returns each row as an object. Each collection is a view with a column per field.

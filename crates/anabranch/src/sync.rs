@@ -62,7 +62,8 @@ pub struct Sync {
     replica: Replica,
     url: String,
     spaces: Vec<SpaceName>,
-    transport: Arc<dyn Transport>,
+    /// A WebSocket to the URL if there is none.
+    transport: Option<Arc<dyn Transport>>,
 }
 
 impl fmt::Debug for Sync {
@@ -92,8 +93,8 @@ pub struct SyncReport {
 }
 
 impl Sync {
-    pub(crate) fn new(replica: Replica, url: String, transport: impl Transport) -> Self {
-        Self { replica, url, spaces: Vec::new(), transport: Arc::new(transport) }
+    pub(crate) const fn new(replica: Replica, url: String) -> Self {
+        Self { replica, url, spaces: Vec::new(), transport: None }
     }
 
     /// Syncs this space even if nothing is in it yet. Spaces that are in the file are synced anyway.
@@ -108,7 +109,7 @@ impl Sync {
     /// Reaches the server through `transport` instead of a WebSocket to the URL.
     #[must_use]
     pub fn transport(mut self, transport: impl Transport) -> Self {
-        self.transport = Arc::new(transport);
+        self.transport = Some(Arc::new(transport));
         self
     }
 
@@ -116,7 +117,8 @@ impl Sync {
     /// come, and reconnects with backoff. It goes on until the handle is dropped.
     ///
     /// # Errors
-    /// If the event loop cannot be started or the file cannot be written. Being offline is no error.
+    /// If the event loop cannot be started or the file cannot be written, or the URL needs the feature `tls` and this
+    /// build lacks it. Being offline is no error.
     pub fn start(self) -> Result<SyncHandle, Error> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let replica = self.replica.clone();
@@ -129,7 +131,8 @@ impl Sync {
     }
 
     /// Syncs once: resolves when everything is on both sides, or to an error when the server cannot be reached
-    /// or `deadline` has passed. What was done by then stays done.
+    /// or `deadline` has passed, or at once if the URL needs the feature `tls` and this build lacks it. What was done
+    /// by then stays done.
     pub fn now(self, deadline: Duration) -> Commit<SyncReport> {
         let (promise, commit) = StoreCommit::pending();
         let replica = self.replica.clone();
@@ -150,6 +153,10 @@ impl Sync {
 
     fn driver(self, mode: Mode, commands: mpsc::UnboundedReceiver<Command>) -> Result<Driver, Error> {
         let (url, spaces) = (self.url.clone(), self.spaces.clone());
+        let transport = match self.transport {
+            Some(transport) => transport,
+            None => web_socket(&url)?,
+        };
         // Held while the remote is found and marked, so that two syncs that start together do not share one.
         let mut in_use = self.replica.inner.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         let others: Vec<_> = in_use.iter().copied().collect();
@@ -160,8 +167,17 @@ impl Sync {
         let remote = remote.wait()?;
         in_use.insert(remote);
         drop(in_use);
-        Driver::new(&self.replica, remote, self.transport, mode, commands)
+        Driver::new(&self.replica, remote, transport, mode, commands)
     }
+}
+
+/// The transport to a URL. One that can never work is found out before it is tried again and again.
+fn web_socket(url: &str) -> Result<Arc<dyn Transport>, Error> {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    if !cfg!(feature = "tls") && matches!(scheme.as_deref(), Some("https" | "wss")) {
+        return Err(Error::invalid(format!("{url} needs the feature `tls` of the `anabranch` crate")));
+    }
+    Ok(Arc::new(WebSocket::new(url)))
 }
 
 /// A sync in the background. It stops when the handle is dropped.

@@ -1,6 +1,7 @@
 //! Watching: the latest value first, then coalesced changes.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -10,6 +11,7 @@ use anabranch_store::{Committed, StoreError};
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tracing::error;
 
 use crate::error::Error;
 use crate::replica::Replica;
@@ -62,6 +64,9 @@ impl<T> Watch<T> {
     }
 
     /// Whether something has changed since the value was last read.
+    ///
+    /// Watches are told right after a commit, on the writer's thread: when a write's `Commit` has just resolved, this
+    /// may still be `false` for a moment. [`latest`](Self::latest) shows the write by then.
     #[must_use]
     pub fn has_changed(&self) -> bool {
         self.signal.has_changed().unwrap_or(false)
@@ -94,7 +99,8 @@ impl<T: Send + 'static> Watch<T> {
 
     /// Calls `callback` with the value now, and again after each change, on a thread of the library's, until the
     /// returned guard is dropped. A callback that takes its time misses what happens meanwhile, but never the
-    /// latest; nothing queues up.
+    /// latest; nothing queues up. One that panics is called again with the next change; the panic is logged, by
+    /// `tracing`.
     ///
     /// # Errors
     /// If the library's event loop cannot be started.
@@ -105,7 +111,10 @@ impl<T: Send + 'static> Watch<T> {
             let mut value = self.latest();
             loop {
                 // In place: a slow callback must not keep the sync waiting.
-                tokio::task::block_in_place(|| callback(value));
+                let call = AssertUnwindSafe(|| tokio::task::block_in_place(|| callback(value)));
+                if catch_unwind(call).is_err() {
+                    error!("a callback of a subscription has panicked");
+                }
                 value = self.changed().await;
             }
         });

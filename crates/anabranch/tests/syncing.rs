@@ -213,3 +213,37 @@ fn g10_a_server_restored_from_a_backup_gets_back_what_it_lost() -> Result<(), Er
     assert_eq!(b.status()?.entities, 2);
     Ok(())
 }
+
+#[test]
+#[cfg(not(feature = "tls"))]
+fn a_url_that_needs_tls_fails_at_once_where_there_is_none() {
+    let folder = Folder::new();
+    let replica = folder.replica("a.db");
+    for url in ["https://notes.example", "WSS://notes.example"] {
+        let started = replica.sync(url).start().expect_err("no TLS");
+        let once = replica.sync(url).now(GUARD).wait().expect_err("no TLS");
+        for error in [started, once] {
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains("the feature `tls`"), "{error}");
+        }
+    }
+    assert_eq!(replica.status().expect("the status").phase, Phase::Idle, "nothing was tried");
+}
+
+#[test]
+fn a_clone_takes_no_file_that_is_a_replica() -> Result<(), Error> {
+    let folder = Folder::new();
+    let server = TestServer::start(folder.path("server.db"));
+    let phone = folder.replica("phone.db");
+    notes(&phone).create(json!({ "title": "Trip" })).wait()?;
+    server.sync(&phone).now(GUARD).wait()?;
+    let clone = |file: &str| Replica::at(folder.path(file)).clone_space(&server.url(), "main", GUARD);
+    let laptop = clone("laptop.db")?;
+    assert_eq!(laptop.query("SELECT title FROM notes", &[])?[0]["title"], "Trip");
+    for file in ["laptop.db", "phone.db"] {
+        let error = clone(file).expect_err("it is there");
+        assert!(error.to_string().ends_with("is a replica already"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+    Ok(())
+}

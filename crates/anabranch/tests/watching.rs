@@ -103,3 +103,21 @@ fn a_slow_callback_misses_what_happens_meanwhile_but_not_the_latest() -> Result<
     assert_eq!(calls.recv_timeout(GUARD), Err(mpsc::RecvTimeoutError::Disconnected), "eleven changes, one call");
     Ok(())
 }
+
+#[test]
+fn a_callback_that_panics_is_called_again() -> Result<(), Error> {
+    let folder = Folder::new();
+    let replica = folder.replica("a.db");
+    let notes = notes(&replica);
+    let (told, calls) = mpsc::channel();
+    let count = replica.watch_query("SELECT count(*) AS n FROM notes", Vec::new());
+    let _guard = count.subscribe(move |rows| {
+        let count = rows.expect("rows")[0]["n"].clone();
+        told.send(count.clone()).expect("a listener");
+        assert_ne!(count, 0, "a bug of the application's");
+    })?;
+    assert_eq!(calls.recv_timeout(GUARD).expect("the call that panics"), 0);
+    notes.create(json!({})).wait()?;
+    assert_eq!(calls.recv_timeout(GUARD).expect("the next call"), 1);
+    Ok(())
+}

@@ -1,18 +1,20 @@
 //! `history`, `diff`, `undo` and `redo`.
 
-use anabranch::{Action, EntityId, Heads, HistoryEntry, Replica, Space};
+use anabranch::{Action, EntityId, FieldDiff, Heads, HistoryEntry, Replica, Space, TextSplice};
 use serde_json::{Value, json};
 
 use crate::args::{Diff, History, OneEntity};
 use crate::commands;
 use crate::commands::edit::record;
 use crate::error::CliError;
-use crate::output::{Output, count, plain, shortened};
+use crate::output::{Output, count, plain, printable, shortened};
 
 /// The digits of a hash that a person is shown.
 const SHORT_HASH: usize = 12;
 /// The widest value that is printed.
 const VALUE_WIDTH: usize = 60;
+/// What is printed before the place where two long values differ.
+const CONTEXT: usize = 20;
 
 pub(crate) fn run(arguments: &History, output: &mut Output) -> Result<(), CliError> {
     let replica = commands::open(&arguments.file)?;
@@ -78,22 +80,67 @@ pub(crate) fn diff(arguments: &Diff, output: &mut Output) -> Result<(), CliError
     };
     let fields = space.diff(id, before, to).wait()?;
     if output.is_json() {
-        let field = |field: &anabranch::FieldDiff| {
-            let splice = |splice: &anabranch::TextSplice| json!({ "at": splice.at, "delete": splice.delete, "insert": splice.insert });
+        let field = |field: &FieldDiff| {
+            let splice =
+                |splice: &TextSplice| json!({ "at": splice.at, "delete": splice.delete, "insert": splice.insert });
             let splices: Vec<_> = field.splices.iter().map(splice).collect();
             json!({ "field": field.field, "before": field.before, "after": field.after, "splices": splices })
         };
         return output.json(&fields.iter().map(field).collect::<Vec<_>>());
     }
-    for field in &fields {
-        output.line(format!("{}:", field.field))?;
-        for (sign, value) in [("-", &field.before), ("+", &field.after)] {
-            if let Some(value) = value {
-                output.line(format!("  {sign} {}", shortened(&plain(value), VALUE_WIDTH)))?;
-            }
+    fields.iter().flat_map(lines).try_for_each(|line| output.line(line))?;
+    if fields.is_empty() { output.line("no difference") } else { Ok(()) }
+}
+
+/// What differs in a field, for a person: its values, or of a text that is long the places that differ.
+fn lines(field: &FieldDiff) -> Vec<String> {
+    let mut lines = vec![format!("{}:", printable(&field.field))];
+    let [before, after] = [&field.before, &field.after].map(|value| value.as_ref().map(plain));
+    let is_long = |text: &Option<String>| text.as_ref().is_some_and(|text| text.chars().count() > VALUE_WIDTH);
+    match &field.before {
+        Some(Value::String(text)) if !field.splices.is_empty() && (is_long(&before) || is_long(&after)) => {
+            lines.extend(places(text, &field.splices));
+        }
+        _ => {
+            let shared = shared(before.as_deref(), after.as_deref());
+            let sides = [("-", before), ("+", after)];
+            let side = |(sign, text): (&str, Option<String>)| Some(format!("  {sign} {}", excerpt(&text?, shared)));
+            lines.extend(sides.into_iter().filter_map(side));
         }
     }
-    if fields.is_empty() { output.line("no difference") } else { Ok(()) }
+    lines
+}
+
+/// The places in which a text differs, as they count before the change.
+fn places(before: &str, splices: &[TextSplice]) -> Vec<String> {
+    let mut lines = Vec::new();
+    // Each splice counts its place after those before it.
+    let (mut inserted, mut deleted) = (0, 0);
+    for splice in splices {
+        let at = (splice.at + deleted).saturating_sub(inserted);
+        let gone: String = before.chars().skip(at).take(splice.delete).collect();
+        lines.push(format!("  at {at}"));
+        let sides = [("-", &gone), ("+", &splice.insert)].into_iter().filter(|(_, text)| !text.is_empty());
+        lines.extend(sides.map(|(sign, text)| format!("    {sign} {}", shortened(&printable(text), VALUE_WIDTH))));
+        inserted += splice.insert.chars().count();
+        deleted += splice.delete;
+    }
+    lines
+}
+
+/// How many characters two values share at their beginning.
+fn shared(before: Option<&str>, after: Option<&str>) -> usize {
+    let (before, after) = (before.unwrap_or_default().chars(), after.unwrap_or_default().chars());
+    before.zip(after).take_while(|(before, after)| before == after).count()
+}
+
+/// A value, or if it is long the part of it from shortly before the place where it differs.
+fn excerpt(text: &str, shared: usize) -> String {
+    if text.chars().count() <= VALUE_WIDTH || shared <= CONTEXT {
+        return shortened(text, VALUE_WIDTH);
+    }
+    let rest: String = text.chars().skip(shared - CONTEXT).collect();
+    format!("…{}", shortened(&rest, VALUE_WIDTH - 1))
 }
 
 /// The heads right after the change whose hash begins so.

@@ -52,7 +52,7 @@ fn line(change: &SchemaChange) -> String {
     let effect = match change.effect {
         Effect::None => "nothing changes for what is there",
         Effect::ReadsDifferently => "what is there reads differently",
-        Effect::Hidden => "kept, but hidden",
+        Effect::Hidden => "kept, but no longer in the SQL view",
         Effect::Refused => "REFUSED",
     };
     format!("{change}  [{effect}]")

@@ -70,6 +70,48 @@ impl Pair {
 }
 
 #[test]
+fn what_lost_inside_a_map_is_explained_and_settled() {
+    let pair = Pair::new();
+    let Pair { shell, id, .. } = &pair;
+    shell.ok(["edit", "a.db", id, "links[home]=one"]);
+    shell.ok(["edit", "b.db", id, "links[home]=two", "title=Same"]);
+    shell.ok(["edit", "a.db", id, "title=Same"]);
+    pair.meet();
+    let why = shell.ok(["why", "a.db", id, "links"]);
+    assert!(why.contains("\n  links.home: two\n    chosen by lww  two  (replica "), "{why}");
+    assert!(why.contains("\n    lost  one  (this replica, "), "{why}");
+    let contest = &shell.json(["why", "a.db", id, "links", "--json"])["contests"][0];
+    assert_eq!((&contest["field"], &contest["value"]), (&json!("links.home"), &json!("two")));
+    let lost = |number: usize| (&contest["contenders"][number]["value"], &contest["contenders"][number]["lost"]);
+    assert_eq!([lost(0), lost(1)], [(&json!("two"), &json!(false)), (&json!("one"), &json!(true))]);
+    // Two wrote the same title: nothing lost.
+    let why = shell.ok(["why", "a.db", id, "title"]);
+    assert!(why.contains("chosen by lww  Same") && why.contains("the same  Same") && !why.contains("lost"), "{why}");
+    let contenders = &shell.json(["why", "a.db", id, "title", "--json"])["contenders"];
+    assert_eq!((&contenders[1]["value"], &contenders[1]["lost"]), (&json!("Same"), &json!(false)));
+
+    let settled = shell.json(["resolve", "a.db", id, "links.home", "--take", "1", "--json"]);
+    assert_eq!((&settled["field"], &settled["value"]), (&json!("links.home"), &json!("one")));
+    assert!(!shell.ok(["why", "a.db", id, "links"]).contains("lost"));
+}
+
+#[test]
+fn a_long_value_is_compared_by_the_places_that_differ() {
+    let shell = Shell::new();
+    shell.init("a.db");
+    let long = "x".repeat(100);
+    let links = format!("links:={{\"a\":\"{long}\",\"b\":1}}");
+    let id = shell.ok(["create", "a.db", "notes", "title=Trip", &format!("body={long} one two"), &links]);
+    shell.ok(["edit", "a.db", &id, "title=Journey", "body[101:104]=1", "body[0:0]=> ", "links[b]=2"]);
+    let diff = shell.ok(["diff", "a.db", &id]);
+    let body = "body:\n  at 0\n    + > \n  at 101\n    - one\n    + 1\nlinks:\n";
+    assert!(diff.starts_with(body), "{diff}");
+    assert!(diff.ends_with("title:\n  - Trip\n  + Journey"), "{diff}");
+    let (before, after) = ("  - …xxxxxxxxxxxxxx\",\"b\":1}\n", "  + …xxxxxxxxxxxxxx\",\"b\":\"2\"}\n");
+    assert!(diff.contains(before) && diff.contains(after), "{diff}");
+}
+
+#[test]
 fn two_resolutions_apart_end_with_one_outcome() {
     let pair = Pair::new_with_conflict();
     let Pair { shell, id, .. } = &pair;
@@ -147,6 +189,9 @@ fn a_replica_is_cloned_with_the_schema_that_the_space_carries() {
     assert_eq!(shell.ok(["get", "c.db", id, "--state"]), shell.ok(["get", "a.db", id, "--state"]));
     assert_eq!(shell.ok(["query", "c.db", "SELECT title FROM notes"]), "title\nTrip");
     assert!(shell.error(["clone", &server.url(), "d.db", "--space", "empty"]).contains("carries no schema"));
+    for file in ["a.db", "c.db"] {
+        assert!(shell.error(["clone", &server.url(), file]).contains("is a replica already"), "{file}");
+    }
 }
 
 #[test]

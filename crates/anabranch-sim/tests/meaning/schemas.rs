@@ -86,7 +86,9 @@ impl Draft {
                 *rest += &format!(", key = \"{name}\"");
                 *name = format!("new_{name}");
             }
-            if *kind == "register" && !rest.contains("type =") && dice.once_in(4) {
+            // What the lens reads has to keep the field's rules.
+            let free = !rest.contains("type =") && !rest.contains("one_of");
+            if *kind == "register" && free && dice.once_in(4) {
                 *rest += ", lens = { map = { word = 4 }, otherwise = 1 }, type = \"integer\"";
             }
         }

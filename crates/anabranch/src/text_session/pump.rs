@@ -140,6 +140,11 @@ pub(super) fn again(failure: &StoreError) -> StoreError {
         StoreError::NoEntity(id) => StoreError::NoEntity(*id),
         StoreError::Deleted(id) => StoreError::Deleted(*id),
         StoreError::Purged(id) => StoreError::Purged(*id),
+        StoreError::UnknownVersion(id) => StoreError::UnknownVersion(*id),
+        StoreError::NoCollection(name) => StoreError::NoCollection(name.clone()),
+        StoreError::TransactionTooLarge => StoreError::TransactionTooLarge,
+        StoreError::DamagedRow(what) => StoreError::DamagedRow(what),
+        StoreError::OutOfRange => StoreError::OutOfRange,
         StoreError::Rule { entity, field, rule } => {
             StoreError::Rule { entity: *entity, field: field.clone(), rule: rule.clone() }
         }

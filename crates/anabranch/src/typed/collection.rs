@@ -5,6 +5,7 @@ use anabranch_core::{CollectionName, EntityId, SpaceName};
 use anabranch_store::{StoreError, Write};
 
 use super::entity::Entity;
+use super::listed::Listed;
 use super::record::{Record, from_state, to_state};
 use super::shape::Changes;
 use crate::Commit;
@@ -62,11 +63,12 @@ impl<T: Entity> Collection<T> {
     }
 
     /// The entities after `after`, in order of id (of creation, for ids that were minted here), at most `limit`.
+    /// Those that do not fit the type are set apart: see [`Listed`].
     ///
     /// # Errors
-    /// If the file cannot be read, or one of the entities does not fit the type; the error names it.
-    pub fn list(&self, after: Option<EntityId>, limit: u32) -> Result<Vec<Record<T>>, Error> {
-        self.rows(after, limit)?.into_iter().map(Record::read).collect()
+    /// If the file cannot be read.
+    pub fn list(&self, after: Option<EntityId>, limit: u32) -> Result<Listed<T>, Error> {
+        Ok(Listed::read(self.rows(after, limit)?, limit))
     }
 
     /// Watches an entity: as it is now, and again after commits that touched it.
@@ -78,7 +80,7 @@ impl<T: Entity> Collection<T> {
 
     /// Watches the first `limit` entities: as they are now, and again after commits that touched the collection.
     #[must_use]
-    pub fn watch_list(&self, limit: u32) -> Watch<Vec<Record<T>>> {
+    pub fn watch_list(&self, limit: u32) -> Watch<Listed<T>> {
         let collection = self.clone();
         self.watch_collection(move || collection.list(None, limit))
     }

@@ -41,17 +41,23 @@ use super::shape::Changes;
 /// A field's Rust type says its kind: [`Text`](crate::Text), [`Counter`](crate::Counter), [`Set`](crate::Set),
 /// [`List`](crate::List), [`Map`](crate::Map), [`Reference`](crate::Reference) (or an `Option` of one) are what
 /// they are called; every other type that serde serialises is a *register*, written as a whole. Registers of
-/// integers, floats, strings and booleans, and options of them, get the `type` rule by themselves.
+/// integers, floats, strings and booleans, and options of them, get the `type` rule by themselves, and integers
+/// their type's bounds (`u8`: `min = 0, max = 255`). A float must be finite to be written.
 ///
 /// A field's name is its serialised one: `#[serde(rename)]` and `rename_all` count, and a field that is
 /// `#[serde(skip)]`ped is none. A field that an entity has no value for (it is from an older schema version, say)
 /// takes its type's `Default`, or what `#[serde(default)]` says. Fields of an entity that the struct does not know
 /// are left alone.
 ///
+/// What a default shows is not in the document. The first edit of a field that merges, but has a default that is
+/// not empty, writes the default with it; two replicas that do so apart both write it. To begin with a value is
+/// better done where the entity is created.
+///
 /// # `#[entity(…)]`
 /// - `collection = "name"`: the default is the struct's name in lower snake case, and an `s`.
 /// - `deletion = "edit_wins"` (the default) or `"delete_wins"`.
 /// - `policy = "…"`: for fields that have none of their own.
+/// - `crate = "path"`: where this crate is found, if not at `::anabranch`: for one that re-exports it.
 ///
 /// # `#[field(…)]`
 /// - `policy = "lww"` (the default), `"first_writer"`, `"causal"`, `"max"`, `"min"`, `"manual"`, or

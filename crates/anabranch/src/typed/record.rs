@@ -7,6 +7,7 @@ use anabranch_store::EntityRecord;
 use serde_json::Value;
 
 use super::entity::{Entity, Object};
+use super::finite;
 use super::private::Fields;
 use crate::error::Error;
 
@@ -79,6 +80,7 @@ pub(super) fn from_state<T: Entity>(id: EntityId, state: Object) -> Result<T, Er
 
 /// The fields that a value makes. Those without a value are left out.
 pub(super) fn to_state<T: Entity>(value: &T) -> Result<Object, Error> {
+    finite::check(value).map_err(|error| Error::invalid(format!("{} cannot be written: {error}", T::COLLECTION)))?;
     let mut fields = crate::collection::object(value)?;
     fields.retain(|_, value| !value.is_null());
     Ok(fields)

@@ -133,6 +133,18 @@ impl Change<'_> {
         edits.push(Edit::Set { field: self.field.clone(), value: self.after.clone() });
     }
 
+    /// Sets a field that merges, and that was read from a default: none of it is in the document.
+    fn set_whole(&self, empty: impl Into<Value>, edits: &mut Vec<Edit>) {
+        let (empty, field) = (empty.into(), || self.field.clone());
+        // Serde may have been told to skip what is empty.
+        let value = if self.after.is_null() { &empty } else { self.after };
+        if *value == empty {
+            // Emptiness leaves no trace where nothing is, and the default would show again.
+            edits.push(Edit::Set { field: field(), value: self.before.clone() });
+        }
+        edits.push(Edit::Set { field: field(), value: value.clone() });
+    }
+
     fn register(&self, edits: &mut Vec<Edit>) {
         if !self.is_none() {
             self.set(edits);
@@ -155,9 +167,11 @@ impl Kinded for Text {
         if change.is_none() {
             return;
         }
-        let Some(splices) = self.splices_from(change.before.as_str().unwrap_or_default()) else {
-            return change.set(edits);
-        };
+        let [actual, before] = [change.actual, Some(change.before)].map(|text| text.and_then(Value::as_str));
+        let before = before.unwrap_or_default();
+        // A text that was read from a default is not in the document: a splice would have nothing to stand on.
+        let splices = self.splices_from(before).filter(|_| actual.unwrap_or_default() == before);
+        let Some(splices) = splices else { return change.set_whole("", edits) };
         edits.extend(splices.iter().cloned().map(|TextSplice { at, delete, insert }| {
             let field = change.field.clone();
             Edit::Splice { field, at, delete, insert }
@@ -171,11 +185,12 @@ impl Kinded for Counter {
     }
 
     fn edits(&self, change: &Change<'_>, edits: &mut Vec<Edit>) {
-        let before = change.before.as_i64().unwrap_or_default();
+        let [actual, before] =
+            [change.actual, Some(change.before)].map(|number| number.and_then(Value::as_i64).unwrap_or_default());
         match self.value().checked_sub(before) {
             Some(0) => {}
-            Some(by) => edits.push(Edit::Increment { field: change.field.clone(), by }),
-            None => change.set(edits),
+            Some(by) if actual == before => edits.push(Edit::Increment { field: change.field.clone(), by }),
+            _ => change.set_whole(0, edits),
         }
     }
 }
@@ -192,6 +207,9 @@ impl<T: Serialize + Ord> Kinded for Set<T> {
         let (before, after) = (items(change.before), items(change.after));
         let keys = |members: &[Value]| members.iter().map(Value::to_string).collect::<BTreeSet<_>>();
         let (old, new) = (keys(before), keys(after));
+        if !old.is_subset(&keys(change.actual.map_or(&[], items))) {
+            return change.set_whole(Vec::<Value>::new(), edits);
+        }
         let field = || change.field.clone();
         let removed = before.iter().filter(|member| !new.contains(&member.to_string())).cloned();
         edits.extend(removed.map(|member| Edit::Remove { field: field(), member }));
@@ -210,6 +228,12 @@ impl<T: Serialize> Kinded for List<T> {
     fn edits(&self, change: &Change<'_>, edits: &mut Vec<Edit>) {
         let (before, after) = (items(change.before), items(change.after));
         let actual = change.actual.map_or(&[][..], items);
+        if actual.len() != before.len() {
+            if before != after {
+                change.set_whole(Vec::<Value>::new(), edits);
+            }
+            return;
+        }
         if before == after && self.origins().iter().copied().eq((0..before.len()).map(Some)) {
             return;
         }
@@ -232,6 +256,12 @@ impl<T: Serialize> Kinded for Map<T> {
         let nothing = Fields::new();
         let [actual, before, after] = [change.actual, Some(change.before), Some(change.after)]
             .map(|value| value.and_then(Value::as_object).unwrap_or(&nothing));
+        if change.is_none() && self.inserted().is_empty() {
+            return;
+        }
+        if before.keys().any(|key| !actual.contains_key(key)) {
+            return change.set_whole(Fields::new(), edits);
+        }
         for key in self.inserted() {
             if let Some(value) = after.get(key).filter(|value| before.get(key) == Some(*value)) {
                 let path = Path(vec![Step::Key(key.clone())]);
@@ -263,17 +293,20 @@ fn items(value: &Value) -> &[Value] {
 }
 
 macro_rules! registers {
-    ($($value_type:ident: $($type:ty),*;)*) => {
+    ($($value_type:ident: $($type:ty $(, $rule:ident = $bound:expr)*;)*;)*) => {
         $($(
             impl Kinded for $type {
                 fn field() -> Field {
-                    register(ValueType::$value_type)
+                    #[allow(unused_mut, reason = "not every type has bounds")]
+                    let mut field = register(ValueType::$value_type);
+                    $(field.rules.$rule = Some($bound);)*
+                    field
                 }
             }
 
             impl Kinded for Option<$type> {
                 fn field() -> Field {
-                    register(ValueType::$value_type)
+                    <$type as Kinded>::field()
                 }
             }
         )*)*
@@ -281,8 +314,24 @@ macro_rules! registers {
 }
 
 registers! {
-    String: String, char;
-    Integer: i8, i16, i32, i64, isize, u8, u16, u32, u64, usize;
-    Number: f32, f64;
-    Boolean: bool;
+    String:
+        String;
+        char, min_length = 1, max_length = 1;;
+    // Bounds are those of the type, as far as a number in JSON and TOML can exceed them.
+    Integer:
+        i8, min = i8::MIN.into(), max = i8::MAX.into();
+        i16, min = i16::MIN.into(), max = i16::MAX.into();
+        i32, min = i32::MIN.into(), max = i32::MAX.into();
+        i64;
+        isize;
+        u8, min = 0.into(), max = u8::MAX.into();
+        u16, min = 0.into(), max = u16::MAX.into();
+        u32, min = 0.into(), max = u32::MAX.into();
+        u64, min = 0.into();
+        usize, min = 0.into();;
+    Number:
+        f32;
+        f64;;
+    Boolean:
+        bool;;
 }

@@ -29,8 +29,12 @@ const MAX_SPLICES: usize = 4_096;
 #[derive(Clone, Default)]
 pub struct Text {
     text: String,
+    /// Its length in characters: to count them at every change would make a text that is built piecewise quadratic.
+    length: usize,
     /// What has been done to it, in order, since it was read.
     splices: Vec<TextSplice>,
+    /// The length in characters of what the last of the splices inserts.
+    inserted: usize,
 }
 
 impl Text {
@@ -48,8 +52,8 @@ impl Text {
 
     /// Its length in Unicode scalar values, as positions count them. ([`str::len`] counts bytes.)
     #[must_use]
-    pub fn length(&self) -> usize {
-        self.text.chars().count()
+    pub const fn length(&self) -> usize {
+        self.length
     }
 
     /// Adds to the end.
@@ -107,16 +111,28 @@ impl Text {
     /// # Panics
     /// If they are not all there.
     pub fn splice(&mut self, at: usize, delete: usize, insert: &str) {
-        let done = splice(&mut self.text, at, delete, insert);
-        assert!(done.is_some(), "{at}..{} is past the end, the length is {}", at.saturating_add(delete), self.length());
+        if (at, delete) == (self.length, 0) {
+            self.text.push_str(insert);
+        } else {
+            let done = splice(&mut self.text, at, delete, insert);
+            assert!(
+                done.is_some(),
+                "{at}..{} is past the end, the length is {}",
+                at.saturating_add(delete),
+                self.length
+            );
+        }
         if delete == 0 && insert.is_empty() {
             return;
         }
+        let inserted = insert.chars().count();
+        self.length = self.length - delete + inserted;
         if let Some(last) = self.splices.last_mut()
-            && at == last.at + last.insert.chars().count()
+            && at == last.at + self.inserted
         {
             last.delete += delete;
             last.insert.push_str(insert);
+            self.inserted += inserted;
             return;
         }
         if self.splices.len() == MAX_SPLICES {
@@ -124,6 +140,7 @@ impl Text {
             self.splices.clear();
         }
         self.splices.push(TextSplice { at, delete, insert: insert.to_owned() });
+        self.inserted = inserted;
     }
 
     /// The splices that lead from a text to this one; `None` if those remembered do not.
@@ -158,7 +175,8 @@ impl AsRef<str> for Text {
 
 impl From<String> for Text {
     fn from(text: String) -> Self {
-        Self { text, splices: Vec::new() }
+        let length = text.chars().count();
+        Self { text, length, splices: Vec::new(), inserted: 0 }
     }
 }
 
@@ -222,5 +240,40 @@ impl Serialize for Text {
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Self::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn lengths_and_splices_keep_up_with_the_text(
+            start in "[aé🏝]{0,6}",
+            edits in prop::collection::vec((0..10_usize, 0..4_usize, "[bü🏔]{0,3}", any::<bool>()), 0..12),
+        ) {
+            let mut text = Text::from(start.as_str());
+            let mut model: Vec<char> = start.chars().collect();
+            for (at, delete, insert, push) in edits {
+                let at = if push { model.len() } else { at.min(model.len()) };
+                let delete = delete.min(model.len() - at);
+                if push { text.push_str(&insert) } else { text.splice(at, delete, &insert) }
+                model.splice(at..at + delete, insert.chars());
+                prop_assert_eq!(text.as_str(), model.iter().collect::<String>());
+                prop_assert_eq!(text.length(), model.len());
+                prop_assert_eq!(text.inserted, text.splices.last().map_or(0, |last| last.insert.chars().count()));
+            }
+            prop_assert!(text.splices_from(&start).is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_pushed_piecewise_is_one_splice() {
+        let mut text = Text::from("ä");
+        "öüß".chars().for_each(|c| text.push(c));
+        assert_eq!(text.splices, [TextSplice { at: 1, delete: 0, insert: "öüß".to_owned() }]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use anabranch::{EntityId, Error, ErrorKind, TextSplice};
 
-use crate::support::{Folder, GUARD, main_space};
+use crate::support::{Folder, GUARD, TestServer, main_space};
 use crate::{Note, notes, replica};
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
@@ -144,5 +144,25 @@ fn what_cannot_be_is_refused() -> Result<(), Error> {
     session.flush().wait()?;
     assert_eq!(notes.get(id)?.expect("the note").body, "ab");
     assert_eq!(cursor.position(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_session_on_a_purged_entity_says_that_it_is_gone() -> Result<(), Error> {
+    let folder = Folder::new();
+    let server = TestServer::start(folder.path("server.db"));
+    let replica = replica(&folder, "a.db");
+    let notes = notes(&replica);
+    let id = notes.create(Note { body: "milk".into(), ..Note::default() }).wait()?;
+    let session = notes.text_session(id, "body").wait()?;
+    notes.delete(id).wait()?;
+    server.sync(&replica).now(GUARD).wait()?;
+    notes.space().purge(id).wait()?;
+    server.sync(&replica).now(GUARD).wait()?;
+    assert!(notes.space().get(id)?.expect("its marker").purged);
+    session.splice(4, 0, ", eggs")?;
+    let error = session.flush().wait().expect_err("it is gone");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "not `Retry`: {error}");
+    assert_eq!(session.error().expect("the same").kind(), ErrorKind::NotFound);
     Ok(())
 }

@@ -32,7 +32,7 @@ fn every_kind_is_read_as_it_was_written() -> Result<(), Error> {
     assert_eq!(record.value, note);
     assert_eq!((record.id, record.title.as_str()), (id, note.title.as_str()));
     assert_eq!(record.folder.map(|folder| folder.id()), Some(folder));
-    assert_eq!(notes(&replica).list(None, 10)?, [record]);
+    assert_eq!(notes(&replica).list(None, 10)?.records, [record]);
     let rows = replica.query("SELECT stars, tags, folder FROM notes", &[])?;
     assert_eq!(rows[0]["stars"], -3);
     assert_eq!(rows[0]["folder"], json!(folder.to_string()));

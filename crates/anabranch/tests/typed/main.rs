@@ -3,8 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod defaults;
 mod edits;
 mod entities;
 mod fields;
+mod listing;
 mod merging;
 mod schema;

@@ -155,3 +155,20 @@ fn what_does_not_fit_the_struct_is_an_error_that_names_it() {
         ErrorKind::Invalid
     );
 }
+
+/// What a crate that re-exports the library looks like.
+mod facade {
+    pub(super) use ::anabranch as replication;
+}
+
+#[test]
+fn the_library_may_be_found_elsewhere() {
+    #[derive(Entity, Serialize, Deserialize)]
+    #[entity(crate = "crate::schema::facade::replication", collection = "folders")]
+    struct Elsewhere {
+        name: String,
+        #[field(on_delete = "keep")]
+        above: Option<Reference<Elsewhere>>,
+    }
+    assert_eq!(facade::replication::schema![Elsewhere], schema![Folder]);
+}
