@@ -109,7 +109,8 @@ impl Intent {
 
     /// Whether it cannot be told from outside how many changes it makes.
     pub(crate) const fn is_uncertain(&self) -> bool {
-        matches!(self, Self::Delete { .. } | Self::Restore { .. } | Self::Purge { .. })
+        // Undoing a creation deletes, and what a deletion takes along follows.
+        matches!(self, Self::Undo { .. } | Self::Delete { .. } | Self::Restore { .. } | Self::Purge { .. })
     }
 
     /// Whether it can be a part of a transaction.
@@ -166,7 +167,8 @@ pub(crate) fn choose(dice: &mut Dice, known: &Known<'_>) -> Option<Intent> {
     })
 }
 
-/// Carries out a write inside a transaction. Returns its effect, if it made exactly one change for sure.
+/// Carries out a write inside a transaction. Returns the effect of the first change that it made, if it made one for
+/// sure.
 pub(crate) fn carry_out(
     write: &mut Write<'_>,
     dice: &mut Dice,

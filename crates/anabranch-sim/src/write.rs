@@ -62,7 +62,7 @@ impl Fleet {
                 Ok(made) => {
                     let made: Vec<Option<Effect>> = made;
                     lines.push(format!("client {number}: {intents:?}{}", if undo { ", undone" } else { "" }));
-                    uncertain |= made.iter().any(Option::is_none);
+                    uncertain |= made.iter().any(Option::is_none) || intents.iter().any(Intent::is_uncertain);
                     effects.extend(made.into_iter().flatten().filter(|_| !undo));
                 }
                 Err(error) => {

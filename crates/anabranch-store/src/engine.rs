@@ -188,7 +188,17 @@ impl Engine {
     }
 
     /// Runs jobs in one transaction, commits once, and finishes them. `None` if nothing was committed.
-    pub fn commit(&mut self, mut jobs: Vec<Box<dyn Job>>) -> Option<Committed> {
+    pub fn commit(&mut self, jobs: Vec<Box<dyn Job>>) -> Option<Committed> {
+        self.commit_telling(jobs, |_| ())
+    }
+
+    /// As [`Engine::commit`]; `tell` hears of it before the jobs are finished, so that whoever waits for one finds
+    /// everybody told.
+    pub(crate) fn commit_telling(
+        &mut self,
+        mut jobs: Vec<Box<dyn Job>>,
+        tell: impl FnOnce(&Committed),
+    ) -> Option<Committed> {
         let outcome = match self.run_jobs(&mut jobs) {
             Ok(committed) => self.finish_commit().map(|()| committed),
             Err(error) => {
@@ -202,6 +212,7 @@ impl Engine {
                 self.stats.commits.fetch_add(1, Ordering::Relaxed);
                 self.stats.writes.fetch_add(count, Ordering::Relaxed);
                 debug!(writes = count, entities = committed.entities.len(), "committed");
+                tell(&committed);
                 jobs.into_iter().for_each(|job| job.finish(Ok(())));
                 Some(committed)
             }

@@ -277,10 +277,11 @@ fn write_loop(mut engine: Engine, jobs: &Receiver<Box<dyn Job>>, listeners: &Mut
 }
 
 fn commit_group(engine: &mut Engine, group: Vec<Box<dyn Job>>, listeners: &Mutex<Vec<Listener>>) {
-    if let Some(committed) = engine.commit(group) {
+    let tell = |committed: &Committed| {
         let mut listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        listeners.retain(|listener| listener(&committed));
-    }
+        listeners.retain(|listener| listener(committed));
+    };
+    drop(engine.commit_telling(group, tell));
 }
 
 /// One fold between two groups: a busy writer is delayed by one document at most.

@@ -14,6 +14,28 @@ const POLICIES: [&str; 7] = [
     "{ custom = \"all\", version = 1 }",
 ];
 
+/// Rules that the values which people write break now and then. References have none: whoever creates the first
+/// entity has nothing to refer to.
+const RULES: [(&str, &[&str]); 6] = [
+    (
+        "register",
+        &[
+            ", type = \"integer\"",
+            ", min = 0, max = 9",
+            ", max_length = 4",
+            ", pattern = \"[a-z]*\"",
+            ", one_of = [1, 2, \"word\"]",
+            ", required = true",
+            ", check = \"even\"",
+        ],
+    ),
+    ("text", &[", max_length = 8", ", pattern = \"[^!]*\""]),
+    ("counter", &[", max = 6", ", min = -4"]),
+    ("set", &[", max_length = 2", ", min_length = 1"]),
+    ("list", &[", max_length = 2", ", min_length = 1"]),
+    ("map", &[", max_length = 2", ", min_length = 1"]),
+];
+
 /// What the schemas name.
 pub(crate) fn functions() -> Functions {
     let mut functions = Functions::default();
@@ -86,9 +108,9 @@ impl Draft {
                 *rest += &format!(", key = \"{name}\"");
                 *name = format!("new_{name}");
             }
-            // What the lens reads has to keep the field's rules.
-            let free = !rest.contains("type =") && !rest.contains("one_of");
-            if *kind == "register" && free && dice.once_in(4) {
+            // What a lens reads must keep the field's own rules.
+            let has_rules = RULES.iter().any(|(of, rules)| of == kind && rules.iter().any(|rule| rest.contains(rule)));
+            if *kind == "register" && !has_rules && dice.once_in(4) {
                 *rest += ", lens = { map = { word = 4 }, otherwise = 1 }, type = \"integer\"";
             }
         }
@@ -120,23 +142,7 @@ fn one_policy(dice: &mut Dice, count: usize) -> &'static str {
     POLICIES[dice.below(count)]
 }
 
-/// Rules that what [`values`](super::acts) writes breaks now and then.
 fn rule(dice: &mut Dice, kind: &str) -> &'static str {
-    let rules: &[&str] = match kind {
-        "register" => &[
-            ", type = \"integer\"",
-            ", min = 0, max = 9",
-            ", max_length = 4",
-            ", pattern = \"[a-z]*\"",
-            ", one_of = [1, 2, \"word\"]",
-            ", required = true",
-            ", check = \"even\"",
-        ],
-        "text" => &[", max_length = 8", ", pattern = \"[^!]*\""],
-        "counter" => &[", max = 6", ", min = -4"],
-        "set" | "list" | "map" => &[", max_length = 2", ", min_length = 1"],
-        // Whoever creates the first entity has nothing to refer to.
-        _ => &[""],
-    };
+    let rules = RULES.iter().find(|(of, _)| *of == kind).map_or(&[""][..], |(_, rules)| rules);
     rules[dice.below(rules.len())]
 }

@@ -189,12 +189,14 @@ impl Driver {
                 self.written_spaces()
             }
             Some(Command::CaughtUp(promise)) => {
-                if self.session.is_caught_up() {
+                // What was written before this was asked comes first.
+                let events = self.written_spaces();
+                if events.is_empty() && self.session.is_caught_up() {
                     promise.resolve(Ok(()));
                 } else {
                     self.waiting.push(promise);
                 }
-                Vec::new()
+                events
             }
             Some(Command::Stop) | None => vec![ClientEvent::Stop],
         }
