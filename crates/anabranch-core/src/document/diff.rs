@@ -94,27 +94,23 @@ fn between(before: &[char], after: &[char], kept: impl FnOnce(&[char], &[char]) 
 /// than what changes around them.
 fn meant(runs: &[Run], old: usize, new: usize) -> Vec<Run> {
     let mut meant = Vec::with_capacity(runs.len());
-    let (mut x, mut y) = (0, 0);
-    let mut short = Vec::new();
+    let (mut last, mut short) = ((0, 0, 0), Vec::new());
     for run in runs.iter().copied().chain([(old, new, 0)]) {
-        let (to_x, to_y, length) = run;
-        if length > 0 && length < LONG_RUN {
+        if (1..LONG_RUN).contains(&run.2) {
             short.push(run);
             continue;
         }
         let kept: usize = short.iter().map(|(.., length)| length).sum();
         let mut changed = 0;
-        let (mut from_x, mut from_y) = (x, y);
-        for (at_x, at_y, length) in short.iter().copied().chain([run]) {
-            changed += (at_x - from_x).max(at_y - from_y);
-            (from_x, from_y) = (at_x + length, at_y + length);
+        for next in short.iter().copied().chain([run]) {
+            let (x, y, length) = std::mem::replace(&mut last, next);
+            changed += (next.0 - x - length).max(next.1 - y - length);
         }
         if kept >= changed {
             meant.append(&mut short);
         }
         short.clear();
-        meant.push(run);
-        (x, y) = (to_x + length, to_y + length);
+        meant.extend((run.2 > 0).then_some(run));
     }
     meant
 }
