@@ -1,4 +1,4 @@
-//! What differs between two states, for a person to look at.
+//! What differs between two states, for a person to look at, and between two texts, for an edit to write.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +12,12 @@ use super::write::shared_ends;
 /// Beyond this many insertions and deletions two texts are not compared any closer. The search takes memory as
 /// the square of this, and time as this times the texts' length.
 const MAX_EDITS: usize = 400;
+
+/// From this many characters on, what two texts share is no chance.
+const LONG_RUN: usize = 4;
+
+/// What two texts share: its place in the old one, its place in the new one, and its length.
+type Run = (usize, usize, usize);
 
 /// A field that differs.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,14 +59,29 @@ pub fn diff(before: &State, after: &State) -> Vec<FieldDiff> {
 fn splices(before: &str, after: &str) -> Vec<TextSplice> {
     let before: Vec<char> = before.chars().collect();
     let after: Vec<char> = after.chars().collect();
-    let (prefix, suffix) = shared_ends(&before, &after);
+    between(&before, &after, |old, new| shared(old, new).unwrap_or_default())
+}
+
+/// What writes a text anew: as [`splices`], but letters that the two share by chance are not kept. They would have
+/// others' concurrent edits of the old text, and undos of it, strike in the midst of the new one.
+pub(super) fn rewrite(before: &str, after: &str) -> Vec<TextSplice> {
+    let before: Vec<char> = before.chars().collect();
+    let after: Vec<char> = after.chars().collect();
+    between(&before, &after, |old, new| {
+        let kept = shared(old, new).or_else(|| shared_words(old, new)).unwrap_or_default();
+        meant(&kept, old.len(), new.len())
+    })
+}
+
+/// The splices between the runs that are kept of what two texts do not share at their ends.
+fn between(before: &[char], after: &[char], kept: impl FnOnce(&[char], &[char]) -> Vec<Run>) -> Vec<TextSplice> {
+    let (prefix, suffix) = shared_ends(before, after);
     let old = &before[prefix..before.len() - suffix];
     let new = &after[prefix..after.len() - suffix];
-    let kept = shared(old, new).unwrap_or_default();
     // What lies between one kept run and the next is replaced.
     let mut splices = Vec::new();
     let (mut x, mut y) = (0, 0);
-    for (to_x, to_y, length) in kept.into_iter().chain([(old.len(), new.len(), 0)]) {
+    for (to_x, to_y, length) in kept(old, new).into_iter().chain([(old.len(), new.len(), 0)]) {
         if (x, y) != (to_x, to_y) {
             splices.push(TextSplice { at: prefix + y, delete: to_x - x, insert: new[y..to_y].iter().collect() });
         }
@@ -69,9 +90,43 @@ fn splices(before: &str, after: &str) -> Vec<TextSplice> {
     splices
 }
 
-/// The runs that two texts share, as (place in the old, place in the new, length): the greedy algorithm of
+/// The runs that are not shared by chance: the long ones, and between two of them the short ones, if they are no less
+/// than what changes around them.
+fn meant(runs: &[Run], old: usize, new: usize) -> Vec<Run> {
+    let mut meant = Vec::with_capacity(runs.len());
+    let (mut last, mut short) = ((0, 0, 0), Vec::new());
+    for run in runs.iter().copied().chain([(old, new, 0)]) {
+        if (1..LONG_RUN).contains(&run.2) {
+            short.push(run);
+            continue;
+        }
+        let kept: usize = short.iter().map(|(.., length)| length).sum();
+        let mut changed = 0;
+        for next in short.iter().copied().chain([run]) {
+            let (x, y, length) = std::mem::replace(&mut last, next);
+            changed += (next.0 - x - length).max(next.1 - y - length);
+        }
+        if kept >= changed {
+            meant.append(&mut short);
+        }
+        short.clear();
+        meant.extend((run.2 > 0).then_some(run));
+    }
+    meant
+}
+
+/// The runs of whole words that two texts share.
+fn shared_words(old: &[char], new: &[char]) -> Option<Vec<Run>> {
+    let words = |text| <[char]>::chunk_by(text, |a, b| a.is_alphanumeric() && b.is_alphanumeric()).collect::<Vec<_>>();
+    let (old, new) = (words(old), words(new));
+    let length = |words: &[&[char]]| words.iter().map(|word| word.len()).sum::<usize>();
+    let runs = shared(&old, &new)?.into_iter();
+    Some(runs.map(|(x, y, count)| (length(&old[..x]), length(&new[..y]), length(&old[x..x + count]))).collect())
+}
+
+/// The runs that two texts share, of characters or of words: the greedy algorithm of
 /// Myers, *An O(ND) Difference Algorithm and Its Variations* (1986). `None` if too much differs.
-fn shared(old: &[char], new: &[char]) -> Option<Vec<(usize, usize, usize)>> {
+fn shared<T: PartialEq>(old: &[T], new: &[T]) -> Option<Vec<Run>> {
     let mut search = Search { old, new, rounds: Vec::new() };
     for edits in 0..=MAX_EDITS {
         let round: Vec<_> = (0..=edits).map(|inserted| search.furthest(edits, inserted)).collect();
@@ -87,15 +142,15 @@ fn shared(old: &[char], new: &[char]) -> Option<Vec<(usize, usize, usize)>> {
     None
 }
 
-struct Search<'a> {
-    old: &'a [char],
-    new: &'a [char],
+struct Search<'a, T> {
+    old: &'a [T],
+    new: &'a [T],
     /// For each number of edits, and each number of insertions among them, how much of the old text the longest
     /// match has used up; `None` where there is none.
     rounds: Vec<Vec<Option<usize>>>,
 }
 
-impl Search<'_> {
+impl<T: PartialEq> Search<'_, T> {
     /// Where a match begins to go on after its last edit, in the old text.
     fn start(&self, edits: usize, inserted: usize) -> Option<usize> {
         let Some(last) = edits.checked_sub(1).map(|last| &self.rounds[last]) else { return Some(0) };
@@ -113,7 +168,7 @@ impl Search<'_> {
     }
 
     /// The runs on the way to the end, from the first on.
-    fn runs(&self, mut edits: usize, mut inserted: usize) -> Vec<(usize, usize, usize)> {
+    fn runs(&self, mut edits: usize, mut inserted: usize) -> Vec<Run> {
         let mut runs = Vec::new();
         while let (Some(start), Some(end)) = (self.start(edits, inserted), self.rounds[edits][inserted]) {
             if end > start {
@@ -169,6 +224,59 @@ mod tests {
             let deleted: usize = made.iter().map(|splice| splice.delete).sum();
             prop_assert_eq!(deleted, old.len() - common(&old, &new));
         }
+
+        #[test]
+        fn a_rewrite_is_right(old in "[abcé😀 ]{0,24}", new in "[abcé😀 ]{0,24}") {
+            prop_assert_eq!(applied(&old, &rewrite(&old, &new)), new.clone());
+            let (old, new): (Vec<char>, Vec<char>) = (old.chars().collect(), new.chars().collect());
+            for (x, y, length) in shared_words(&old, &new).unwrap() {
+                prop_assert_eq!(&old[x..x + length], &new[y..y + length]);
+            }
+        }
+    }
+
+    #[track_caller]
+    fn rewrites(old: &str, new: &str, expected: &[(usize, usize, &str)]) {
+        let made = rewrite(old, new);
+        assert_eq!(applied(old, &made), new);
+        let made: Vec<_> = made.iter().map(|splice| (splice.at, splice.delete, splice.insert.as_str())).collect();
+        assert_eq!(made, expected, "{old:?} to {new:?}");
+    }
+
+    #[test]
+    fn a_rewrite_keeps_nothing_by_chance() {
+        rewrites("mine", "a long text of b's", &[(0, 4, "a long text of b's")]);
+        rewrites("mine", "lime", &[(0, 3, "lim")]);
+        let (old, new) = ("Call the plumber about the leak.", "Bread, eggs and oat milk, please.");
+        rewrites(old, new, &[(0, 31, "Bread, eggs and oat milk, please")]);
+        // One sentence of several is another; the rest is as it was.
+        let around = |sentence: &str| format!("Teh first. {sentence} The last, tpyed badly.");
+        let fixed = |sentence: &str| around(sentence).replace("Teh", "The").replace("tpy", "typ");
+        let expected = [(1, 2, "he"), (11, 31, &new[..32]), (56, 2, "yp")];
+        rewrites(&around(old), &fixed(new), &expected);
+    }
+
+    #[test]
+    fn a_small_edit_stays_small() {
+        rewrites("the qick brwn fox", "the quick brown fox jumps", &[(5, 0, "u"), (12, 0, "o"), (19, 0, " jumps")]);
+        rewrites("I recieve and beleive", "I receive and believe", &[(5, 2, "ei"), (17, 2, "ie")]);
+        rewrites("1.2.3", "2.2.4", &[(0, 1, "2"), (4, 1, "4")]);
+        rewrites("a1 b2 c3", "a2 b3 c4", &[(1, 1, "2"), (4, 1, "3"), (7, 1, "4")]);
+        rewrites("one two", "one, two, three", &[(3, 0, ","), (8, 0, ", three")]);
+        rewrites("same", "same", &[]);
+        rewrites("", "new", &[(0, 0, "new")]);
+    }
+
+    #[test]
+    fn a_long_text_that_differs_in_many_places_keeps_its_words() {
+        let old: String = (0..150).map(|number| format!("{number} apples, ")).collect();
+        let new = old.replace("apples", "oranges");
+        let made = rewrite(&old, &new);
+        assert_eq!(applied(&old, &made), new);
+        assert_eq!(made.len(), 150);
+        let deleted: usize = made.iter().map(|splice| splice.delete).sum();
+        // The end of the last word is one with the end of the text.
+        assert_eq!(deleted, 150 * "apples".len() - "es".len());
     }
 
     #[test]

@@ -5,11 +5,12 @@
 
 mod effects;
 mod elements;
+mod heirs;
 mod inverse;
 mod lineage;
 mod plan;
 
-use std::collections::HashSet;
+use automerge::ChangeMetadata;
 
 use self::inverse::Inverter;
 use self::plan::Plan;
@@ -78,13 +79,13 @@ impl Document {
         self.sound()?;
         contained(|| {
             let metas = self.automerge.get_changes_meta(&[]);
-            let actors: HashSet<&automerge::ActorId> = metas.iter().map(|meta| meta.actor.as_ref()).collect();
-            let own: HashSet<_> = actors.into_iter().filter(|actor| is_own(actor, mine)).collect();
-            let mut changes: Vec<_> = metas.iter().filter(|meta| own.contains(meta.actor.as_ref())).collect();
+            let own: Vec<&Actor> = self.last_seqs.keys().filter(|actor| !actor.is_derived() && mine(actor)).collect();
+            let is_own = |meta: &&ChangeMetadata<'_>| own.iter().any(|own| own.as_bytes() == meta.actor.to_bytes());
+            let mut changes: Vec<_> = metas.iter().filter(is_own).collect();
             if own.len() <= 1 {
                 changes.sort_by_key(|meta| meta.seq);
             } else {
-                changes = NewestFirst::new(&metas).filter(|meta| own.contains(meta.actor.as_ref())).collect();
+                changes = NewestFirst::new(&metas).filter(is_own).collect();
                 changes.reverse();
             }
             let mut stacks = Stacks::default();

@@ -7,18 +7,17 @@ use automerge::transaction::{Transactable, Transaction};
 use automerge::{ObjId, ObjType, Prop, ROOT, ReadDoc as _, ScalarValue, Value};
 use serde_json::{Map, Value as Json};
 
+use super::diff::rewrite;
 use super::edit::Step;
 use super::error::{DocumentError, EditError};
 use super::genesis::is_birth;
 use super::prepare::{Action, Prepared};
 use super::slot::{Held, Reader, Settled, held, held_at_root};
+use super::text::TextSplice;
 use super::value::{to_nested, to_scalar};
 use crate::name::FieldName;
 use crate::schema::Policy;
 use crate::stamp::Stamp;
-
-/// Up to this many characters, what differs between two texts is searched for what they share.
-const MAX_TEXT_DIFF: usize = 4_000;
 
 /// Puts a scalar into a slot by an op of this transaction, whatever stands there.
 pub(super) fn force(
@@ -156,16 +155,8 @@ impl<'a, 'd> Writer<'a, 'd> {
 
     fn text(&mut self, new: &str) -> Result<(), EditError> {
         let old = self.transaction.text(&self.container)?;
-        let old: Vec<char> = old.chars().collect();
-        let chars: Vec<char> = new.chars().collect();
-        let (prefix, suffix) = shared_ends(&old, &chars);
-        let (deleted, inserted) = (old.len() - prefix - suffix, chars.len() - prefix - suffix);
-        // Automerge's diff walks the whole text, which one insertion, deletion or changed character need not wait for.
-        if deleted.min(inserted) > 1 && deleted.max(inserted) <= MAX_TEXT_DIFF {
-            return Ok(self.transaction.update_text(&self.container, new)?);
-        }
-        let middle: String = chars[prefix..chars.len() - suffix].iter().collect();
-        self.splice(prefix, deleted, &middle)
+        let mut splices = rewrite(&old, new).into_iter();
+        splices.try_for_each(|TextSplice { at, delete, insert }| self.splice(at, delete, &insert))
     }
 
     fn splice(&mut self, at: usize, delete: usize, insert: &str) -> Result<(), EditError> {

@@ -61,7 +61,10 @@ pub(super) struct Effects {
     pub(super) slots: Vec<Effect>,
     /// What was added to counters, with the ops that hold them.
     pub(super) increments: Vec<(Slot, Vec<OpId>, i64)>,
+    /// The places in `slots`, but for elements that the change inserted.
     by_slot: HashMap<Slot, usize>,
+    /// The places in `slots` of the elements that the change inserted, by op; long texts are made of these.
+    inserted: Vec<Option<usize>>,
     start_op: u64,
     ops: Vec<Op>,
 }
@@ -79,6 +82,7 @@ impl Effects {
             slots: Vec::new(),
             increments: Vec::new(),
             by_slot: HashMap::new(),
+            inserted: Vec::new(),
             start_op: change.start_op().get(),
             ops: change.decode().operations,
         };
@@ -103,25 +107,45 @@ impl Effects {
             OpType::Increment(by) => return self.increments.push((slot, before(), *by)),
             OpType::MarkBegin(_) | OpType::MarkEnd(_) => return,
             OpType::Delete => None,
-            OpType::Put(_) | OpType::Make(_) => Some(id),
+            OpType::Put(_) | OpType::Make(_) => Some(id.clone()),
         };
-        if let Some(at) = self.by_slot.get(&slot) {
-            self.slots[*at].after = after;
+        if op.insert {
+            let Some(at) = self.place(&id) else { return };
+            self.inserted.resize(at, None);
+            self.inserted.push(Some(self.slots.len()));
+        } else if let Some(at) = self.find(&slot) {
+            self.slots[at].after = after;
             return;
+        } else {
+            self.by_slot.insert(slot.clone(), self.slots.len());
         }
-        self.by_slot.insert(slot.clone(), self.slots.len());
         self.slots.push(Effect { slot, before: before(), after, inserted: op.insert });
     }
 
     /// What the change did to a slot.
     pub(super) fn at(&self, slot: &Slot) -> Option<&Effect> {
-        self.by_slot.get(slot).map(|at| &self.slots[*at])
+        self.find(slot).map(|at| &self.slots[at])
+    }
+
+    fn find(&self, slot: &Slot) -> Option<usize> {
+        let inserted = slot.element().and_then(|element| self.place(element)).and_then(|at| *self.inserted.get(at)?);
+        // Another actor's op may have the same counter.
+        inserted.filter(|at| self.slots[*at].slot == *slot).or_else(|| self.by_slot.get(slot).copied())
+    }
+
+    /// Whether the change inserted elements into what was there before.
+    pub(super) fn inserts_elements(&self) -> bool {
+        self.slots.iter().any(|effect| effect.inserted)
     }
 
     /// One of the change's ops.
     pub(super) fn op(&self, id: &OpId) -> Option<&Op> {
-        let at = id.counter().checked_sub(self.start_op)?;
-        self.ops.get(usize::try_from(at).ok()?)
+        self.ops.get(self.place(id)?)
+    }
+
+    /// The place of one of the change's ops among them.
+    fn place(&self, id: &OpId) -> Option<usize> {
+        usize::try_from(id.counter().checked_sub(self.start_op)?).ok()
     }
 }
 
@@ -135,6 +159,11 @@ pub(super) struct Past<'a> {
 impl<'a> Past<'a> {
     pub(super) fn of(automerge: &'a automerge::Automerge) -> Self {
         Self { automerge, changes: HashMap::new() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn looked_at(&self) -> usize {
+        self.changes.len()
     }
 
     /// Looks at many changes at once; those that the document does not have are passed over.

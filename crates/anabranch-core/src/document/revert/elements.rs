@@ -1,7 +1,5 @@
 //! Elements of lists and texts: taken out wherever they are now, brought back where they stood.
 
-use std::collections::HashMap;
-
 use automerge::legacy::{ObjectId, OpId};
 use automerge::{Cursor, ObjId, ObjType, ReadDoc as _};
 
@@ -87,9 +85,12 @@ impl Inverter<'_> {
         let heads: Vec<_> = effects.dependencies.hashes().iter().copied().map(theirs).collect();
         let then: Vec<OpId> =
             self.document.automerge.list_range_at(object, .., &heads).filter_map(|item| op_id(&item.id())).collect();
-        let places: HashMap<&OpId, usize> = then.iter().enumerate().map(|(at, op)| (op, at)).collect();
-        let stood = |effect: &Effect| effect.before.iter().find_map(|op| places.get(op).copied());
-        let stood: Vec<usize> = removed.iter().filter_map(stood).collect();
+        let mut stood = Vec::with_capacity(removed.len());
+        for (at, op) in then.iter().enumerate() {
+            if removed.get(stood.len()).is_some_and(|effect| effect.before.contains(op)) {
+                stood.push(at);
+            }
+        }
         if stood.len() != removed.len() {
             return self.insert(object, removed);
         }
@@ -140,6 +141,7 @@ impl Inverter<'_> {
 
     /// The place and the ops of an element, or of those that stand for it; by place.
     pub(super) fn find(&mut self, object: &ObjId, element: &OpId) -> Result<Vec<(usize, Vec<Held>)>, EditError> {
+        let within = op_id(object).map_or(ObjectId::Root, ObjectId::Id);
         let mut found = Vec::new();
         let mut elements = vec![element.clone()];
         let mut at = 0;
@@ -147,8 +149,8 @@ impl Inverter<'_> {
             match self.visible(object, &element)? {
                 Some(visible) => found.push(visible),
                 None => {
-                    let heirs = self.lineage.heirs_of(&element)?;
-                    elements.extend(heirs.into_iter().filter(|heir| !elements.contains(heir)).collect::<Vec<_>>());
+                    let heirs = self.lineage.heirs(&within)?.of(&element);
+                    elements.extend(heirs.iter().filter(|heir| !elements.contains(heir)).cloned().collect::<Vec<_>>());
                 }
             }
             at += 1;

@@ -1,11 +1,13 @@
 //! What stands for what: an undo cannot bring an op back, so it writes another that stands for it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use automerge::legacy::{Key, ObjectId, OpId};
+use automerge::legacy::{ObjectId, OpId};
 use automerge::{Automerge, ReadDoc as _};
 
 use super::effects::{Effect, Effects, Past, Slot, object_id, op_id};
+use super::heirs::{Heirs, Revival, known, remember};
 use crate::document::error::DocumentError;
 use crate::document::note::Note;
 use crate::document::theirs;
@@ -15,26 +17,25 @@ use crate::document::theirs;
 pub(super) struct Lineage<'a> {
     automerge: &'a Automerge,
     pub(super) past: Past<'a>,
-    /// Made when they are first needed.
-    heirs: Option<Heirs>,
+    /// What each undo and redo has brought back; read when it is first needed.
+    revivals: Option<Vec<Arc<[Revival]>>>,
+    /// By the object that they are in.
+    heirs: HashMap<ObjectId, Heirs>,
     originals: HashMap<OpId, OpId>,
     /// What each element that an undo inserted held before it was deleted.
     restored: HashMap<OpId, OpId>,
 }
 
-/// Elements that stand for others.
-#[derive(Debug, Default)]
-struct Heirs {
-    of: HashMap<OpId, Vec<OpId>>,
-    /// The same the other way.
-    to: HashMap<OpId, OpId>,
-    /// The objects that have any.
-    within: HashSet<ObjectId>,
-}
-
 impl<'a> Lineage<'a> {
     pub(super) fn of(automerge: &'a Automerge) -> Self {
-        Self { automerge, past: Past::of(automerge), heirs: None, originals: HashMap::new(), restored: HashMap::new() }
+        Self {
+            automerge,
+            past: Past::of(automerge),
+            revivals: None,
+            heirs: HashMap::new(),
+            originals: HashMap::new(),
+            restored: HashMap::new(),
+        }
     }
 
     /// The op whose value an op stands for: itself, unless an undo or a redo wrote it.
@@ -104,9 +105,9 @@ impl<'a> Lineage<'a> {
             return Ok(Some(effect.clone()));
         }
         let Some(element) = slot.element() else { return Ok(None) };
-        let element = self.first(element)?;
+        let element = self.first(&slot.object, element)?;
         for effect in effects.slots.iter().filter(|effect| effect.slot.object == slot.object) {
-            let other = effect.slot.element().map(|other| self.first(other)).transpose()?;
+            let other = effect.slot.element().map(|other| self.first(&slot.object, other)).transpose()?;
             if other.as_ref() == Some(&element) {
                 return Ok(Some(effect.clone()));
             }
@@ -115,11 +116,8 @@ impl<'a> Lineage<'a> {
     }
 
     /// The element that all its heirs stand for.
-    fn first(&mut self, element: &OpId) -> Result<OpId, DocumentError> {
-        let heirs = self.heirs()?;
-        let earlier = std::iter::successors(Some(element), |element| heirs.to.get(element));
-        // No element can stand for itself; should a forged change claim it, there is an end to it.
-        Ok(earlier.take(heirs.to.len() + 1).last().unwrap_or(element).clone())
+    fn first(&mut self, object: &ObjectId, element: &OpId) -> Result<OpId, DocumentError> {
+        Ok(self.heirs(object)?.first(element).clone())
     }
 
     /// The elements that a change took out of an object, each with the one that another brought back for it.
@@ -173,49 +171,67 @@ impl<'a> Lineage<'a> {
         removed.sort_by_key(|effect| effect.before.iter().filter_map(|op| places.get(op)).min());
     }
 
-    /// The elements that stand for one that was deleted: several, if several people have brought it back.
-    pub(super) fn heirs_of(&mut self, element: &OpId) -> Result<Vec<OpId>, DocumentError> {
-        Ok(self.heirs()?.of.get(element).cloned().unwrap_or_default())
-    }
-
     /// Whether an object has elements that stand for others.
     pub(super) fn has_heirs(&mut self, object: &ObjectId) -> Result<bool, DocumentError> {
-        Ok(self.heirs()?.within.contains(object))
+        Ok(self.revivals()?.iter().flat_map(|revivals| revivals.iter()).any(|revival| revival.object == *object))
     }
 
-    fn heirs(&mut self) -> Result<&Heirs, DocumentError> {
-        let known = self.heirs.take().map_or_else(|| self.all_heirs(), Ok)?;
-        Ok(self.heirs.insert(known))
+    /// What stands for an object's elements.
+    pub(super) fn heirs(&mut self, object: &ObjectId) -> Result<&Heirs, DocumentError> {
+        if !self.heirs.contains_key(object) {
+            let all = self.revivals()?.iter().flat_map(|revivals| revivals.iter());
+            let heirs = all.filter(|revival| revival.object == *object).collect();
+            self.heirs.insert(object.clone(), heirs);
+        }
+        Ok(self.heirs.entry(object.clone()).or_default())
     }
 
-    fn all_heirs(&mut self) -> Result<Heirs, DocumentError> {
-        let automerge = self.automerge;
-        let mut taken_back = Vec::new();
-        for meta in automerge.get_changes_meta(&[]) {
-            if let Some(Note::Undo(hash) | Note::Redo(hash)) = meta.message.as_deref().and_then(Note::parse) {
-                taken_back.push((meta.hash, theirs(hash)));
+    fn revivals(&mut self) -> Result<&[Arc<[Revival]>], DocumentError> {
+        let read = self.revivals.take().map_or_else(|| self.read_revivals(), Ok)?;
+        Ok(self.revivals.insert(read))
+    }
+
+    fn read_revivals(&mut self) -> Result<Vec<Arc<[Revival]>>, DocumentError> {
+        let (mut revivals, mut new) = (Vec::new(), Vec::new());
+        for meta in self.automerge.get_changes_meta(&[]) {
+            let Some(message) = &meta.message else { continue };
+            if let Some(known) = known(&meta.hash) {
+                revivals.push(known);
+            } else if let Some(Note::Undo(hash) | Note::Redo(hash)) = Note::parse(message) {
+                new.push((meta.hash, theirs(hash)));
             }
         }
-        self.past.prepare(taken_back.iter().flat_map(|(by, hash)| [*by, *hash]))?;
-        let mut heirs = Heirs::default();
-        for (by, hash) in taken_back {
-            let (Some(by), Some(taken_back)) = (self.past.effects(by), self.past.effects(hash)) else { continue };
-            let mut objects: Vec<&ObjectId> = Vec::new();
-            for effect in by.slots.iter().filter(|effect| effect.inserted && matches!(effect.slot.key, Key::Seq(_))) {
-                if !objects.contains(&&effect.slot.object) {
-                    objects.push(&effect.slot.object);
-                }
+        self.past.prepare(new.iter().map(|(by, _)| *by))?;
+        new.retain(|(by, _)| {
+            let inserts = self.past.effects(*by).is_some_and(|by| by.inserts_elements());
+            if !inserts {
+                remember(*by, &Arc::from([]));
             }
-            for object in objects {
-                let pairs = self.pairs(&by, &taken_back, object)?;
-                for (removed, heir) in pairs {
-                    let element = removed.slot.element().ok_or(DocumentError::Damaged)?;
-                    heirs.of.entry(element.clone()).or_default().push(heir.clone());
-                    heirs.to.insert(heir, element.clone());
-                }
-                heirs.within.insert(object.clone());
+            inserts
+        });
+        self.past.prepare(new.iter().map(|(_, hash)| *hash))?;
+        for (by, hash) in new {
+            let (Some(effects), Some(taken_back)) = (self.past.effects(by), self.past.effects(hash)) else { continue };
+            let read: Arc<[Revival]> = self.revivals_of(&effects, &taken_back)?.into();
+            remember(by, &read);
+            revivals.push(read);
+        }
+        Ok(revivals)
+    }
+
+    fn revivals_of(&mut self, by: &Effects, taken_back: &Effects) -> Result<Vec<Revival>, DocumentError> {
+        let mut objects: Vec<&ObjectId> = Vec::new();
+        for effect in by.slots.iter().filter(|effect| effect.inserted) {
+            if !objects.contains(&&effect.slot.object) {
+                objects.push(&effect.slot.object);
             }
         }
-        Ok(heirs)
+        let mut revivals = Vec::with_capacity(objects.len());
+        for object in objects {
+            let pairs = self.pairs(by, taken_back, object)?.into_iter();
+            let pairs = pairs.filter_map(|(removed, heir)| Some((removed.slot.element()?.clone(), heir))).collect();
+            revivals.push(Revival { object: object.clone(), pairs });
+        }
+        Ok(revivals)
     }
 }

@@ -422,3 +422,17 @@ fn an_undo_passes_over_a_bounded_number_of_changes() {
     more.apply(&b.document.changes_since(&more.heads()).unwrap()).unwrap();
     assert_eq!(more.undo(&notes(), at(7), &own), Ok(vec![]));
 }
+
+#[test]
+fn a_text_that_was_written_anew_has_no_holes() {
+    let mut a = Replica::create(1, json!({ "body": "" }));
+    a.splice(2, 0, 0, "mine");
+    let mut b = a.twin(2);
+    b.edit(3, &[set("body", json!("a long text of b's"))]);
+    a.splice(4, 1, 2, "");
+    exchange(&mut a, &mut b);
+    assert_eq!(a.field("body"), "a long text of b's", "what was deleted beside it was replaced, too");
+    a.undo(5);
+    a.undo(6);
+    assert!(a.field("body").as_str().unwrap().contains("a long text of b's"), "{}", a.field("body"));
+}
