@@ -28,10 +28,11 @@ pub const MAX_OTHER_ACTORS: usize = 1_024;
 pub const MAX_MESSAGE_BYTES: usize = 256;
 /// The greatest op counter that is admitted: far above honest use, far below where Automerge overflows.
 pub const MAX_OP: u64 = 1 << 30;
-/// The most ops that one change may have; a character is an op.
-pub const MAX_CHANGE_OPS: usize = 1 << 17;
+/// The most ops that one change may have; a character is an op. A few bytes can claim that many, for which
+/// Automerge needs up to 600 bytes of memory and 2 µs each, so this bounds both: 64 MiB, a quarter of a second.
+pub const MAX_CHANGE_OPS: usize = 110_000;
 /// The most ops that the ops of one change may replace, all together.
-pub const MAX_CHANGE_PREDECESSORS: usize = 1 << 17;
+pub const MAX_CHANGE_PREDECESSORS: usize = 110_000;
 /// The longest key of a map, in bytes of UTF-8; a set's members are keys.
 pub const MAX_KEY_BYTES: usize = 1 << 16;
 /// The most bytes that the keys of a change's ops may have, all together, repeats included.
@@ -62,10 +63,10 @@ pub enum ChangeError {
     #[error("{0} of the change is out of range")]
     OutOfRange(&'static str),
     /// More ops than [`MAX_CHANGE_OPS`].
-    #[error("the change has more than 131072 ops")]
+    #[error("the change has more than 110000 ops")]
     TooManyOps,
     /// Its ops replace more than [`MAX_CHANGE_PREDECESSORS`].
-    #[error("the ops of the change replace more than 131072 others")]
+    #[error("the ops of the change replace more than 110000 others")]
     TooManyPredecessors,
     /// Something that is no part of this version of the protocol.
     #[error("the change has {0} that the protocol does not know")]

@@ -99,7 +99,12 @@ impl Ops {
         self.predecessors.get(within(start)..within(end)).unwrap_or_default()
     }
 
-    pub(super) fn read(columns: Reader<'_>, chunk: &[u8], start_op: u64, actors: &[&[u8]]) -> Result<Self, ChangeError> {
+    pub(super) fn read(
+        columns: Reader<'_>,
+        chunk: &[u8],
+        start_op: u64,
+        actors: &[&[u8]],
+    ) -> Result<Self, ChangeError> {
         let columns = Columns::read(columns)?;
         let mut ops = Self::default();
         if columns.is_empty() {
@@ -303,7 +308,9 @@ impl Within<'_> {
             Key::Head if !op.insert => Some("the beginning of a list is no element"),
             _ if op.insert && !op.action.leaves_value() => Some("an insertion of nothing"),
             _ if op.insert && !predecessors.is_empty() => Some("an insertion replaces nothing"),
-            _ if !op.action.leaves_value() && predecessors.is_empty() => Some("there is nothing to delete or increment"),
+            _ if !op.action.leaves_value() && predecessors.is_empty() => {
+                Some("there is nothing to delete or increment")
+            }
             Key::Element(_) if !op.insert && predecessors.is_empty() => Some("an element has a value"),
             _ => None,
         };

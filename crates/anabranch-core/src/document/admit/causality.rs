@@ -110,13 +110,8 @@ impl<'a> Causality<'a> {
     }
 
     fn clock(&mut self, past: &Past, change: &Change) -> Result<Clock, ApplyError> {
-        if let [only] = change.dependencies() {
-            if let Some(placed) = self.places.get(only).map(|at| &self.placed[*at]) {
-                let same_actor = past.place(change.actor().as_bytes()) == Some(placed.place);
-                if let (true, Knowledge::Some(clock)) = (same_actor, &placed.knowledge) {
-                    return Ok(Rc::clone(clock));
-                }
-            }
+        if let Some(shared) = self.clock_of_previous(past, change) {
+            return Ok(shared);
         }
         let mut clock = Vec::new();
         let mut elsewhere = Vec::new();
@@ -130,6 +125,14 @@ impl<'a> Causality<'a> {
             join(&mut clock, &self.clock_in_document(past, elsewhere)?);
         }
         Ok(Rc::new(clock))
+    }
+
+    /// The clock of the actor's previous change, if that is all that the change adds to.
+    fn clock_of_previous(&self, past: &Past, change: &Change) -> Option<Clock> {
+        let [only] = change.dependencies() else { return None };
+        let placed = &self.placed[*self.places.get(only)?];
+        let Knowledge::Some(clock) = &placed.knowledge else { return None };
+        (past.place(change.actor().as_bytes()) == Some(placed.place)).then(|| Rc::clone(clock))
     }
 
     fn join_placed(&self, clock: &mut Vec<u64>, at: usize) {

@@ -1,7 +1,7 @@
 //! The ops that a change names: they come before it, and are what it takes them for.
 //!
-//! That an op is an element of its list is left to Automerge, which refuses anything else whatever else it
-//! knows. What a map's key holds is not: whether Automerge notices depends on what else is in the batch.
+//! One thing is left to Automerge: that an element which comes before is one of this list. To know that here
+//! would take an index of all ops; there, it panics on any other, whatever else it has.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
