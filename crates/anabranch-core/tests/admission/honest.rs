@@ -1,7 +1,7 @@
 //! Nothing that an honest writer makes is refused.
 
-use anabranch_core::document::{Document, Edit};
-use anabranch_core::{Change, FieldName};
+use anabranch_core::document::{Document, Edit, EditError};
+use anabranch_core::{Change, ChangeError, FieldName, MAX_CHANGE_OPS};
 use serde_json::Map;
 
 use super::fleet::{self, Dice, actor, name, notes, stamp};
@@ -44,6 +44,16 @@ fn what_plain_automerge_writes_is_admitted() {
     for seed in 0..150 {
         is_taken(&fleet::plain(seed, 40), seed);
     }
+}
+
+#[test]
+fn a_local_write_beyond_a_limit_is_refused() {
+    let body = |length: usize| [Edit::Set { field: FieldName::new("body").unwrap(), value: "x".repeat(length).into() }];
+    let mut document = Document::new(&actor(1));
+    document.create(&name(), &notes(), stamp(1), &Map::new()).unwrap();
+    let refused = document.clone().edit(&notes(), stamp(2), &body(MAX_CHANGE_OPS + 1));
+    assert_eq!(refused, Err(EditError::NotAdmitted(ChangeError::TooManyOps)));
+    assert_eq!(document.edit(&notes(), stamp(2), &body(MAX_CHANGE_OPS)).unwrap().len(), 2);
 }
 
 /// Keystroke by keystroke, as somebody really typed it: `ANABRANCH_TRACES` is a folder of traces as published in

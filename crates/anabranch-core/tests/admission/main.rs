@@ -5,8 +5,10 @@
 #![expect(unreachable_pub, reason = "modules are shared between test programs")]
 
 mod chunk;
+mod corpus;
 mod fleet;
 mod honest;
+mod input;
 mod mutants;
 mod mutation;
 mod orders;
