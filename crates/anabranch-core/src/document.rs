@@ -16,6 +16,7 @@ mod genesis;
 mod history;
 mod import;
 mod note;
+mod past;
 mod prepare;
 mod purge;
 mod resolve;
@@ -32,9 +33,10 @@ use std::collections::HashMap;
 
 use automerge::{ActorId, Automerge, ChangeMetadata, LoadOptions, ReadDoc as _, TextEncoding};
 
-use self::admit::admit;
+use self::admit::{admit, in_order};
 use self::contain::contained;
 use self::genesis::is_genesis;
+use self::past::Past;
 use crate::change::Change;
 use crate::id::{Actor, ChangeHash, Heads};
 use crate::name::CollectionName;
@@ -64,8 +66,8 @@ const DELETED_KEY: &str = "$deleted";
 #[derive(Clone, Debug)]
 pub struct Document {
     automerge: Automerge,
-    /// Each actor's last sequence number.
-    last_seqs: HashMap<Actor, u64>,
+    /// Who has written which ops.
+    past: Past,
     /// The greatest stamp of all changes but geneses.
     updated: Stamp,
     /// The bytes that were read into the document, for [`Document::memory`].
@@ -90,7 +92,7 @@ impl Document {
         let automerge = Automerge::new_with_encoding(TextEncoding::UnicodeCodePoint);
         Self {
             automerge: automerge.with_actor(ActorId::from(actor.as_bytes())),
-            last_seqs: HashMap::new(),
+            past: Past::default(),
             updated: Stamp::ZERO,
             bytes: 0,
             poisoned: false,
@@ -167,7 +169,7 @@ impl Document {
         if self.poisoned {
             return Err(ApplyError::Poisoned);
         }
-        self.merge(changes, Check::ReadBack)
+        self.merge(changes, Check::Admitted)
     }
 
     /// The document in its compact form, proven to load back as the same document.
@@ -216,30 +218,31 @@ impl Document {
         self.automerge = loaded.map_err(|_| DocumentError::Unreadable)?;
         self.automerge.set_actor(ActorId::from(actor.as_bytes()));
         self.bytes = folded.len();
-        let changes: Vec<_> = self.automerge.get_changes_meta(&[]).into_iter().map(Record::of).collect();
-        for change in changes {
-            self.record(change?);
+        for meta in self.automerge.get_changes_meta(&[]) {
+            self.updated = self.updated.max(written_at(&meta)?);
+            self.past.push(meta.actor.to_bytes(), meta.start_op, meta.max_op);
         }
         Ok(())
     }
 
     fn merge(&mut self, changes: &[Change], check: Check) -> Result<Vec<ChangeHash>, ApplyError> {
-        let last_seq = |actor: &Actor| self.last_seqs.get(actor).copied().unwrap_or(0);
-        let batch = admit(changes, |hash| self.has(hash), last_seq)?;
-        if batch.ordered.is_empty() {
+        let ordered = in_order(changes, |hash| self.has(hash), &self.past)?;
+        if ordered.is_empty() {
             return Ok(Vec::new());
         }
         let parse = |change: &&Change| {
             let parsed = contained(|| automerge::Change::from_bytes(change.bytes().to_vec()));
             parsed.ok().and_then(Result::ok).ok_or(ApplyError::Unreadable(change.hash()))
         };
-        let parsed = batch.ordered.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        let at_once = if batch.linear { parsed.len() } else { 1 };
+        let parsed = ordered.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        match check {
+            Check::Admitted => admit(&self.automerge, &mut self.past, &ordered)?,
+            Check::Trusted => ordered.iter().for_each(|change| self.remember(change)),
+        }
         let before = self.automerge.get_heads();
         let applied = contained(|| {
-            let mut chunks = parsed.chunks(at_once);
-            chunks.try_for_each(|chunk| self.automerge.apply_changes(chunk.iter().cloned()))?;
-            let altered = if check == Check::ReadBack { self.altered(&before, &batch.ordered) } else { None };
+            self.automerge.apply_changes(parsed)?;
+            let altered = if check == Check::Admitted { self.altered(&before, &ordered) } else { None };
             Ok::<_, automerge::AutomergeError>(altered)
         });
         // Until the end is known to be good, it is not.
@@ -247,14 +250,19 @@ impl Document {
         if let Some(altered) = applied?.map_err(|_| ApplyError::Refused)? {
             return Err(ApplyError::Altered(altered));
         }
-        for change in &batch.ordered {
+        for change in &ordered {
             let meta = self.automerge.get_change_meta_by_hash(&theirs(change.hash()));
-            let record = meta.ok_or(ApplyError::Altered(change.hash())).map(Record::of)?;
-            self.record(record.map_err(|_| ApplyError::Altered(change.hash()))?);
+            let written = meta.as_ref().and_then(|meta| written_at(meta).ok());
+            self.updated = self.updated.max(written.ok_or(ApplyError::Altered(change.hash()))?);
             self.bytes = self.bytes.saturating_add(change.bytes().len());
         }
         self.poisoned = false;
-        Ok(batch.ordered.iter().map(|change| change.hash()).collect())
+        Ok(ordered.iter().map(|change| change.hash()).collect())
+    }
+
+    /// Adds a change's ops to the past; it must be its actor's next.
+    fn remember(&mut self, change: &Change) {
+        self.past.push(change.actor().as_bytes(), change.start_op(), change.max_op());
     }
 
     /// The first of the changes applied on top of some heads that Automerge does not give back byte for byte.
@@ -269,12 +277,6 @@ impl Document {
         let same = |change: &Change| extracted.get(&change.hash()).is_some_and(|it| it.raw_bytes() == change.bytes());
         applied.iter().find(|change| !same(change)).map(|change| change.hash())
     }
-
-    fn record(&mut self, change: Record) {
-        let last = self.last_seqs.entry(change.actor).or_default();
-        *last = change.seq.max(*last);
-        self.updated = self.updated.max(change.updated);
-    }
 }
 
 /// How much a change is trusted.
@@ -282,25 +284,14 @@ impl Document {
 enum Check {
     /// It has been in this document before.
     Trusted,
-    /// It must read back byte for byte.
-    ReadBack,
+    /// It must be admitted, and read back byte for byte.
+    Admitted,
 }
 
-/// What a document remembers of each of its changes.
-struct Record {
-    actor: Actor,
-    seq: u64,
-    /// The change's stamp, or zero for a genesis.
-    updated: Stamp,
-}
-
-impl Record {
-    fn of(meta: ChangeMetadata<'_>) -> Result<Self, DocumentError> {
-        let actor = Actor::from_bytes(meta.actor.to_bytes()).ok_or(DocumentError::Damaged)?;
-        let stamp = Stamp::from_raw(meta.timestamp).ok_or(DocumentError::Damaged)?;
-        let updated = if is_genesis(&meta) { Stamp::ZERO } else { stamp };
-        Ok(Self { actor, seq: meta.seq, updated })
-    }
+/// A change's stamp, or zero for a genesis.
+fn written_at(meta: &ChangeMetadata<'_>) -> Result<Stamp, DocumentError> {
+    let stamp = Stamp::from_raw(meta.timestamp).ok_or(DocumentError::Damaged)?;
+    Ok(if is_genesis(meta) { Stamp::ZERO } else { stamp })
 }
 
 fn ours(hash: automerge::ChangeHash) -> ChangeHash {

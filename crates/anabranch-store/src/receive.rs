@@ -42,14 +42,7 @@ struct Refusal {
 
 impl Refusal {
     fn of(error: ApplyError) -> Self {
-        let untouched = matches!(
-            error,
-            ApplyError::MissingDependency(_)
-                | ApplyError::OutOfSequence(_)
-                | ApplyError::Fork { .. }
-                | ApplyError::Unreadable(_)
-        );
-        Self { reason: error.into(), untouched }
+        Self { untouched: error.is_untouched(), reason: error.into() }
     }
 }
 

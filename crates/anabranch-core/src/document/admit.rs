@@ -1,27 +1,60 @@
-//! Which of some changes are new, in an order in which each comes after those it needs.
+//! Which changes a document takes: those that are new, follow from what comes before them, and name only ops
+//! that do, in an order in which each comes after those it needs.
+//!
+//! Whether a change is admitted depends on the change and on what comes before it by its dependencies, and on
+//! nothing else, so every replica decides the same; docs/src/admission.md has the argument.
+
+mod causality;
+mod names;
 
 use std::collections::{HashMap, VecDeque};
 
-use super::error::ApplyError;
-use crate::change::Change;
-use crate::id::{Actor, ChangeHash};
+use automerge::Automerge;
 
-/// New changes, ready to be applied.
-#[derive(Debug)]
-pub(super) struct Batch<'a> {
-    /// Each change comes after its dependencies and after its actor's previous change.
-    pub(super) ordered: Vec<&'a Change>,
-    /// Whether every change names its actor's previous change as a dependency, as an honest one does. Only
-    /// then does Automerge keep them in order by itself, so that they can be applied at once.
-    pub(super) linear: bool,
+use self::causality::Causality;
+use self::names::Names;
+use super::error::ApplyError;
+use super::past::Past;
+use crate::change::Change;
+use crate::id::ChangeHash;
+
+/// Checks new changes, each of which comes after those it needs, against the document and one another, and adds
+/// them to its past. On an error the past is as it was.
+pub(super) fn admit(automerge: &Automerge, past: &mut Past, ordered: &[&Change]) -> Result<(), ApplyError> {
+    let mut causality = Causality::new(automerge, past);
+    let mut names = Names::new(automerge);
+    for (at, change) in ordered.iter().enumerate() {
+        if let Err(refused) = admit_next(&mut causality, &mut names, past, change) {
+            past.take_back(&ordered[..at]);
+            return Err(refused);
+        }
+    }
+    Ok(())
 }
 
-/// Sorts the changes that are not `known`, given each actor's last sequence number.
-pub(super) fn admit<'a>(
+fn admit_next<'a>(
+    causality: &mut Causality<'a>,
+    names: &mut Names<'a>,
+    past: &mut Past,
+    change: &'a Change,
+) -> Result<(), ApplyError> {
+    let knowledge = causality.knowledge(past, change)?;
+    let own = past.push(change.actor().as_bytes(), change.start_op(), change.max_op());
+    if let Err(refused) = names.check(past, own, change, &knowledge) {
+        past.take_back(&[change]);
+        return Err(refused);
+    }
+    causality.place(own, change, knowledge);
+    Ok(())
+}
+
+/// The changes that are not `known`, each after its dependencies and after its actor's previous change.
+pub(super) fn in_order<'a>(
     changes: impl IntoIterator<Item = &'a Change>,
     known: impl Fn(&ChangeHash) -> bool,
-    last_seq: impl Fn(&Actor) -> u64,
-) -> Result<Batch<'a>, ApplyError> {
+    past: &Past,
+) -> Result<Vec<&'a Change>, ApplyError> {
+    let last_seq = |change: &Change| past.last_seq(change.actor().as_bytes());
     let mut fresh: Vec<&Change> = Vec::new();
     let mut by_hash = HashMap::new();
     let mut by_seq = HashMap::new();
@@ -30,7 +63,7 @@ pub(super) fn admit<'a>(
             continue;
         }
         let taken = by_seq.insert((change.actor(), change.seq()), fresh.len()).is_some();
-        if taken || change.seq() <= last_seq(change.actor()) {
+        if taken || change.seq() <= last_seq(change) {
             let (hash, actor, seq) = (change.hash(), change.actor().clone(), change.seq());
             return Err(ApplyError::Fork { hash, actor, seq });
         }
@@ -38,7 +71,6 @@ pub(super) fn admit<'a>(
         fresh.push(change);
     }
 
-    let mut linear = true;
     let mut waiting = vec![0usize; fresh.len()];
     let mut followers: Vec<Vec<usize>> = vec![Vec::new(); fresh.len()];
     for (at, change) in fresh.iter().enumerate() {
@@ -52,11 +84,10 @@ pub(super) fn admit<'a>(
                 None => return Err(ApplyError::MissingDependency(*dependency)),
             }
         }
-        if change.seq() - 1 > last_seq(change.actor()) {
+        if change.seq() - 1 > last_seq(change) {
             let previous = by_seq.get(&(change.actor(), change.seq() - 1));
             let previous = *previous.ok_or(ApplyError::OutOfSequence(change.hash()))?;
             if !change.dependencies().contains(&fresh[previous].hash()) {
-                linear = false;
                 followers[previous].push(at);
                 waiting[at] += 1;
             }
@@ -77,6 +108,6 @@ pub(super) fn admit<'a>(
     // Hashes rule out a cycle of dependencies, but not one through an actor's own order.
     match waiting.iter().position(|count| *count > 0) {
         Some(stuck) => Err(ApplyError::OutOfSequence(fresh[stuck].hash())),
-        None => Ok(Batch { ordered, linear }),
+        None => Ok(ordered),
     }
 }

@@ -375,8 +375,8 @@ impl Document {
         let made = contained(|| self.automerge.get_change_by_hash(hash))?.ok_or(DocumentError::Damaged)?;
         let change = Change::parse(made.raw_bytes().to_vec())?;
         let meta = self.automerge.get_change_meta_by_hash(&theirs(change.hash())).ok_or(DocumentError::Damaged)?;
-        let record = super::Record::of(meta)?;
-        self.record(record);
+        self.updated = self.updated.max(super::written_at(&meta)?);
+        self.remember(&change);
         self.bytes = self.bytes.saturating_add(change.bytes().len());
         Ok(change)
     }

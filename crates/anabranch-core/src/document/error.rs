@@ -62,7 +62,8 @@ pub enum ApplyError {
     /// A change depends on one that is neither in the document nor among the changes. Nothing was applied.
     #[error("the change {0} is missing")]
     MissingDependency(ChangeHash),
-    /// A change does not follow the previous change of its actor. Nothing was applied.
+    /// A change does not follow the previous change of its actor, or does not name it as a dependency. Nothing
+    /// was applied.
     #[error("the change {0} does not follow the previous change of its actor")]
     OutOfSequence(ChangeHash),
     /// There is another change with the same actor and sequence number. Nothing was applied.
@@ -75,6 +76,19 @@ pub enum ApplyError {
         /// The sequence number of both.
         seq: u64,
     },
+    /// A change's first op is not the one after the last of its dependencies. Nothing was applied.
+    #[error("the ops of the change {0} do not follow those of its dependencies")]
+    StartOp(ChangeHash),
+    /// A change names an op that does not come before it by its dependencies. Nothing was applied.
+    #[error("the change {0} names an op that it cannot know")]
+    NotInPast(ChangeHash),
+    /// A change names an op that is not what it takes it for: no such object, or a value elsewhere. Nothing was
+    /// applied.
+    #[error("the change {0} takes an op for what it is not")]
+    Misplaced(ChangeHash),
+    /// A change makes an object that is nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH). Nothing was applied.
+    #[error("the change {0} nests a value too deeply")]
+    TooDeep(ChangeHash),
     /// Automerge cannot read a change. Nothing was applied.
     #[error("the change {0} cannot be read")]
     Unreadable(ChangeHash),
@@ -84,6 +98,14 @@ pub enum ApplyError {
     /// A change does not read back as it was written. The document must be thrown away.
     #[error("the change {0} does not read back as it was written")]
     Altered(ChangeHash),
+}
+
+impl ApplyError {
+    /// Whether the document is as it was before, and can be used on.
+    #[must_use]
+    pub const fn is_untouched(&self) -> bool {
+        !matches!(self, Self::Poisoned | Self::Refused | Self::Altered(_))
+    }
 }
 
 /// A local write that was refused. The document may hold geneses that were never returned: throw it away.

@@ -36,7 +36,7 @@ impl Document {
             return Err(DocumentError::Damaged);
         }
         let mut document = Self::new(actor);
-        document.merge(markers, Check::ReadBack)?;
+        document.merge(markers, Check::Admitted)?;
         Ok(document)
     }
 
