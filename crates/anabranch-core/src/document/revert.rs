@@ -79,7 +79,7 @@ impl Document {
         self.sound()?;
         contained(|| {
             let metas = self.automerge.get_changes_meta(&[]);
-            let own: Vec<&Actor> = self.last_seqs.keys().filter(|actor| !actor.is_derived() && mine(actor)).collect();
+            let own: Vec<Actor> = self.past.actors().filter(|actor| !actor.is_derived() && mine(actor)).collect();
             let is_own = |meta: &&ChangeMetadata<'_>| own.iter().any(|own| own.as_bytes() == meta.actor.to_bytes());
             let mut changes: Vec<_> = metas.iter().filter(is_own).collect();
             if own.len() <= 1 {
