@@ -65,6 +65,7 @@ mod history;
 mod replica;
 mod status;
 mod sync;
+pub mod testing;
 pub mod text_index;
 mod text_session;
 mod transaction;
