@@ -73,10 +73,14 @@ impl Write<'_> {
         if refused {
             self.park_transactions(remote)?;
         }
+        let held = !lacking.is_empty();
         for entity in lacking {
             if let Some(row) = rows::entity_by_key(&self.engine.connection, entity)? {
                 self.reoffer_entity(remote, &row)?;
             }
+        }
+        if held {
+            self.retry_together(remote, space)?;
         }
         let connection = &self.engine.connection;
         connection.execute("UPDATE remotes SET lineage = ? WHERE key = ?", params![lineage.as_bytes(), remote])?;
@@ -448,6 +452,20 @@ impl Write<'_> {
             connection.prepare_cached("DELETE FROM outbox WHERE remote = ? AND change = ?")?.execute([remote, seq])?;
         let elsewhere = connection.prepare_cached("SELECT 1 FROM outbox WHERE change = ?")?.exists([seq])?;
         self.dirty(entity).pending -= i64::from(deleted > 0 && !elsewhere);
+        Ok(())
+    }
+
+    /// What is held may wait for something that is held as well, here: they are tried again together, or each
+    /// would find the other waiting whenever its own turn comes.
+    fn retry_together(&mut self, remote: RemoteKey, space: SpaceKey) -> Result<(), StoreError> {
+        self.engine.connection.execute(
+            "WITH held AS (SELECT o.change, o.not_before FROM outbox o JOIN entities e ON e.key = o.entity \
+                 WHERE o.remote = ?1 AND e.space = ?2 AND o.state = 'pending' AND o.not_before > 0 \
+                   AND (o.last_error LIKE 'held:%' OR o.last_error LIKE 'another change of the transaction%')) \
+             UPDATE outbox SET not_before = coalesce((SELECT min(not_before) FROM held WHERE not_before > ?3), not_before) \
+             WHERE remote = ?1 AND change IN (SELECT change FROM held)",
+            [remote, space, self.now()],
+        )?;
         Ok(())
     }
 
