@@ -336,6 +336,8 @@ impl Driver {
         match event {
             SyncEvent::Online { .. } => info!("online"),
             SyncEvent::CaughtUp => {
+                // Whoever waits for this may look at the status next.
+                self.publish();
                 self.waiting.drain(..).for_each(|promise| promise.resolve(Ok(())));
                 if self.mode == Mode::Once {
                     self.outcome = Some(Ok(()));
