@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use anabranch_core::document::Edit;
 use anabranch_core::sync::{LogIndex, LogRow, Offered, OutboxItem, OutboxRead, WriteBatch, advance_heads, append};
@@ -30,7 +31,7 @@ impl Dice {
 }
 
 /// A space's log on a server.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Log {
     rows: Vec<LogRow>,
     seqs: HashMap<(EntityId, ChangeHash), u64>,
@@ -285,4 +286,48 @@ fn g07_what_is_left_is_what_is_joined_to_a_refusal() -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// A server that is set back to what it was: the answer "held" names what it lacks, and that is offered again, until
+/// all is there, however the entities are joined.
+#[test]
+fn g07_what_a_server_has_lost_is_offered_again_until_nothing_is_held() -> Result<(), StoreError> {
+    for seed in 0..4 * SEEDS {
+        let mut dice = Dice(SplitMix64::new(seed));
+        let folder = Folder::new();
+        let (store, clock) = folder.open_at("a.db", seed);
+        let (mut log, mut ids) = (Log::default(), Vec::new());
+        let mut backup = log.clone();
+        for _ in 0..12 {
+            write_some(&store, &mut dice, &mut ids)?;
+            match dice.below(4) {
+                0 => push(&store, 1, &mut log, &mut dice, (usize::MAX, true))?,
+                1 => backup = log.clone(),
+                _ => {}
+            }
+        }
+        log = backup;
+        write_some(&store, &mut dice, &mut ids)?;
+        drain(&store, &mut log, &clock, seed)?;
+    }
+    Ok(())
+}
+
+/// Pushes until the outbox is empty but for what is parked and what is joined to that, each page when it is due.
+fn drain(store: &Store, log: &mut Log, clock: &AtomicI64, seed: u64) -> Result<(), StoreError> {
+    // A hold is over after a try or two: the one lacked something, the other brings it.
+    for _ in 0..200 {
+        let read = OutboxRead { space: space("main"), changes: 20, bytes: 100_000 };
+        let page = store.outbox_page(1, read).wait()?;
+        if page.items.is_empty() {
+            let Some(at) = page.retry_at else { return Ok(()) };
+            clock.fetch_max(at, Ordering::Relaxed);
+            continue;
+        }
+        let answers = log.append(&page.items, None);
+        let answered = page.items.iter().map(|item| item.key).zip(answers).collect();
+        let batch = WriteBatch { answered, ..WriteBatch::empty(space("main"), Lineage::from_bytes([7; 16])) };
+        store.write(move |write| write.apply_batch(1, batch)).wait()?;
+    }
+    panic!("seed {seed}: the outbox never comes to rest");
 }

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use anabranch_core::document::Edit;
 use anabranch_core::{
@@ -28,15 +30,15 @@ pub(crate) fn schema() -> Schema {
     Schema::from_toml(SCHEMA).expect("the tests' schema")
 }
 
-/// A clock that stands still and randomness that repeats.
+/// A clock that stands still until it is set, and randomness that repeats.
 pub(crate) struct Fixed {
-    now: UnixMillis,
+    now: Arc<AtomicI64>,
     entropy: SplitMix64,
 }
 
 impl Environment for Fixed {
     fn now(&self) -> UnixMillis {
-        self.now
+        self.now.load(Ordering::Relaxed)
     }
 
     fn entropy(&mut self) -> &mut dyn Entropy {
@@ -44,11 +46,14 @@ impl Environment for Fixed {
     }
 }
 
-static SEED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+/// The time at which every clock starts.
+const START: UnixMillis = 1_800_000_000_000;
+
+static SEED: AtomicU64 = AtomicU64::new(1);
 
 pub(crate) fn environment() -> Box<dyn Environment> {
-    let seed = SEED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    Box::new(Fixed { now: 1_800_000_000_000, entropy: SplitMix64::new(seed) })
+    let seed = SEED.fetch_add(1, Ordering::Relaxed);
+    Box::new(Fixed { now: Arc::new(AtomicI64::new(START)), entropy: SplitMix64::new(seed) })
 }
 
 pub(crate) struct Folder(tempfile::TempDir);
@@ -64,6 +69,14 @@ impl Folder {
 
     pub(crate) fn open(&self, file: &str) -> Store {
         Store::open(&self.path(file), OpenMode::Either(schema()), environment()).expect("a replica")
+    }
+
+    /// A replica with a clock to set, whose every write follows from `seed`.
+    pub(crate) fn open_at(&self, file: &str, seed: u64) -> (Store, Arc<AtomicI64>) {
+        let now = Arc::new(AtomicI64::new(START));
+        let environment = Fixed { now: Arc::clone(&now), entropy: SplitMix64::new(seed) };
+        let store = Store::open(&self.path(file), OpenMode::Either(schema()), Box::new(environment));
+        (store.expect("a replica"), now)
     }
 }
 
