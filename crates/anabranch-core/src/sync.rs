@@ -23,5 +23,5 @@ pub use client::{
 pub use digest::SpaceDigest;
 pub use server::{
     Access, Call, CallResult, LogPage, PAGE_BYTES, PAGE_CHANGES, ServerConfig, ServerEvent, ServerSession, ServerStep,
-    WINDOW_PAGES,
+    Showing, WINDOW_PAGES,
 };

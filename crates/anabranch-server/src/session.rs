@@ -11,8 +11,8 @@ use anabranch_core::{Environment, UnixMillis};
 use axum::body::Bytes;
 
 use crate::access::SharedAccess;
-use crate::backend::{Backend, PageBudget};
-use crate::hub::{Hub, Subscription};
+use crate::backend::{Backend, Commit, PageBudget};
+use crate::hub::{Hub, News, Subscription};
 
 /// The two directions of a session's connection, in frames.
 pub(crate) trait Link: Send {
@@ -130,9 +130,10 @@ impl<L: Link> Driver<'_, L> {
             // Only here does a session stop: what it has begun, it finishes and answers.
             let event = tokio::select! {
                 () = &mut drain => return End::Stopping,
-                commit = self.subscription.next() => {
-                    ServerEvent::Committed { space: commit.space, seq: commit.seq }
-                }
+                news = self.subscription.next() => match news {
+                    News::Commit(Commit { space, seq }) => ServerEvent::Committed { space, seq },
+                    News::Showing(showing) => ServerEvent::Presence(showing),
+                },
                 frame = self.link.receive() => match frame {
                     None => return End::Left,
                     Some(frame) => match wire::decode::<ClientMessage>(&frame) {
@@ -169,10 +170,13 @@ impl<L: Link> Driver<'_, L> {
 
     async fn step(&mut self, event: ServerEvent, queue: &mut VecDeque<Call>) -> Result<(), End> {
         let now = self.shared.now();
-        let ServerStep { calls, send, close } = self.session.handle(now, self.access.as_ref(), event);
+        let ServerStep { calls, send, show, close } = self.session.handle(now, self.access.as_ref(), event);
         // Before the first read of a space, so that no commit falls between the read and the first hint.
         let live: Vec<_> = self.session.live_spaces().collect();
         self.subscription.follow(live.into_iter());
+        if let Some(showing) = show {
+            self.subscription.show(showing);
+        }
         for message in send {
             send_message(self.link, &message).await?;
         }

@@ -160,7 +160,7 @@ impl Connection {
     }
 
     fn take(&mut self, now: UnixMillis, event: ServerEvent, model: &mut Model) -> Result<(), Failure> {
-        let ServerStep { calls, send, close } = self.session.handle(now, &Everything, event);
+        let ServerStep { calls, send, close, show: _ } = self.session.handle(now, &Everything, event);
         self.calls.extend(calls);
         for message in send {
             match &message {

@@ -256,7 +256,7 @@ impl Fleet {
                     .map_err(broken("noting a failure"))?;
             }
             SyncEvent::Halted(halt) => process.halted = Some(halt.clone()),
-            SyncEvent::Online { .. } | SyncEvent::CaughtUp | SyncEvent::ServerLostHistory(_) => {}
+            SyncEvent::Online { .. } | SyncEvent::CaughtUp | SyncEvent::ServerLostHistory(_) | SyncEvent::Shown(_) => {}
         }
         Ok(())
     }
@@ -280,6 +280,7 @@ impl std::fmt::Display for Asked<'_> {
                 pull.ack.map(|mark| mark.seq)
             ),
             ClientMessage::Received { space } => write!(f, "received a page of {space}"),
+            ClientMessage::Presence { space, .. } => write!(f, "shows something in {space}"),
         }
     }
 }
@@ -299,6 +300,8 @@ impl std::fmt::Display for Said<'_> {
             }
             ServerMessage::CursorUnknown { space } => write!(f, "the cursor of {space} is unknown"),
             ServerMessage::Refused { code, message, .. } => write!(f, "refused: {code:?}, {message}"),
+            ServerMessage::Poke { space } => write!(f, "there is more of {space}"),
+            ServerMessage::Presence { space, replica, .. } => write!(f, "{replica} shows something in {space}"),
         }
     }
 }

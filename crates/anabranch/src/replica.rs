@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use crate::collection::Space;
 use crate::environment::SystemEnvironment;
 use crate::error::Error;
+use crate::presence::Board;
 use crate::status::{Online, Status};
 use crate::sync::Sync;
 use crate::watch::{Scope, Watch, Watchers};
@@ -32,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) online: Arc<Mutex<Online>>,
     /// The remotes that syncs are under way with.
     pub(crate) in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
+    pub(crate) presence: Arc<Board>,
     runtime: OnceLock<Runtime>,
 }
 
@@ -168,7 +170,14 @@ impl OpenOptions {
             notified.notify(committed);
             true
         });
-        let inner = Inner { store, watchers, online: Arc::default(), in_use: Arc::default(), runtime: OnceLock::new() };
+        let inner = Inner {
+            store,
+            watchers,
+            online: Arc::default(),
+            in_use: Arc::default(),
+            presence: Arc::default(),
+            runtime: OnceLock::new(),
+        };
         Ok(Replica { inner: Arc::new(inner) })
     }
 }

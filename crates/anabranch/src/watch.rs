@@ -159,6 +159,7 @@ impl Drop for Subscription {
 pub(crate) enum Scope {
     Everything,
     Status,
+    Presence(SpaceName),
     Collection(SpaceName, CollectionName),
     Entity(SpaceName, EntityId),
 }
@@ -169,6 +170,7 @@ impl Scope {
         match self {
             Self::Everything => !committed.entities.is_empty(),
             Self::Status => committed.sync_state || !committed.entities.is_empty(),
+            Self::Presence(_) => false,
             Self::Collection(space, name) => entities.any(|e| e.collection == *name && e.space == *space),
             Self::Entity(space, id) => entities.any(|e| e.id == *id && e.space == *space),
         }
@@ -195,6 +197,11 @@ impl Watchers {
     /// The state of the sync has changed, without a commit.
     pub(crate) fn notify_status(&self) {
         self.signal(|scope| matches!(scope, Scope::Status));
+    }
+
+    /// Somebody has come, moved or left in a space.
+    pub(crate) fn notify_presence(&self, space: &SpaceName) {
+        self.signal(|scope| matches!(scope, Scope::Presence(of) if of == space));
     }
 
     fn signal(&self, concerned: impl Fn(&Scope) -> bool) {

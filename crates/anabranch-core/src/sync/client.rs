@@ -8,6 +8,7 @@ use crate::environment::{Entropy, UnixMillis};
 use crate::id::Lineage;
 use crate::name::SpaceName;
 use crate::sync::backoff::Backoff;
+use crate::sync::server::Showing;
 use crate::wire::{
     ClientMessage, Cursor, Envelope, Hello, Limits, MAX_CURSOR_BYTES, Mark, Pull, Push, Pushed, RefusalCode,
     ServerMessage, Welcome,
@@ -127,6 +128,11 @@ impl ClientSession {
             }
             ClientEvent::Message(message) => self.on_message(now, entropy, message, &mut step),
             ClientEvent::Outbox { space, items, retry_at } => self.on_outbox(space, items, retry_at, &mut step),
+            ClientEvent::Show { space, data } => {
+                if let Link::Open { .. } = self.link {
+                    step.send.push(ClientMessage::Presence { space, data });
+                }
+            }
             ClientEvent::LocalWrite { space } => self.on_local_write(&space, &mut step),
             ClientEvent::Stop => self.halt(Halt::Stopped, &mut step),
         }
@@ -248,6 +254,15 @@ impl ClientSession {
                 self.on_changes(space, changes, cursor, more, step);
             }
             (ServerMessage::CursorUnknown { space }, Link::Open { .. }) => self.on_cursor_unknown(space, step),
+            (ServerMessage::Poke { space }, Link::Open { .. }) => {
+                // It comes by itself: the pages that fill the window are confirmed as they are committed.
+                if let Some(space) = self.spaces.get_mut(&space) {
+                    space.pulled = false;
+                }
+            }
+            (ServerMessage::Presence { space, replica, data }, Link::Open { .. }) => {
+                step.events.push(SyncEvent::Shown(Showing { space, replica, data }));
+            }
             (_, Link::Greeting) => self.halt(Halt::Protocol("the server did not say welcome".to_owned()), step),
             // Late words of a link that is already given up.
             _ => {}

@@ -9,8 +9,8 @@ use crate::name::SpaceName;
 use crate::sync::append::{Offered, Pushable, fits_transaction};
 use crate::sync::cursor::CursorContent;
 use crate::wire::{
-    Answer, ClientMessage, Cursor, Envelope, Hello, Limits, Mark, Pull, Push, Pushed, RefusalCode, RejectCode,
-    ServerMessage, Welcome,
+    Answer, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_PRESENCE_BYTES, Mark, Pull, Push, Pushed, RefusalCode,
+    RejectCode, ServerMessage, Welcome,
 };
 
 /// Pages that a session sends before the client has confirmed the first of them.
@@ -119,6 +119,19 @@ pub enum ServerEvent {
         /// The place.
         seq: u64,
     },
+    /// Somebody shows something else in a space, or nothing any more.
+    Presence(Showing),
+}
+
+/// What a replica shows in a space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Showing {
+    /// The space.
+    pub space: SpaceName,
+    /// Who shows it.
+    pub replica: ReplicaId,
+    /// What; `None` if nothing any more.
+    pub data: Option<Vec<u8>>,
 }
 
 /// What the driver does next: first the calls' results come back as events, messages go out at once.
@@ -128,6 +141,8 @@ pub struct ServerStep {
     pub calls: Vec<Call>,
     /// Sent to the client, in order.
     pub send: Vec<ServerMessage>,
+    /// Shown to the others who follow the space, until the session ends.
+    pub show: Option<Showing>,
     /// The session ends after the messages.
     pub close: bool,
 }
@@ -150,6 +165,8 @@ struct Feed {
     /// The answer to a pull must come, even if it is empty.
     answer_due: bool,
     unconfirmed: u32,
+    /// The client has been told that more waits than its window lets through.
+    poked: bool,
     more: bool,
     /// The log is known to reach this far.
     known_head: u64,
@@ -193,6 +210,7 @@ impl ServerSession {
                     feed.pump(&space, &mut step);
                 }
             }
+            ServerEvent::Presence(showing) => self.on_showing(access, showing, &mut step),
         }
         step
     }
@@ -207,6 +225,9 @@ impl ServerSession {
                     feed.unconfirmed = feed.unconfirmed.saturating_sub(1);
                     feed.pump(&space, step);
                 }
+            }
+            (ClientMessage::Presence { space, data }, Some(replica)) => {
+                self.on_presence(access, Showing { space, replica, data }, step);
             }
             (ClientMessage::Hello(_), Some(_)) => {
                 self.refuse(RefusalCode::Protocol, "a session has one hello", step);
@@ -278,6 +299,7 @@ impl ServerSession {
             reading: true,
             answer_due: true,
             unconfirmed: 0,
+            poked: false,
             more: false,
             known_head: after.seq,
             own,
@@ -340,6 +362,28 @@ impl ServerSession {
         }
     }
 
+    fn on_presence(&mut self, access: &dyn Access, showing: Showing, step: &mut ServerStep) {
+        if !access.may_read(&showing.space) {
+            return self.refuse(RefusalCode::Forbidden, "no right to read this space", step);
+        }
+        if showing.data.as_ref().is_some_and(|data| data.len() > MAX_PRESENCE_BYTES) {
+            return self.refuse(RefusalCode::Protocol, "more is shown than this server passes on", step);
+        }
+        // Only where the session is itself: that bounds how much it can show.
+        if self.feeds.get(&showing.space).is_some_and(|feed| feed.live) {
+            step.show = Some(showing);
+        }
+    }
+
+    fn on_showing(&self, access: &dyn Access, showing: Showing, step: &mut ServerStep) {
+        let Showing { space, replica, data } = showing;
+        // A right that has ended is told with the next message.
+        let live = self.feeds.get(&space).is_some_and(|feed| feed.live);
+        if live && self.replica != Some(replica) && access.may_read(&space) {
+            step.send.push(ServerMessage::Presence { space, replica, data });
+        }
+    }
+
     fn refuse(&mut self, code: RefusalCode, message: &str, step: &mut ServerStep) {
         step.send.push(ServerMessage::Refused { code, message: message.to_owned(), retry_after_millis: None });
         step.close = true;
@@ -393,10 +437,17 @@ impl Feed {
 
     /// Reads on if there is something to read and the client keeps up.
     fn pump(&mut self, space: &SpaceName, step: &mut ServerStep) {
-        let wanted = self.more || (self.live && self.known_head > self.sent.seq);
-        if wanted && !self.reading && self.unconfirmed < WINDOW_PAGES {
+        let behind = self.live && self.known_head > self.sent.seq;
+        if self.reading || !(self.more || behind) {
+            return;
+        }
+        if self.unconfirmed < WINDOW_PAGES {
             self.reading = true;
+            self.poked = false;
             step.calls.push(Call::Read { space: space.clone(), after: self.sent, check: Vec::new() });
+        } else if !self.more && !mem::replace(&mut self.poked, true) {
+            // It thinks that it has everything.
+            step.send.push(ServerMessage::Poke { space: space.clone() });
         }
     }
 }

@@ -8,6 +8,8 @@ use crate::name::{CollectionName, SpaceName};
 
 /// The longest cursor a client stores, in bytes.
 pub const MAX_CURSOR_BYTES: usize = 256;
+/// The most bytes that a replica may show of itself in one space.
+pub const MAX_PRESENCE_BYTES: usize = 1_024;
 
 /// A change and what everyone between writer and reader needs to know about it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -55,6 +57,13 @@ pub enum ClientMessage {
     Received {
         /// The page's space.
         space: SpaceName,
+    },
+    /// Shows something to those who follow the space just now, or nothing any more. Never stored.
+    Presence {
+        /// The space, which this session follows.
+        space: SpaceName,
+        /// What is shown, at most [`MAX_PRESENCE_BYTES`].
+        data: Option<Vec<u8>>,
     },
 }
 
@@ -127,6 +136,21 @@ pub enum ServerMessage {
         message: String,
         /// When to try again, if that can help.
         retry_after_millis: Option<u32>,
+    },
+    /// There is more than the client's window lets through; it comes once the client has confirmed a page.
+    Poke {
+        /// The space.
+        space: SpaceName,
+    },
+    /// What another replica shows in a space that this session follows. It holds until the next one of the same
+    /// replica, or the end of the session.
+    Presence {
+        /// The space.
+        space: SpaceName,
+        /// Who shows it.
+        replica: ReplicaId,
+        /// What; `None` if nothing any more.
+        data: Option<Vec<u8>>,
     },
 }
 

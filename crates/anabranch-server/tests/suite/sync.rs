@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use anabranch_core::sync::{PAGE_CHANGES, WINDOW_PAGES};
-use anabranch_core::wire::{self, Answer, ClientMessage, Limits, RefusalCode, ServerMessage};
+use anabranch_core::wire::{self, Answer, ClientMessage, Limits, MAX_PRESENCE_BYTES, RefusalCode, ServerMessage};
 use anabranch_server::{
     OpenAccess, PageBudget, Server, ServerError, ServerOptions, SharedAccess, SqliteBackend, SystemEnvironment,
 };
 
-use crate::changes::{Author, accepted, entity, space, transaction};
+use crate::changes::{Author, accepted, entity, replica, space, transaction};
 use crate::client::{Client, frames, guarded, hello, post, pull, push, request, start, start_in_memory};
 
 #[tokio::test]
@@ -196,6 +196,66 @@ async fn a_client_that_confirms_nothing_gets_a_window_and_no_more() {
     assert!(!reader.changes().await.0.is_empty());
     client.leave().await;
     reader.leave().await;
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_has_stalled_is_poked_once_and_gets_the_rest_when_it_reads_on() {
+    let server = start_in_memory().await;
+    let (mut client, _) = Client::connect(server.local_addr(), 1).await;
+    let (mut reader, _) = Client::connect(server.local_addr(), 2).await;
+    reader.send(&pull(None, true)).await;
+    assert!(reader.changes().await.0.is_empty());
+    let mut author = Author::new(1);
+    let count = u64::from(WINDOW_PAGES) + 3;
+    for id in 1..=count {
+        // Each is committed and told before the next one, so each is a page of its own while the window is open.
+        client.push(id, vec![author.edit(entity(1), &id.to_string())]).await;
+        if id <= u64::from(WINDOW_PAGES) {
+            assert_eq!(reader.changes().await.0.len(), 1);
+        }
+    }
+    assert_eq!(reader.receive().await, ServerMessage::Poke { space: space("home") });
+    // Were there another poke, it would come before this answer.
+    assert!(reader.push(1, Vec::new()).await.answers.is_empty());
+    reader.send(&ClientMessage::Received { space: space("home") }).await;
+    assert_eq!(reader.changes().await.0.len(), 3, "all that has come meanwhile, in one page");
+    client.leave().await;
+    reader.leave().await;
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_replica_shows_reaches_those_who_follow_the_space_and_ends_with_its_session() {
+    let server = start_in_memory().await;
+    let show = |data: &[u8]| ClientMessage::Presence { space: space("home"), data: Some(data.to_vec()) };
+    let shown = |data: Option<&[u8]>| ServerMessage::Presence {
+        space: space("home"),
+        replica: replica(1),
+        data: data.map(<[u8]>::to_vec),
+    };
+    let (mut ann, _) = Client::connect(server.local_addr(), 1).await;
+    let (mut bob, _) = Client::connect(server.local_addr(), 2).await;
+    // Who does not follow the space is not in it.
+    ann.send(&show(b"unseen")).await;
+    for client in [&mut ann, &mut bob] {
+        client.send(&pull(None, true)).await;
+        client.changes().await;
+    }
+    ann.send(&show(b"here")).await;
+    assert_eq!(bob.receive().await, shown(Some(b"here")));
+    // Who comes later is told what is shown already; nobody is told about themselves.
+    let (mut eve, _) = Client::connect(server.local_addr(), 3).await;
+    eve.send(&pull(None, true)).await;
+    let first = [eve.receive().await, eve.receive().await];
+    assert!(first.contains(&shown(Some(b"here"))), "{first:?}");
+    assert!(ann.push(1, Vec::new()).await.answers.is_empty());
+    ann.leave().await;
+    assert_eq!(bob.receive().await, shown(None));
+    // More than a replica may show ends the session.
+    bob.send(&show(&[0; MAX_PRESENCE_BYTES + 1])).await;
+    assert!(matches!(bob.receive().await, ServerMessage::Refused { code: RefusalCode::Protocol, .. }));
+    eve.leave().await;
     server.shutdown().await.unwrap();
 }
 

@@ -1,9 +1,10 @@
 //! The driver: carries out what the client's state machine decides.
 
 mod carry;
+mod presence;
 mod tell;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,12 +13,13 @@ use anabranch_core::sync::{Backoff, ClientConfig, ClientEvent, ClientSession, Sp
 use anabranch_core::wire::{self, ServerMessage};
 use anabranch_core::{Environment as _, SpaceName, UnixMillis};
 use anabranch_store::{Promise, RemoteKey, Store, StoreError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::environment::SystemEnvironment;
 use crate::error::Error;
+use crate::presence::Board;
 use crate::replica::Replica;
 use crate::status::{Online, Phase};
 use crate::sync::link::{Link, LinkError, Transport};
@@ -66,6 +68,10 @@ pub(super) struct Driver {
     /// Spaces that this sync has pushed to; each gets to carry this replica's schema, once.
     pushed_to: BTreeSet<SpaceName>,
     carrying: BTreeSet<SpaceName>,
+    /// Who is there: what this replica shows, and what of that the server has been told in this session.
+    presence: Arc<Board>,
+    shown: watch::Receiver<BTreeMap<SpaceName, Vec<u8>>>,
+    told: BTreeMap<SpaceName, Vec<u8>>,
     /// A flight has been sent and nothing of the answer has come.
     awaiting_answer: bool,
     outcome: Option<Result<(), SyncError>>,
@@ -128,6 +134,9 @@ impl Driver {
             report: SyncReport::default(),
             pushed_to: BTreeSet::new(),
             carrying: BTreeSet::new(),
+            presence: Arc::clone(&replica.inner.presence),
+            shown: replica.inner.presence.own(),
+            told: BTreeMap::new(),
             awaiting_answer: false,
             outcome: None,
         })
@@ -152,6 +161,7 @@ impl Driver {
         tokio::select! {
             command = self.commands.recv() => self.obey(command),
             () = self.written.notify.notified() => self.written_spaces(),
+            Ok(()) = self.shown.changed() => self.show_news(),
             event = next_frame(&mut self.link) => {
                 match event {
                     Ok(frame) => vec![self.read(&frame)],
@@ -282,6 +292,7 @@ impl Drop for Driver {
                 online.phase = Phase::Idle;
             }
         });
+        self.lose_sight();
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.remote);
     }
 }

@@ -3,6 +3,7 @@
 use crate::environment::UnixMillis;
 use crate::id::{Actor, Lineage, ReplicaId};
 use crate::name::SpaceName;
+use crate::sync::server::Showing;
 use crate::wire::{Answer, ClientMessage, Cursor, Envelope, Mark, ServerMessage};
 
 /// Who speaks, and about what.
@@ -58,6 +59,13 @@ pub enum ClientEvent {
     LocalWrite {
         /// The space.
         space: SpaceName,
+    },
+    /// This replica shows something else in a space, or nothing any more.
+    Show {
+        /// The space.
+        space: SpaceName,
+        /// What.
+        data: Option<Vec<u8>>,
     },
     /// The deadline of an earlier step has come.
     Timer,
@@ -161,6 +169,8 @@ pub enum SyncEvent {
     CaughtUp,
     /// The server's log was restored or replaced; everything is offered again.
     ServerLostHistory(SpaceName),
+    /// Another replica shows something else in a space, or nothing any more. What is shown ends with the session.
+    Shown(Showing),
     /// There will be no more attempts.
     Halted(Halt),
 }

@@ -52,6 +52,9 @@ impl Driver {
                     continue;
                 }
             }
+            if let SyncEvent::Online { .. } = event {
+                events.extend(self.show_anew());
+            }
             self.tell(event).await?;
         }
         Ok(())

@@ -25,6 +25,7 @@ impl Driver {
             }
             SyncEvent::Offline { reason, retry_at, failures } => {
                 info!(%reason, failures, "offline");
+                self.lose_sight();
                 self.tell_status(|online| online.next_retry_at = Some(retry_at));
                 let remote = self.remote;
                 let noted = reason.clone();
@@ -36,6 +37,7 @@ impl Driver {
             SyncEvent::ServerLostHistory(space) => {
                 warn!(%space, "the server has lost history; offering everything again");
             }
+            SyncEvent::Shown(showing) => self.hear(showing),
             SyncEvent::Halted(halt) => {
                 debug!(?halt, "halted");
                 let error = SyncError::Halted(halt.clone());
