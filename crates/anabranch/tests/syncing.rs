@@ -148,6 +148,22 @@ fn a_reconnect_with_nothing_new_is_one_round_trip_of_constant_size() -> Result<(
 }
 
 #[test]
+fn a_reconnect_of_a_hundred_spaces_with_nothing_new_is_one_round_trip() -> Result<(), Error> {
+    let folder = Folder::new();
+    let server = TestServer::start(folder.path("server.db"));
+    let a = folder.replica("a.db");
+    for n in 0..100 {
+        let space = a.space(&format!("space-{n}"))?.untyped("notes")?;
+        space.create(json!({ "title": n })).wait()?;
+    }
+    let first = server.sync(&a).now(GUARD).wait()?;
+    assert!(first.pushed >= 100, "{first:?}");
+    let idle = server.sync(&a).now(GUARD).wait()?;
+    assert_eq!((idle.round_trips, idle.pushed, idle.pulled), (1, 0, 0), "{idle:?}");
+    Ok(())
+}
+
+#[test]
 fn g10_a_wiped_server_is_filled_again_and_one_with_another_history_is_left_alone() -> Result<(), Error> {
     let folder = Folder::new();
     let a = folder.replica("a.db");
