@@ -29,6 +29,8 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     // FULL: a commit is not reported before it has been fsynced.
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // A savepoint notes the pages that it changes; that need not go through the file system.
+    connection.pragma_update(None, "temp_store", "memory")?;
     connection.set_prepared_statement_cache_capacity(128);
     migrate(&mut connection)?;
     Ok(connection)
