@@ -21,6 +21,7 @@ mod local;
 mod outbox;
 mod read;
 mod receive;
+mod reconcile;
 mod rows;
 mod store;
 mod transaction;

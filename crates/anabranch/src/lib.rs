@@ -78,8 +78,8 @@ pub use anabranch_core::document::{
 pub use anabranch_core::document::{Edit, Path, Step};
 pub use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
 pub use anabranch_core::{
-    ChangeHash, CollectionName, Digest, EntityId, Entropy, Environment, ErrorKind, FieldName, Heads, ReplicaId, Rule,
-    Schema, SchemaError, SpaceName, UnixMillis,
+    ChangeHash, CollectionName, Digest, EntityId, Entropy, Environment, ErrorKind, FieldName, Heads, Lineage,
+    ReplicaId, Rule, Schema, SchemaError, SpaceName, UnixMillis,
 };
 pub use anabranch_derive::Entity;
 pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, Mine, QueryRows, StoreError};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anabranch_core::sync::{
-    Backoff, ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, SpaceProgress, SyncEvent,
+    Adopt, Backoff, ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, SpaceProgress, SyncEvent,
     WriteBatch,
 };
 use anabranch_core::wire::{self, Answer, ServerMessage};
@@ -42,7 +42,7 @@ pub(super) enum Command {
 }
 
 pub(super) struct Driver {
-    store: Store,
+    pub(super) store: Store,
     watchers: Arc<Watchers>,
     online: Arc<Mutex<Online>>,
     /// The remotes that syncs of this replica are under way with.
@@ -84,6 +84,7 @@ impl Driver {
         remote: RemoteKey,
         transport: Arc<dyn Transport>,
         mode: Mode,
+        adopt: Adopt,
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> Result<Self, Error> {
         let store = replica.store().clone();
@@ -99,7 +100,7 @@ impl Driver {
             }
             true
         });
-        let (session, followed) = session(&store, remote)?;
+        let (session, followed) = session(&store, remote, adopt)?;
         let online = Arc::clone(&replica.inner.online);
         let number = {
             let mut online = online.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,7 +248,7 @@ impl Driver {
     }
 
     async fn perform(&mut self, step: ClientStep, events: &mut VecDeque<ClientEvent>) -> Result<(), StoreError> {
-        let ClientStep { batch, send, reads, link, events: news, deadline } = step;
+        let ClientStep { batch, send, reads, looks, link, events: news, deadline } = step;
         self.deadline = deadline;
         if let Some(batch) = batch {
             self.commit(batch).await?;
@@ -269,6 +270,9 @@ impl Driver {
             let (remote, space) = (self.remote, read.space.clone());
             let page = self.store.outbox_page(remote, read).await?;
             events.push_back(ClientEvent::Outbox { space, items: page.items, retry_at: page.retry_at });
+        }
+        for look in looks {
+            events.push_back(self.look(look).await?);
         }
         for event in news {
             if event == SyncEvent::CaughtUp {
@@ -352,7 +356,7 @@ impl Driver {
                 }
             }
             SyncEvent::ServerLostHistory(space) => {
-                warn!(%space, "the server has lost history; offering everything again");
+                warn!(%space, "the server has lost history; finding out what");
             }
             SyncEvent::Halted(halt) => {
                 debug!(?halt, "halted");
@@ -395,7 +399,7 @@ impl Driver {
             return;
         }
         let wait = self.store_failures.fail(None, self.environment.entropy());
-        match session(&self.store, self.remote) {
+        match session(&self.store, self.remote, self.session.adopt_left()) {
             Ok((fresh, followed)) => (self.session, self.followed) = (fresh, followed),
             Err(error) => return self.outcome = Some(Err(SyncError::Offline(error.to_string()))),
         }
@@ -462,14 +466,14 @@ impl Drop for Driver {
     }
 }
 
-fn session(store: &Store, remote: RemoteKey) -> Result<(ClientSession, BTreeSet<SpaceName>), StoreError> {
+fn session(store: &Store, remote: RemoteKey, adopt: Adopt) -> Result<(ClientSession, BTreeSet<SpaceName>), StoreError> {
     let remotes = store.read(|read| read.snapshot(|read| read.remotes()))?;
     let state = remotes.into_iter().find(|state| state.key == remote);
     let (lineage, spaces, failures) =
         state.map(|state| (state.lineage, state.spaces, state.failures)).unwrap_or_default();
     let followed = spaces.iter().map(|progress| progress.space.clone()).collect();
-    let config =
-        ClientConfig { replica: store.replica(), actor: store.actor().clone(), schema_version: store.schema().version };
+    let (replica, actor) = (store.replica(), store.actor().clone());
+    let config = ClientConfig { replica, actor, schema_version: store.schema().version, adopt };
     Ok((ClientSession::new(config, lineage, spaces, failures), followed))
 }
 
