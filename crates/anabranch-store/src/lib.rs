@@ -37,5 +37,6 @@ pub use history::Mine;
 pub use outbox::OutboxPage;
 pub use read::{EntityRecord, LogEntry, QueryRows, Read, RemoteState, Totals};
 pub use receive::Received;
+pub use reconcile::Difference;
 pub use rows::{Origin, RemoteKey};
 pub use store::{OpenMode, Store};

@@ -12,6 +12,20 @@ use crate::rows::{self, EntityRow, RemoteKey, SpaceKey};
 /// Heads of a folded document that are named among what is here.
 const FOLDED_HEADS: usize = 8;
 
+/// How an entity differs between this file and another side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Difference {
+    /// All that the other side lacks waits in the outbox: the next sync brings it there.
+    Pending,
+    /// The other side lacks something that does not wait in the outbox: it was accepted once, and is lost there.
+    MissingThere,
+    /// The other side has something that this file lacks, or has refused.
+    MissingHere,
+    /// Each side has something that the other lacks.
+    Different,
+}
+
 impl Read<'_> {
     /// Every entity of a space, as an item; one more than [`MAX_ITEMS`] at most. No document is loaded.
     ///
@@ -63,6 +77,59 @@ impl Write<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// How these entities differ from what another side has of them: the ones that do.
+    ///
+    /// # Errors
+    /// If the database fails, or a document cannot be loaded.
+    pub fn differences(
+        &mut self,
+        space: &SpaceName,
+        theirs: &[Theirs],
+        remote: Option<RemoteKey>,
+    ) -> Result<Vec<(EntityId, Difference)>, StoreError> {
+        let Some(space) = rows::space_key(&self.engine.connection, space)? else {
+            return Ok(theirs.iter().map(|theirs| (theirs.entity, Difference::MissingHere)).collect());
+        };
+        let mut found = Vec::new();
+        for theirs in theirs {
+            let difference = match rows::find_entity(&self.engine.connection, space, theirs.entity)? {
+                Some(row) => self.difference(&row, theirs, remote)?,
+                None => (!theirs.heads.is_empty()).then_some(Difference::MissingHere),
+            };
+            found.extend(difference.map(|difference| (theirs.entity, difference)));
+        }
+        Ok(found)
+    }
+
+    fn difference(
+        &mut self,
+        row: &EntityRow,
+        theirs: &Theirs,
+        remote: Option<RemoteKey>,
+    ) -> Result<Option<Difference>, StoreError> {
+        if heads(&self.engine.connection, row)? == theirs.heads {
+            return Ok(None);
+        }
+        let document = self.engine.take_document(row)?;
+        let beyond = document.changes_since(&theirs.heads);
+        let lacking = theirs.heads.hashes().iter().any(|head| !document.has(head));
+        self.engine.cache.put(row.key, document);
+        let beyond = beyond.map_err(|source| StoreError::Damaged { entity: row.id, source })?;
+        if lacking {
+            return Ok(Some(if beyond.is_empty() { Difference::MissingHere } else { Difference::Different }));
+        }
+        for change in &beyond {
+            let mut waits = self.engine.connection.prepare_cached(
+                "SELECT 1 FROM outbox o JOIN changes c ON c.seq = o.change \
+                 WHERE c.entity = ?1 AND c.hash = ?2 AND (?3 IS NULL OR o.remote = ?3)",
+            )?;
+            if !waits.exists(rusqlite::params![row.key, change.hash().as_bytes(), remote])? {
+                return Ok(Some(Difference::MissingThere));
+            }
+        }
+        Ok((!beyond.is_empty()).then_some(Difference::Pending))
     }
 
     fn holds(&mut self, row: &EntityRow, hash: &ChangeHash) -> Result<bool, StoreError> {

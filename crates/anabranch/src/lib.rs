@@ -82,7 +82,9 @@ pub use anabranch_core::{
     ReplicaId, Rule, Schema, SchemaError, SpaceName, UnixMillis,
 };
 pub use anabranch_derive::Entity;
-pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, Mine, QueryRows, StoreError};
+pub use anabranch_store::{
+    Conflict, ConflictKind, ConflictValue, Difference, EntityRecord, LogEntry, Mine, QueryRows, StoreError,
+};
 pub use collection::{Collection, Json, Space};
 pub use conflicts::Choice;
 pub use edits::Edits;
@@ -91,7 +93,9 @@ pub use error::Error;
 pub use exchange::Exchanged;
 pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
-pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
+pub use sync::{
+    DifferingEntity, FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, VerifyReport, WebSocket,
+};
 pub use text_session::{TextCursor, TextSession};
 pub use transaction::Transaction;
 #[doc(hidden)]

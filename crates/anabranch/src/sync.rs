@@ -3,6 +3,7 @@
 mod driver;
 mod link;
 mod look;
+mod verify;
 mod websocket;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::error::Error;
 use crate::replica::Replica;
 
 pub use link::{FarEnd, Link, LinkError, Transport};
+pub use verify::{DifferingEntity, VerifyReport};
 pub use websocket::WebSocket;
 
 use driver::{Command, Driver, Mode};
