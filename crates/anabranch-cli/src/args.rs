@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Log(Log),
     /// Sync with a server.
     Sync(Sync),
+    /// Prove that a replica and its server hold the same, or list what differs. Changes nothing.
+    Verify(Verify),
     /// Show what is pending, and how the sync stands.
     Status(Status),
     /// Bring a deleted entity back.
@@ -222,6 +224,12 @@ pub(crate) struct Sync {
     pub(crate) file: PathBuf,
     /// The server, like `http://127.0.0.1:7700`; the one of the last time by default.
     pub(crate) url: Option<String>,
+    /// The server, too.
+    #[arg(long, value_name = "URL", conflicts_with = "url")]
+    pub(crate) server: Option<String>,
+    /// Go on with the server even if its history is not the one synced with before: exchange what each side lacks.
+    #[arg(long)]
+    pub(crate) adopt: bool,
     /// Go on until ctrl-c: push and pull changes as they come, and print every change of the status.
     #[arg(long)]
     pub(crate) watch: bool,
@@ -230,6 +238,19 @@ pub(crate) struct Sync {
     pub(crate) timeout: u32,
     #[command(flatten)]
     pub(crate) space: InSpace,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// The server, like `http://127.0.0.1:7700`; the one of the last sync by default.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// How long to try.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub(crate) timeout: u32,
 }
 
 /// `status`.

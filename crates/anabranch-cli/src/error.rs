@@ -34,6 +34,9 @@ pub(crate) enum CliError {
     /// The demo's replicas do not agree, or something that must hold does not.
     #[error("{0}")]
     Disagreement(String),
+    /// A replica and its server do not hold the same; how they differ has been printed.
+    #[error("{0}")]
+    Differs(String),
     /// Whoever read the output has gone.
     #[error("the output was closed")]
     OutputClosed,
@@ -55,6 +58,7 @@ impl CliError {
             Self::Io(_) | Self::OutputClosed => "io",
             Self::NotFound(_) => "not_found",
             Self::Disagreement(_) => "disagreement",
+            Self::Differs(_) => "differs",
         }
     }
 

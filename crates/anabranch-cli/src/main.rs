@@ -42,6 +42,7 @@ fn run(command: Option<Command>, output: &mut Output) -> Result<(), CliError> {
         Some(Command::Query(arguments)) => commands::read::query(&arguments, output),
         Some(Command::Log(arguments)) => commands::read::log(&arguments, output),
         Some(Command::Sync(arguments)) => commands::sync::run(&arguments, output),
+        Some(Command::Verify(arguments)) => commands::verify::run(&arguments, output),
         Some(Command::Status(arguments)) => commands::status::run(&arguments, output),
         Some(Command::Restore(arguments)) => commands::edit::restore(&arguments, output),
         Some(Command::Purge(arguments)) => commands::edit::purge(&arguments, output),
@@ -65,7 +66,9 @@ fn report(error: &CliError, output: &mut Output) -> ExitCode {
         return code;
     }
     let message = one_line(&error.to_string());
-    if output.is_json() {
+    // If it cannot be printed, there is nobody to tell.
+    drop(output.flush());
+    if output.is_json() && !matches!(error, CliError::Differs(_)) {
         // If it cannot be printed, the line on standard error says it all the same.
         let printed = output.json(&json!({ "error": message, "kind": error.kind() }));
         drop(printed.and_then(|()| output.flush()));

@@ -34,7 +34,7 @@ use std::collections::HashMap;
 use automerge::{ActorId, Automerge, ChangeMetadata, LoadOptions, ReadDoc as _, TextEncoding};
 
 use self::admit::{admit, in_order};
-use self::contain::contained;
+pub(crate) use self::contain::contained;
 use self::genesis::is_genesis;
 use self::past::Past;
 use crate::change::Change;

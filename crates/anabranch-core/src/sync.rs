@@ -9,16 +9,17 @@ mod backoff;
 mod client;
 mod cursor;
 mod digest;
+pub mod reconcile;
 mod server;
 
 pub use append::{
-    Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, Pushable, Unreadable,
-    advance_heads, append, fits_transaction, next_chain,
+    AppendOutcome, Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, Pushable,
+    Unreadable, advance_heads, append, fits_transaction, next_chain,
 };
 pub use backoff::{Backoff, MAX_BACKOFF_MILLIS};
 pub use client::{
-    ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, MAX_PUSH_BYTES, MAX_PUSH_CHANGES,
-    OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
+    Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, Look, MAX_PUSH_BYTES,
+    MAX_PUSH_CHANGES, OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
 };
 pub use digest::SpaceDigest;
 pub use server::{

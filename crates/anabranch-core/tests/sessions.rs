@@ -1,7 +1,7 @@
 //! The client's session under clocks and servers that cannot be relied on.
 
 use anabranch_core::sync::{
-    ClientConfig, ClientEvent, ClientSession, LinkCommand, MAX_BACKOFF_MILLIS, SpaceProgress, SyncEvent,
+    Adopt, ClientConfig, ClientEvent, ClientSession, LinkCommand, MAX_BACKOFF_MILLIS, SpaceProgress, SyncEvent,
 };
 use anabranch_core::wire::{Cursor, Limits, RefusalCode, ServerMessage, Welcome};
 use anabranch_core::{Actor, Lineage, ReplicaId, SpaceName, SplitMix64};
@@ -13,7 +13,8 @@ fn a_clock_that_is_set_back_does_not_put_off_the_next_attempt() {
     let (now, years) = (1_800_000_000_000, 10 * 365 * 24 * 60 * 60 * 1_000);
     let mut entropy = SplitMix64::new(1);
     let replica = ReplicaId::mint(now, &mut entropy);
-    let config = ClientConfig { replica, actor: Actor::mint(&replica, &mut entropy), schema_version: 1 };
+    let config =
+        ClientConfig { replica, actor: Actor::mint(&replica, &mut entropy), schema_version: 1, adopt: Adopt::Nothing };
     let mut session = ClientSession::new(config, None, Vec::new(), 20);
     drop(session.handle(now + years, &mut entropy, ClientEvent::Start));
     let lost = ClientEvent::Disconnected { reason: "gone".to_owned(), retry_after_millis: None };
@@ -30,7 +31,8 @@ fn main_space() -> SpaceName {
 
 fn session(entropy: &mut SplitMix64) -> ClientSession {
     let replica = ReplicaId::mint(NOW, entropy);
-    let config = ClientConfig { replica, actor: Actor::mint(&replica, entropy), schema_version: 1 };
+    let config =
+        ClientConfig { replica, actor: Actor::mint(&replica, entropy), schema_version: 1, adopt: Adopt::Nothing };
     let progress = SpaceProgress { space: main_space(), cursor: None, ack: None };
     ClientSession::new(config, None, vec![progress], 0)
 }

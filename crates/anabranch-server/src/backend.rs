@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use anabranch_core::sync::{LogPage, Pushable};
-use anabranch_core::wire::{Answer, Mark};
+use anabranch_core::sync::reconcile::SketchError;
+use anabranch_core::sync::{AppendOutcome, LogPage, Pushable};
+use anabranch_core::wire::{Ask, Mark, Reply};
 use anabranch_core::{Digest, Lineage, ReplicaId, SpaceName};
 use tokio::sync::broadcast;
 
@@ -13,8 +14,9 @@ use crate::error::BackendError;
 /// What a [`Backend`] returns: a boxed future, so that the trait can be used as `dyn Backend`.
 pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
 
-/// The outcome of an append: one answer per offered change, and the places of the accepted ones, in order.
-pub type AppendOutcome = (Vec<Answer>, Vec<Mark>);
+/// The answer to a question of a reconcile, with the end of the log at the moment it was answered; or what is wrong
+/// with the question.
+pub type Reconciled = (Mark, Result<Reply, SketchError>);
 
 /// A hint that a space's log has reached a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +82,13 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`BackendError`], also if what is stored is not what was stored.
     fn read(&self, space: SpaceName, after: Mark, check: Vec<Mark>, budget: PageBudget) -> BackendFuture<'_, LogPage>;
+
+    /// Answers a question of a reconcile, by [`reply`](anabranch_core::sync::reconcile::reply) over what the space
+    /// holds at one moment, with a page of changes of at most this budget. No document is loaded.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the storage cannot say.
+    fn reconcile(&self, space: SpaceName, ask: Ask, budget: PageBudget) -> BackendFuture<'_, Reconciled>;
 
     /// The end of a space's log; [`Mark::START`] if there is none.
     ///

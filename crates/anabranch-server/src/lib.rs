@@ -29,7 +29,8 @@ mod sqlite;
 mod stop;
 
 pub use access::{Authorize, OpenAccess, SharedAccess};
-pub use backend::{AppendOutcome, Backend, BackendFuture, Commit, PageBudget, SpaceOverview};
+pub use anabranch_core::sync::AppendOutcome;
+pub use backend::{Backend, BackendFuture, Commit, PageBudget, Reconciled, SpaceOverview};
 pub use environment::SystemEnvironment;
 pub use error::{BackendError, BackendErrorKind, ServerError};
 pub use options::ServerOptions;

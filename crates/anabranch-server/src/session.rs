@@ -102,6 +102,11 @@ impl Sessions {
                 let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a push failed")).ok();
                 CallResult::Appended { id, space, outcome }
             }
+            Call::Reconcile { space, ask } => {
+                let outcome = backend.reconcile(space.clone(), ask, self.page).await;
+                let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a reconcile failed")).ok();
+                CallResult::Reconciled { space, outcome }
+            }
             Call::Read { space, after, check } => {
                 let outcome = backend.read(space.clone(), after, check, self.page).await;
                 let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a pull failed")).ok();

@@ -3,14 +3,15 @@
 mod append;
 mod connection;
 mod reader;
+mod reconcile;
 mod schema;
 mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_core::sync::{LogPage, Pushable};
-use anabranch_core::wire::Mark;
+use anabranch_core::sync::{AppendOutcome, LogPage, Pushable};
+use anabranch_core::wire::{Ask, Mark};
 use anabranch_core::{Environment, Lineage, ReplicaId, SpaceName};
 use rusqlite::Row;
 use tokio::sync::broadcast;
@@ -18,7 +19,7 @@ use tokio::sync::broadcast;
 use self::connection::Source;
 use self::reader::Readers;
 use self::writer::Writer;
-use crate::backend::{AppendOutcome, Backend, BackendFuture, Commit, PageBudget, SpaceOverview};
+use crate::backend::{Backend, BackendFuture, Commit, PageBudget, Reconciled, SpaceOverview};
 use crate::error::{BackendError, BackendErrorKind};
 
 /// Hints that a receiver may be behind before it loses some.
@@ -116,6 +117,11 @@ impl Backend for SqliteBackend {
     fn read(&self, space: SpaceName, after: Mark, check: Vec<Mark>, budget: PageBudget) -> BackendFuture<'_, LogPage> {
         let read = move |connection: &_| reader::page(connection, &space, after, &check, budget);
         Box::pin(Arc::clone(&self.readers).run(read))
+    }
+
+    fn reconcile(&self, space: SpaceName, ask: Ask, budget: PageBudget) -> BackendFuture<'_, Reconciled> {
+        let answer = move |connection: &_| reconcile::answer(connection, &space, &ask, budget);
+        Box::pin(Arc::clone(&self.readers).run(answer))
     }
 
     fn head(&self, space: SpaceName) -> BackendFuture<'_, Mark> {

@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use anabranch_core::sync::{
-    ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, OutboxRead, SyncEvent, WriteBatch,
+    Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, Look, OutboxRead, SyncEvent,
+    WriteBatch,
 };
 use anabranch_core::wire::ClientMessage;
 use anabranch_core::{Lineage, Schema, SpaceName, SplitMix64, UnixMillis};
@@ -28,6 +29,7 @@ pub(crate) enum Task {
     Send(ClientMessage),
     Link(LinkCommand),
     Read(OutboxRead),
+    Look(Look),
     Tell(SyncEvent),
 }
 
@@ -112,7 +114,7 @@ impl Client {
     /// The person in front of it accepts the server's other history.
     pub(crate) fn adopt(&mut self, lineage: Lineage) -> Result<(), Failure> {
         if let Some(process) = &mut self.process {
-            process.begin_session(Some(lineage))?;
+            process.begin_session(Adopt::Only(lineage))?;
         }
         self.handle(ClientEvent::Start);
         Ok(())
@@ -151,7 +153,7 @@ impl Process {
         })
         .map_err(broken("preparing a client's file"))?;
         let reader = file::reader(path)?;
-        let config = config(&engine);
+        let config = config(&engine, Adopt::Nothing);
         let mut process = Self {
             engine,
             reader,
@@ -166,16 +168,16 @@ impl Process {
             wake_at: None,
             entropy: SplitMix64::new(!seed),
         };
-        process.begin_session(None)?;
+        process.begin_session(Adopt::Nothing)?;
         Ok(process)
     }
 
     /// Makes a session from what the file says.
-    fn begin_session(&mut self, adopted: Option<Lineage>) -> Result<(), Failure> {
+    fn begin_session(&mut self, adopt: Adopt) -> Result<(), Failure> {
         let (lineage, failures) = file::remote(&self.reader, self.remote)?;
         let spaces = file::progress(&self.reader, self.remote)?;
         self.followed = spaces.iter().map(|progress| progress.space.clone()).collect();
-        self.session = ClientSession::new(config(&self.engine), adopted.or(lineage), spaces, failures);
+        self.session = ClientSession::new(config(&self.engine, adopt), lineage, spaces, failures);
         self.agenda.clear();
         self.connecting = false;
         self.halted = None;
@@ -184,12 +186,13 @@ impl Process {
     }
 
     fn handle(&mut self, now: UnixMillis, event: ClientEvent) -> Option<UnixMillis> {
-        let ClientStep { batch, send, reads, link, events, deadline } =
+        let ClientStep { batch, send, reads, looks, link, events, deadline } =
             self.session.handle(now, &mut self.entropy, event);
         self.agenda.extend(batch.map(Task::Commit));
         self.agenda.extend(send.into_iter().map(Task::Send));
         self.agenda.extend(link.map(Task::Link));
         self.agenda.extend(reads.into_iter().map(Task::Read));
+        self.agenda.extend(looks.into_iter().map(Task::Look));
         self.agenda.extend(events.into_iter().map(Task::Tell));
         deadline
     }
@@ -200,6 +203,7 @@ impl Process {
     }
 }
 
-fn config(engine: &Engine) -> ClientConfig {
-    ClientConfig { replica: engine.replica(), actor: engine.actor().clone(), schema_version: engine.schema().version }
+fn config(engine: &Engine, adopt: Adopt) -> ClientConfig {
+    let (replica, actor) = (engine.replica(), engine.actor().clone());
+    ClientConfig { replica, actor, schema_version: engine.schema().version, adopt }
 }

@@ -213,8 +213,9 @@ impl Fleet {
                 left.extend(client.held.iter().cloned());
                 continue;
             };
-            let now = file::changes(&process.reader)?;
-            ensure(client.held.is_subset(&now), || format!("client {number} has forgotten a committed change"))?;
+            let (now, purged) = (file::changes(&process.reader)?, file::purged(&process.reader)?);
+            let forgotten = client.held.difference(&now).any(|item| !purged.contains(&(item.0.clone(), item.1)));
+            ensure(!forgotten, || format!("client {number} has forgotten a committed change"))?;
             left.extend(now);
         }
         let lost: Vec<Item> = gone.difference(&left).cloned().collect();

@@ -45,8 +45,6 @@ pub struct Fleet {
     pub(crate) planted: Planted,
     pub(crate) spaces: Vec<SpaceName>,
     pub(crate) schema: Schema,
-    /// Whether the clients purge anything.
-    pub(crate) purging: bool,
     /// For what is fixed neither by the operations nor by the machines: seeds of opens.
     pub(crate) dice: Dice,
     pub(crate) bytes: u64,
@@ -84,7 +82,6 @@ impl Fleet {
             planted,
             spaces,
             schema: workload::schema(planted),
-            purging: true,
             dice,
             bytes: 0,
             trace: Trace::new(options.trace),

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 
-use anabranch_core::sync::{LogIndex, LogPage, LogRow, Pushable, advance_heads, append};
-use anabranch_core::wire::{Answer, Envelope, Mark};
+use anabranch_core::sync::reconcile::{Item, ReconcileIndex, SketchError, reply};
+use anabranch_core::sync::{AppendOutcome, LogIndex, LogPage, LogRow, Offered, Pushable, advance_heads, append};
+use anabranch_core::wire::{Ask, Envelope, Mark, Reply};
 use anabranch_core::{Actor, ChangeHash, CollectionName, Digest, EntityId, Heads, SpaceName};
 
 use crate::bug::{Bug, Planted};
 
 /// Rows in a page: few, so that every run sees many pages.
 const PAGE_ROWS: usize = 5;
+/// The same, for what a reconcile brings.
+const PAGE_BYTES: usize = 2_000;
 
 /// All spaces' logs. A clone is a backup.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +51,7 @@ impl Log {
     }
 
     /// Appends a batch and returns the answers and the places of what was accepted.
-    pub(crate) fn append(&mut self, space: &SpaceName, batch: Vec<Pushable>) -> (Vec<Answer>, Vec<Mark>) {
+    pub(crate) fn append(&mut self, space: &SpaceName, batch: Vec<Pushable>) -> AppendOutcome {
         let planted = self.planted;
         let log = self.spaces.entry(space.clone()).or_default();
         log.forgetful = planted.is(Bug::StoreDuplicates);
@@ -62,9 +65,18 @@ impl Log {
                 row.mark.chain = Digest::of(row.offered.change.hash().as_bytes());
             }
         }
-        let marks = appended.rows.iter().map(|row| row.mark).collect();
+        let outcome = appended.outcome(head);
         appended.rows.into_iter().for_each(|row| log.store(row));
-        (appended.answers, marks)
+        outcome
+    }
+
+    /// Answers a question of a reconcile, with small pages.
+    pub(crate) fn reconcile(&self, space: &SpaceName, ask: &Ask) -> (Mark, Result<Reply, SketchError>) {
+        let empty = SpaceLog::default();
+        let mut log = self.spaces.get(space).unwrap_or(&empty);
+        let head = log.head();
+        let Ok(reply) = reply(&mut log, ask, PAGE_BYTES, PAGE_ROWS);
+        (head, reply)
     }
 
     /// A page of what follows `after`, if the log has all marks that are to be checked.
@@ -145,6 +157,28 @@ impl LogIndex for SpaceLog {
 
     fn purged(&mut self, entity: &EntityId) -> Result<bool, Infallible> {
         Ok(self.heads.get(entity).is_some_and(|(_, purged)| *purged))
+    }
+}
+
+impl ReconcileIndex for &SpaceLog {
+    type Error = Infallible;
+
+    fn items(&mut self) -> Result<Vec<Item>, Infallible> {
+        Ok(self.heads.iter().map(|(entity, (heads, _))| Item::new(*entity, heads)).collect())
+    }
+
+    fn heads(&mut self, entity: &EntityId) -> Result<Heads, Infallible> {
+        Ok(self.heads.get(entity).map(|(heads, _)| heads.clone()).unwrap_or_default())
+    }
+
+    fn newest_first(&mut self, entity: &EntityId, each: &mut dyn FnMut(Offered) -> bool) -> Result<(), Infallible> {
+        let rows = self.rows.iter().rev().filter(|row| row.offered.entity == *entity);
+        for row in rows {
+            if !each(row.offered.clone()) {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

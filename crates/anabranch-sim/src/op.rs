@@ -94,11 +94,6 @@ impl Weights {
         Self(weights)
     }
 
-    /// Whether a server may lose what it has acknowledged.
-    pub(crate) fn lose_servers(&self) -> bool {
-        self.0.iter().any(|(weight, kind)| *weight > 0 && matches!(kind, Kind::RestoreServer | Kind::WipeServer))
-    }
-
     /// The next operation. It depends on the dice alone, so a shorter run is a prefix of a longer one.
     pub(crate) fn next(&self, dice: &mut Dice) -> Op {
         let total: u32 = self.0.iter().map(|(weight, _)| weight).sum();

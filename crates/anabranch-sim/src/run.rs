@@ -94,8 +94,6 @@ impl Run {
 fn play(fleet: &mut Fleet, dice: &mut Dice, steps: usize) -> Result<(), Failure> {
     let weights = Weights::draw(dice);
     let healing = dice.any();
-    // A server that has lost a marker, and the history before it, waits for that history for ever.
-    fleet.purging = !weights.lose_servers();
     for _ in 0..steps {
         let op = weights.next(dice);
         fleet.apply(op)?;

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use anabranch_core::sync::{Access, Call, CallResult, Pushable, ServerConfig, ServerEvent, ServerSession, ServerStep};
-use anabranch_core::wire::{self, Answer, ClientMessage, Limits, ServerMessage};
+use anabranch_core::sync::{
+    Access, AppendOutcome, Call, CallResult, Pushable, ServerConfig, ServerEvent, ServerSession, ServerStep,
+};
+use anabranch_core::wire::{self, ClientMessage, Limits, Reply, ServerMessage};
 use anabranch_core::{EntityId, Entropy as _, Lineage, SpaceName, SplitMix64, UnixMillis};
 
 use crate::bug::{Bug, Planted};
@@ -103,8 +105,12 @@ impl Server {
         let (result, grown) = match call {
             Call::Append { id, space, batch, .. } => {
                 let outcome = self.append(&space, batch, model);
-                let grown = outcome.1.last().map(|mark| (space.clone(), mark.seq));
+                let grown = outcome.marks.last().map(|mark| (space.clone(), mark.seq));
                 (CallResult::Appended { id, space, outcome: Some(outcome) }, grown)
+            }
+            Call::Reconcile { space, ask } => {
+                let outcome = Some(self.disk.log.reconcile(&space, &ask));
+                (CallResult::Reconciled { space, outcome }, None)
             }
             Call::Read { space, after, check } => {
                 let page = self.disk.log.page(&space, after, &check);
@@ -115,21 +121,21 @@ impl Server {
         Ok(grown)
     }
 
-    fn append(&mut self, space: &SpaceName, batch: Vec<Pushable>, model: &mut Model) -> (Vec<Answer>, Vec<wire::Mark>) {
+    fn append(&mut self, space: &SpaceName, batch: Vec<Pushable>, model: &mut Model) -> AppendOutcome {
         if self.planted.is(Bug::AcknowledgeBeforeStoring) {
             let outcome = self.disk.log.clone().append(space, batch.clone());
             self.unstored.push((space.clone(), batch));
             return outcome;
         }
         let outcome = self.disk.log.append(space, batch);
-        model.note_stored(space, self.disk.log.rows(space), outcome.1.len());
+        model.note_stored(space, self.disk.log.rows(space), outcome.marks.len());
         outcome
     }
 
     fn store_late(&mut self, model: &mut Model) {
         for (space, batch) in std::mem::take(&mut self.unstored) {
-            let (_, marks) = self.disk.log.append(&space, batch);
-            model.note_stored(&space, self.disk.log.rows(&space), marks.len());
+            let outcome = self.disk.log.append(&space, batch);
+            model.note_stored(&space, self.disk.log.rows(&space), outcome.marks.len());
         }
     }
 }
@@ -168,7 +174,10 @@ impl Connection {
                     let names = self.pushes.remove(&pushed.id).unwrap_or_default();
                     model.note_answers(&pushed.space, &names, &pushed.answers)?;
                 }
-                ServerMessage::Changes { space, changes, .. } => model.check_feed(space, changes)?,
+                ServerMessage::Changes { space, changes, .. }
+                | ServerMessage::Reconciled { space, reply: Reply::Changes { changes, .. }, .. } => {
+                    model.check_feed(space, changes)?;
+                }
                 _ => {}
             }
             let frame = wire::encode(&message).map_err(|error| Failure::new(format!("a server's frame: {error}")))?;

@@ -1,12 +1,14 @@
 //! One thing at a time: what is ready to happen, and its happening.
 
-use anabranch_core::sync::{ClientEvent, LinkCommand, SyncEvent};
-use anabranch_core::wire::{self, ClientMessage, ServerMessage};
+use anabranch_core::sync::reconcile::Item;
+use anabranch_core::sync::{ClientEvent, LinkCommand, Look, SyncEvent};
+use anabranch_core::wire::{self, Ask, ClientMessage, Reply, ServerMessage};
 
 use crate::bug::Bug;
 use crate::client::Task;
 use crate::dice::Dice;
 use crate::failure::{Failure, broken};
+use crate::file;
 use crate::fleet::Fleet;
 use crate::job::within;
 
@@ -223,8 +225,30 @@ impl Fleet {
                 let event = ClientEvent::Outbox { space, items: page.items, retry_at: page.retry_at };
                 self.clients[client].handle(event);
             }
+            Task::Look(look) => self.look(client, look)?,
             Task::Tell(event) => self.tell(client, &event)?,
         }
+        Ok(())
+    }
+
+    /// Answers what the session asks about the file.
+    fn look(&mut self, client: usize, look: Look) -> Result<(), Failure> {
+        let Some(process) = &mut self.clients[client].process else { return Ok(()) };
+        let event = match look {
+            Look::Items { space } => {
+                let items = file::heads(&process.reader, &space)?.into_iter().filter(|(_, heads)| !heads.is_empty());
+                let items = items.map(|(id, heads)| Item::new(id, &heads)).collect();
+                ClientEvent::Items { space, items }
+            }
+            Look::Compare { space, theirs } => {
+                let of = space.clone();
+                let (compared, committed) = within(&mut process.engine, move |write| write.compare(&of, &theirs))
+                    .map_err(broken("comparing with the server"))?;
+                process.note(committed);
+                ClientEvent::Compared { space, compared }
+            }
+        };
+        self.clients[client].handle(event);
         Ok(())
     }
 
@@ -281,6 +305,7 @@ impl std::fmt::Display for Asked<'_> {
             ),
             ClientMessage::Received { space } => write!(f, "received a page of {space}"),
             ClientMessage::Presence { space, .. } => write!(f, "shows something in {space}"),
+            ClientMessage::Reconcile { space, ask } => write!(f, "reconcile {space}: {}", asked(ask)),
         }
     }
 }
@@ -299,9 +324,31 @@ impl std::fmt::Display for Said<'_> {
                 write!(f, "{} changes of {space}, more: {more}", changes.len())
             }
             ServerMessage::CursorUnknown { space } => write!(f, "the cursor of {space} is unknown"),
+            ServerMessage::Reconciled { space, reply, at } => {
+                write!(f, "reconciled {space} (at {:?}): {}", at.as_ref().map(|(_, mark)| mark.seq), replied(reply))
+            }
             ServerMessage::Refused { code, message, .. } => write!(f, "refused: {code:?}, {message}"),
             ServerMessage::Poke { space } => write!(f, "there is more of {space}"),
             ServerMessage::Presence { space, replica, .. } => write!(f, "{replica} shows something in {space}"),
         }
+    }
+}
+
+fn asked(ask: &Ask) -> String {
+    match ask {
+        Ask::Sketch(sketch) => format!("a sketch of {} bytes", sketch.len()),
+        Ask::Heads(entities) => format!("the heads of {} entities", entities.len()),
+        Ask::Changes { wanted, skip } => format!("the changes of {} entities, but {skip}", wanted.len()),
+    }
+}
+
+fn replied(reply: &Reply) -> String {
+    match reply {
+        Reply::Sketch(sketch) => format!("a sketch of {} bytes", sketch.len()),
+        Reply::Heads(heads) => format!("the heads of {} entities", heads.len()),
+        Reply::Changes { changes, done, skip } => {
+            format!("{} changes; {done} are done, and {skip} more", changes.len())
+        }
+        Reply::TooMany => "too much".to_owned(),
     }
 }

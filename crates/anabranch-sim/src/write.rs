@@ -21,7 +21,7 @@ impl Fleet {
         let Some(process) = &mut self.clients[number].process else { return Ok(()) };
         let entities = file::names(&process.reader)?;
         let conflicts = file::conflict_names(&process.reader)?;
-        let purgeable = if self.purging { file::purgeable(&process.reader)? } else { Vec::new() };
+        let purgeable = file::purgeable(&process.reader)?;
         let known = Known { spaces: &self.spaces, entities: &entities, conflicts: &conflicts, purgeable: &purgeable };
         let (mut jobs, mut outcomes) = (Vec::new(), Vec::new());
         for _ in 0..=dice.below(3) {

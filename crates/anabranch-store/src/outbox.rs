@@ -105,17 +105,22 @@ impl Write<'_> {
         let mut statement = self.engine.connection.prepare("SELECT key FROM entities WHERE space = ? ORDER BY key")?;
         let keys: Vec<EntityKey> = statement.query_map([space], |row| row.get(0))?.collect::<Result<_, _>>()?;
         drop(statement);
-        // A server that has lost its history has lost its refusals, too.
-        self.engine.connection.execute(
-            "UPDATE outbox SET state = 'pending', attempts = 0, not_before = 0 \
-             WHERE remote = ? AND entity IN (SELECT key FROM entities WHERE space = ?)",
-            [remote, space],
-        )?;
+        self.forget_refusals(remote, space)?;
         for key in keys {
             if let Some(row) = rows::entity_by_key(&self.engine.connection, key)? {
                 self.reoffer_entity(remote, &row)?;
             }
         }
+        Ok(())
+    }
+
+    /// A server that has lost its history has lost its refusals, too.
+    pub(crate) fn forget_refusals(&mut self, remote: RemoteKey, space: SpaceKey) -> Result<(), StoreError> {
+        self.engine.connection.execute(
+            "UPDATE outbox SET state = 'pending', attempts = 0, not_before = 0 \
+             WHERE remote = ? AND entity IN (SELECT key FROM entities WHERE space = ?)",
+            [remote, space],
+        )?;
         Ok(())
     }
 
@@ -136,7 +141,7 @@ impl Write<'_> {
     }
 
     /// Puts folded changes back into the log, in causal order and before the ones that build on them.
-    fn unfold(&mut self, row: &EntityRow) -> Result<(), StoreError> {
+    pub(crate) fn unfold(&mut self, row: &EntityRow) -> Result<(), StoreError> {
         let document = self.engine.take_document(row)?;
         let all = document.changes_since(&anabranch_core::Heads::default());
         self.engine.cache.put(row.key, document);

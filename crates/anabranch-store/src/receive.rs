@@ -60,7 +60,7 @@ impl Write<'_> {
     /// # Errors
     /// If the database fails. A bad change is no error: it is quarantined.
     pub fn apply_batch(&mut self, remote: RemoteKey, batch: WriteBatch) -> Result<Received, StoreError> {
-        let WriteBatch { space, lineage, incoming, answered, cursor, ack, reoffer, caught_up_at } = batch;
+        let WriteBatch { space, lineage, incoming, answered, cursor, ack, reoffer, offers, caught_up_at } = batch;
         let space = rows::ensure_space(&self.engine.connection, &space)?;
         self.pending.sync_state = true;
         let received = self.receive(space, incoming, Origin::Remote(remote))?;
@@ -87,8 +87,13 @@ impl Write<'_> {
         let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO sync_state (remote, space) VALUES (?, ?)")?;
         insert.execute([remote, space])?;
         drop(insert);
+        for theirs in &offers {
+            self.offer_beyond(remote, space, theirs)?;
+        }
+        let connection = &self.engine.connection;
         match reoffer {
             Reoffer::Nothing => {}
+            Reoffer::Refused => self.forget_refusals(remote, space)?,
             Reoffer::Space => {
                 connection.execute(
                     "UPDATE sync_state SET cursor = NULL, ack_seq = NULL, ack_chain = NULL \

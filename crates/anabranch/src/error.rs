@@ -3,7 +3,8 @@
 use std::fmt;
 
 use anabranch_core::document::EditError;
-use anabranch_core::{EntityId, ErrorKind, FieldName, NameError, ParseIdError, Rule, SchemaError};
+use anabranch_core::sync::Halt;
+use anabranch_core::{EntityId, ErrorKind, FieldName, Lineage, NameError, ParseIdError, Rule, SchemaError};
 use anabranch_store::StoreError;
 
 use crate::sync::SyncError;
@@ -61,6 +62,16 @@ impl Error {
     pub fn referenced_by(&self) -> Option<(EntityId, &str)> {
         match &self.source {
             Source::Store(StoreError::Referenced { by, field, .. }) => Some((*by, field)),
+            _ => None,
+        }
+    }
+
+    /// The server's history, if a sync has stopped because it is another one than was synced with before: see
+    /// [`Sync::adopt_lineage`](crate::Sync::adopt_lineage).
+    #[must_use]
+    pub const fn other_lineage(&self) -> Option<Lineage> {
+        match &self.source {
+            Source::Sync(SyncError::Halted(Halt::OtherLineage(lineage))) => Some(*lineage),
             _ => None,
         }
     }

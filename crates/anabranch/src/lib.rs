@@ -79,11 +79,13 @@ pub use anabranch_core::document::{
 pub use anabranch_core::document::{Edit, Path, Step};
 pub use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
 pub use anabranch_core::{
-    ChangeHash, CollectionName, Digest, EntityId, Entropy, Environment, ErrorKind, FieldName, Heads, ReplicaId, Rule,
-    Schema, SchemaError, SpaceName, UnixMillis,
+    ChangeHash, CollectionName, Digest, EntityId, Entropy, Environment, ErrorKind, FieldName, Heads, Lineage,
+    ReplicaId, Rule, Schema, SchemaError, SpaceName, UnixMillis,
 };
 pub use anabranch_derive::Entity;
-pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, Mine, QueryRows, StoreError};
+pub use anabranch_store::{
+    Conflict, ConflictKind, ConflictValue, Difference, EntityRecord, LogEntry, Mine, QueryRows, StoreError,
+};
 pub use collection::{Collection, Json, Space};
 pub use conflicts::Choice;
 pub use edits::Edits;
@@ -93,7 +95,9 @@ pub use exchange::Exchanged;
 pub use presence::{Presence, Present};
 pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
-pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
+pub use sync::{
+    DifferingEntity, FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, VerifyReport, WebSocket,
+};
 pub use text_session::{TextCursor, TextSession};
 pub use transaction::Transaction;
 #[doc(hidden)]

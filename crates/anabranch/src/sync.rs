@@ -2,14 +2,16 @@
 
 mod driver;
 mod link;
+mod look;
+mod verify;
 mod websocket;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use anabranch_core::sync::Halt;
-use anabranch_core::{ErrorKind, SpaceName};
+use anabranch_core::sync::{Adopt, Halt};
+use anabranch_core::{ErrorKind, Lineage, SpaceName};
 use anabranch_store::Commit as StoreCommit;
 use tokio::sync::mpsc;
 
@@ -18,6 +20,7 @@ use crate::error::Error;
 use crate::replica::Replica;
 
 pub use link::{FarEnd, Link, LinkError, Transport};
+pub use verify::{DifferingEntity, VerifyReport};
 pub use websocket::WebSocket;
 
 use driver::{Command, Driver, Mode};
@@ -49,7 +52,10 @@ impl SyncError {
 fn describe(halt: &Halt) -> String {
     match halt {
         Halt::OtherLineage(lineage) => {
-            format!("the server has another history ({lineage}) than the one synced with before; nothing was sent")
+            format!(
+                "the server has another history ({lineage}) than the one synced with before; nothing was sent. If it is \
+                 the right server, adopt its history"
+            )
         }
         Halt::Forbidden(reason) => format!("the server refuses: {reason}"),
         Halt::Protocol(reason) => format!("server and replica do not understand each other: {reason}"),
@@ -64,6 +70,7 @@ pub struct Sync {
     spaces: Vec<SpaceName>,
     /// A WebSocket to the URL if there is none.
     transport: Option<Arc<dyn Transport>>,
+    adopt: Adopt,
 }
 
 impl fmt::Debug for Sync {
@@ -94,7 +101,7 @@ pub struct SyncReport {
 
 impl Sync {
     pub(crate) const fn new(replica: Replica, url: String) -> Self {
-        Self { replica, url, spaces: Vec::new(), transport: None }
+        Self { replica, url, spaces: Vec::new(), transport: None, adopt: Adopt::Nothing }
     }
 
     /// Syncs this space even if nothing is in it yet. Spaces that are in the file are synced anyway.
@@ -110,6 +117,25 @@ impl Sync {
     #[must_use]
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// Goes on with the server even if its history is not the one that this file was synced with before: what each side
+    /// lacks of the other is found out and exchanged. Without this, such a sync ends with an error that names the
+    /// server's history ([`Error::other_lineage`]), and nothing is uploaded.
+    ///
+    /// Ask a person first: whatever is in this file goes to that server, and the other way round. It holds for the
+    /// history that is found there now, not for a later one.
+    #[must_use]
+    pub const fn adopt(mut self) -> Self {
+        self.adopt = Adopt::Any;
+        self
+    }
+
+    /// As [`Sync::adopt`], if the server's history is just this one.
+    #[must_use]
+    pub const fn adopt_lineage(mut self, lineage: Lineage) -> Self {
+        self.adopt = Adopt::Only(lineage);
         self
     }
 
@@ -167,7 +193,7 @@ impl Sync {
         let remote = remote.wait()?;
         in_use.insert(remote);
         drop(in_use);
-        Driver::new(&self.replica, remote, transport, mode, commands)
+        Driver::new(&self.replica, remote, transport, mode, self.adopt, commands)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `sync`: once, or until ctrl-c.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anabranch::{Replica, SyncReport};
@@ -12,23 +13,33 @@ use crate::output::{Output, count, size};
 
 pub(crate) fn run(arguments: &Sync, output: &mut Output) -> Result<(), CliError> {
     let replica = commands::open(&arguments.file)?;
-    let url = match &arguments.url {
-        Some(url) => address(url)?,
-        None => replica.status()?.url.ok_or_else(|| {
-            let file = arguments.file.display();
-            CliError::Usage(format!("no server is known yet: anabranch sync {file} http://HOST:PORT"))
-        })?,
-    };
+    let url = server(&replica, arguments.url.as_deref().or(arguments.server.as_deref()), &arguments.file)?;
     if arguments.watch {
-        return watch::run(&replica, &url, &arguments.space.space, output);
+        return watch::run(&replica, &url, arguments, output);
     }
-    let sync = replica.sync(&url).space(&arguments.space.space)?;
+    let sync = configured(&replica, &url, arguments)?;
     let report = sync.now(Duration::from_secs(arguments.timeout.into())).wait();
     let report = report.map_err(|error| failure(&replica, &url, &error))?;
     let mut object = json!(report);
     object["url"] = url.clone().into();
     object["pending"] = replica.status()?.pending.into();
     output.either(&object, format_args!("{url}: {}", describe(&report)))
+}
+
+/// The sync that was asked for.
+pub(super) fn configured(replica: &Replica, url: &str, arguments: &Sync) -> Result<anabranch::Sync, CliError> {
+    let sync = replica.sync(url).space(&arguments.space.space)?;
+    Ok(if arguments.adopt { sync.adopt() } else { sync })
+}
+
+/// The URL that was given, or the one of the last sync.
+pub(super) fn server(replica: &Replica, given: Option<&str>, file: &Path) -> Result<String, CliError> {
+    match given {
+        Some(url) => address(url),
+        None => replica.status()?.url.ok_or_else(|| {
+            CliError::Usage(format!("no server is known yet: anabranch sync {} http://HOST:PORT", file.display()))
+        }),
+    }
 }
 
 /// The report in a line.
@@ -64,7 +75,8 @@ fn failure(replica: &Replica, url: &str, error: &anabranch::Error) -> CliError {
         1 => "; 1 change is safe in the file and waits".to_owned(),
         pending => format!("; {pending} changes are safe in the file and wait"),
     };
-    CliError::Sync { message: format!("{url}: {error}{kept}"), kind: error.kind() }
+    let advice = if error.other_lineage().is_some() { " (sync --adopt)" } else { "" };
+    CliError::Sync { message: format!("{url}: {error}{advice}{kept}"), kind: error.kind() }
 }
 
 #[cfg(test)]

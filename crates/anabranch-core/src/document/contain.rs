@@ -10,13 +10,13 @@ thread_local! {
 
 /// Automerge panicked; whatever it was working on must not be used again.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Panicked;
+pub(crate) struct Panicked;
 
 /// Runs `work`, turning a panic into an error.
 ///
 /// The unwind-safety assertion holds because the callers mark the document as poisoned and their callers
 /// throw it away.
-pub(super) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+pub(crate) fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     silence();
     let outer = CONTAINED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(work));

@@ -37,6 +37,8 @@ pub struct Offered {
     pub transaction: Option<TransactionId>,
     /// The change.
     pub change: Change,
+    /// It is a purge marker that was agreed to before: it is taken, whatever the log holds.
+    pub agreed: bool,
 }
 
 impl Offered {
@@ -47,13 +49,20 @@ impl Offered {
     pub fn open(envelope: Envelope) -> Result<Self, Unreadable> {
         let Envelope { entity, collection, parent, transaction, change } = envelope;
         match Change::parse(change) {
-            Ok(change) => Ok(Self { entity, collection, parent, transaction, change }),
+            Ok(change) => Ok(Self { entity, collection, parent, transaction, change, agreed: false }),
             Err(error) => {
                 let answer =
                     Answer::Rejected { code: RejectCode::Malformed, message: error.to_string(), retryable: false };
                 Err(Unreadable { transaction, answer })
             }
         }
+    }
+}
+
+impl From<Offered> for Envelope {
+    fn from(offered: Offered) -> Self {
+        let Offered { entity, collection, parent, transaction, change, agreed: _ } = offered;
+        Self { entity, collection, parent, transaction, change: change.into_bytes() }
     }
 }
 
@@ -116,6 +125,28 @@ pub struct LogRow {
     pub mark: Mark,
     /// The change.
     pub offered: Offered,
+}
+
+/// What came of an append, once it is committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppendOutcome {
+    /// One answer per offered change, in order.
+    pub answers: Vec<Answer>,
+    /// The places of the accepted changes, in order.
+    pub marks: Vec<Mark>,
+    /// The end of the log right after them, if any of the offered changes is in it now.
+    pub head: Option<Mark>,
+}
+
+impl Appended {
+    /// The outcome for whoever offered the changes, to a log that ended at `head`.
+    #[must_use]
+    pub fn outcome(&self, head: Mark) -> AppendOutcome {
+        let marks: Vec<_> = self.rows.iter().map(|row| row.mark).collect();
+        let stored = |answer: &Answer| matches!(answer, Answer::Accepted { .. } | Answer::Duplicate { .. });
+        let head = self.answers.iter().any(stored).then(|| marks.last().copied().unwrap_or(head));
+        AppendOutcome { answers: self.answers.clone(), marks, head }
+    }
 }
 
 /// What [`append`] decided.
@@ -263,7 +294,7 @@ impl<I: LogIndex> Tail<'_, I> {
             _ => {}
         }
         // Before anything is held: nothing that is missing will come.
-        if let Some(answer) = self.purge_objection(entity, change, rows)? {
+        if let Some(answer) = self.purge_objection(offered, rows)? {
             return Ok(Some(answer));
         }
         for dependency in change.dependencies() {
@@ -289,17 +320,13 @@ impl<I: LogIndex> Tail<'_, I> {
     }
 
     /// A marker purges the version that it names, and no other; after it, there are only markers.
-    fn purge_objection(
-        &mut self,
-        entity: EntityId,
-        change: &Change,
-        rows: &[LogRow],
-    ) -> Result<Option<Answer>, I::Error> {
+    fn purge_objection(&mut self, offered: &Offered, rows: &[LogRow]) -> Result<Option<Answer>, I::Error> {
+        let (entity, change) = (offered.entity, &offered.change);
         let purged = self.recent.purged.contains(&entity) || self.index.purged(&entity)?;
         let Some(version) = change.purge_of() else {
             return Ok(purged.then(|| rejected(RejectCode::Purged, "the entity has been purged")));
         };
-        if purged || self.collection_of(entity)?.is_none() {
+        if purged || offered.agreed || self.collection_of(entity)?.is_none() {
             return Ok(None);
         }
         let mut heads = self.index.heads(&entity)?;

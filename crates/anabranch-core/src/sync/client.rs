@@ -1,5 +1,6 @@
 //! The client's side of a session: push, pull and live changes over one link, with backoff.
 
+mod reconcile;
 mod step;
 
 use std::collections::BTreeMap;
@@ -14,9 +15,11 @@ use crate::wire::{
     ServerMessage, Welcome,
 };
 
+use self::reconcile::Reconciling;
+
 pub use step::{
-    ClientConfig, ClientEvent, ClientStep, Halt, LinkCommand, OutboxItem, OutboxRead, Reoffer, SpaceProgress,
-    SyncEvent, WriteBatch,
+    Adopt, ClientConfig, ClientEvent, ClientStep, Halt, LinkCommand, Look, OutboxItem, OutboxRead, Reoffer,
+    SpaceProgress, SyncEvent, WriteBatch,
 };
 
 /// The most changes that a client puts in one push.
@@ -60,6 +63,9 @@ struct SpaceSync {
     cursor: Option<Cursor>,
     ack: Option<Mark>,
     pulled: bool,
+    reconciling: Option<Reconciling>,
+    /// In this session.
+    has_reconciled: bool,
     outbox: Outbox,
     retry_at: Option<UnixMillis>,
 }
@@ -105,6 +111,12 @@ impl ClientSession {
                 .all(|space| space.pulled && matches!(space.outbox, Outbox::Empty) && space.retry_at.is_none())
     }
 
+    /// What it may still adopt: a session that takes its place must not adopt more.
+    #[must_use]
+    pub const fn adopt_left(&self) -> Adopt {
+        self.config.adopt
+    }
+
     /// Failed attempts in a row.
     #[must_use]
     pub const fn failures(&self) -> u32 {
@@ -133,6 +145,8 @@ impl ClientSession {
                     step.send.push(ClientMessage::Presence { space, data });
                 }
             }
+            ClientEvent::Items { space, items } => self.on_items(space, items, &mut step),
+            ClientEvent::Compared { space, compared } => self.on_compared(space, compared, &mut step),
             ClientEvent::LocalWrite { space } => self.on_local_write(&space, &mut step),
             ClientEvent::Stop => self.halt(Halt::Stopped, &mut step),
         }
@@ -212,10 +226,12 @@ impl ClientSession {
         }
         self.link = Link::Greeting;
         self.told_caught_up = false;
-        let ClientConfig { replica, actor, schema_version } = self.config.clone();
+        let ClientConfig { replica, actor, schema_version, .. } = self.config.clone();
         step.send.push(ClientMessage::Hello(Hello { replica, actor, schema_version, lineage: self.lineage }));
         for (name, space) in &mut self.spaces {
             space.pulled = false;
+            space.reconciling = None;
+            space.has_reconciled = false;
             space.outbox = Outbox::Unknown;
             step.send.push(space.pull(name));
         }
@@ -253,7 +269,6 @@ impl ClientSession {
             (ServerMessage::Changes { space, changes, cursor, more }, Link::Open { .. }) => {
                 self.on_changes(space, changes, cursor, more, step);
             }
-            (ServerMessage::CursorUnknown { space }, Link::Open { .. }) => self.on_cursor_unknown(space, step),
             (ServerMessage::Poke { space }, Link::Open { .. }) => {
                 // It comes by itself: the pages that fill the window are confirmed as they are committed.
                 if let Some(space) = self.spaces.get_mut(&space) {
@@ -262,6 +277,12 @@ impl ClientSession {
             }
             (ServerMessage::Presence { space, replica, data }, Link::Open { .. }) => {
                 step.events.push(SyncEvent::Shown(Showing { space, replica, data }));
+            }
+            (ServerMessage::CursorUnknown { space }, Link::Open { .. }) => {
+                self.on_cursor_unknown(now, entropy, space, step);
+            }
+            (ServerMessage::Reconciled { space, reply, at }, Link::Open { .. }) => {
+                self.on_reconciled(space, reply, at, step);
             }
             (_, Link::Greeting) => self.halt(Halt::Protocol("the server did not say welcome".to_owned()), step),
             // Late words of a link that is already given up.
@@ -293,8 +314,8 @@ impl ClientSession {
         step: &mut ClientStep,
     ) {
         match code {
-            RefusalCode::OtherLineage { lineage, empty: true } => {
-                self.adopt(lineage, step);
+            RefusalCode::OtherLineage { lineage, empty } if empty || self.may_adopt(lineage) => {
+                self.adopt(lineage, empty, step);
                 if std::mem::replace(&mut self.adopted, true) {
                     // A server that keeps changing its mind is not followed in a hot loop.
                     step.link = Some(LinkCommand::Close);
@@ -313,17 +334,31 @@ impl ClientSession {
         }
     }
 
-    /// The server was wiped, or is a new one and empty: it is ours to fill again.
-    fn adopt(&mut self, lineage: Lineage, step: &mut ClientStep) {
+    fn may_adopt(&self, lineage: Lineage) -> bool {
+        match self.config.adopt {
+            Adopt::Nothing => false,
+            Adopt::Only(wanted) => wanted == lineage,
+            Adopt::Any => true,
+        }
+    }
+
+    /// The server was wiped, or is a new one and empty: it is ours to fill again. Or it has another history, and a
+    /// person has accepted that: it does not know our cursors, so each space is reconciled.
+    fn adopt(&mut self, lineage: Lineage, empty: bool, step: &mut ClientStep) {
         self.lineage = Some(lineage);
-        for (name, space) in &mut self.spaces {
+        if !empty {
+            self.config.adopt = Adopt::Nothing;
+        }
+        for (name, space) in self.spaces.iter_mut().filter(|_| empty) {
             space.cursor = None;
             space.ack = None;
             step.events.push(SyncEvent::ServerLostHistory(name.clone()));
         }
         if let Some(name) = self.spaces.keys().next() {
             let mut batch = WriteBatch::empty(name.clone(), lineage);
-            batch.reoffer = Reoffer::Everything;
+            if empty {
+                batch.reoffer = Reoffer::Everything;
+            }
             step.batch = Some(batch);
         }
     }
@@ -348,9 +383,10 @@ impl ClientSession {
         }
         let id = self.next_push;
         self.next_push += 1;
+        let agreed = (0..).zip(&items).filter(|(_, item)| item.agreed).map(|(place, _)| place).collect();
         let (keys, changes) = items.into_iter().map(|item| (item.key, item.envelope)).unzip();
         space.outbox = Outbox::Pushing { id, keys };
-        step.send.push(ClientMessage::Push(Push { id, space: name, changes }));
+        step.send.push(ClientMessage::Push(Push { id, space: name, changes, agreed }));
     }
 
     fn on_local_write(&mut self, name: &SpaceName, step: &mut ClientStep) {
@@ -376,11 +412,14 @@ impl ClientSession {
             }
             _ => return self.halt(Halt::Protocol("the server answered what was not asked".to_owned()), step),
         };
-        let cursor = cursor.filter(|cursor| cursor.0.len() <= MAX_CURSOR_BYTES);
         if mark.is_some() {
             // Not before: a server that says welcome and then fails at once is not well.
             self.backoff.succeed();
         }
+        // While a space is reconciled, the old ones stay: they tell the next session that it was not finished.
+        let going_on = space.reconciling.is_none();
+        let cursor = cursor.filter(|cursor| going_on && cursor.0.len() <= MAX_CURSOR_BYTES);
+        let mark = mark.filter(|_| going_on);
         space.ack = mark.or(space.ack);
         space.cursor = cursor.clone().or_else(|| space.cursor.take());
         let mut batch = WriteBatch::empty(name.clone(), lineage);
@@ -388,7 +427,11 @@ impl ClientSession {
         batch.ack = mark;
         batch.cursor = cursor;
         step.batch = Some(batch);
-        space.read_outbox(&name, limits, step);
+        if going_on {
+            space.read_outbox(&name, limits, step);
+        } else {
+            space.outbox = Outbox::Unknown;
+        }
     }
 
     fn on_changes(
@@ -418,27 +461,6 @@ impl ClientSession {
         }
     }
 
-    fn on_cursor_unknown(&mut self, name: SpaceName, step: &mut ClientStep) {
-        let (Link::Open { limits }, Some(lineage)) = (self.link, self.lineage) else { return };
-        let Some(space) = self.spaces.get_mut(&name) else { return };
-        if space.cursor.is_none() && space.ack.is_none() {
-            return self.halt(Halt::Protocol("the server does not know its own beginning".to_owned()), step);
-        }
-        space.cursor = None;
-        space.ack = None;
-        space.pulled = false;
-        let mut batch = WriteBatch::empty(name.clone(), lineage);
-        batch.reoffer = Reoffer::Space;
-        step.batch = Some(batch);
-        step.send.push(space.pull(&name));
-        match &mut space.outbox {
-            Outbox::Reading { again } => *again = true,
-            Outbox::Empty | Outbox::Unknown => space.read_outbox(&name, limits, step),
-            Outbox::Pushing { .. } => {}
-        }
-        step.events.push(SyncEvent::ServerLostHistory(name));
-    }
-
     fn note_caught_up(&mut self, now: UnixMillis, step: &mut ClientStep) {
         if !self.is_caught_up() {
             self.told_caught_up = false;
@@ -459,7 +481,18 @@ impl ClientSession {
 impl SpaceSync {
     fn begin(progress: SpaceProgress) -> (SpaceName, Self) {
         let SpaceProgress { space, cursor, ack } = progress;
-        (space, Self { cursor, ack, pulled: false, outbox: Outbox::Unknown, retry_at: None })
+        (
+            space,
+            Self {
+                cursor,
+                ack,
+                pulled: false,
+                reconciling: None,
+                has_reconciled: false,
+                outbox: Outbox::Unknown,
+                retry_at: None,
+            },
+        )
     }
 
     fn pull(&self, name: &SpaceName) -> ClientMessage {

@@ -1,16 +1,19 @@
 //! The server's side of a session.
 
+mod reconcile;
+
 use std::collections::BTreeMap;
 use std::mem;
 
 use crate::environment::UnixMillis;
 use crate::id::{Lineage, ReplicaId};
 use crate::name::SpaceName;
-use crate::sync::append::{Offered, Pushable, fits_transaction};
+use crate::sync::append::{AppendOutcome, Offered, Pushable, fits_transaction};
 use crate::sync::cursor::CursorContent;
+use crate::sync::reconcile::SketchError;
 use crate::wire::{
-    Answer, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_PRESENCE_BYTES, Mark, Pull, Push, Pushed, RefusalCode,
-    RejectCode, ServerMessage, Welcome,
+    Answer, Ask, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_PRESENCE_BYTES, Mark, Pull, Push, Pushed,
+    RefusalCode, RejectCode, Reply, ServerMessage, Welcome,
 };
 
 /// Pages that a session sends before the client has confirmed the first of them.
@@ -68,6 +71,13 @@ pub enum Call {
         /// Places the log must have, with these chains; else the answer is "unknown".
         check: Vec<Mark>,
     },
+    /// Answer a question of a reconcile from what the space holds.
+    Reconcile {
+        /// The space.
+        space: SpaceName,
+        /// The question; it keeps the limits.
+        ask: Ask,
+    },
 }
 
 /// The backend's answer to a [`Call`].
@@ -79,8 +89,8 @@ pub enum CallResult {
         id: u64,
         /// The space.
         space: SpaceName,
-        /// The answers, and the places of the accepted changes in order.
-        outcome: Option<(Vec<Answer>, Vec<Mark>)>,
+        /// What came of it.
+        outcome: Option<AppendOutcome>,
     },
     /// To [`Call::Read`]. `None`: the backend failed.
     Read {
@@ -88,6 +98,13 @@ pub enum CallResult {
         space: SpaceName,
         /// The page.
         outcome: Option<LogPage>,
+    },
+    /// To [`Call::Reconcile`]. `None`: the backend failed.
+    Reconciled {
+        /// The space.
+        space: SpaceName,
+        /// The end of the log at that moment, and the reply.
+        outcome: Option<(Mark, Result<Reply, SketchError>)>,
     },
 }
 
@@ -204,6 +221,9 @@ impl ServerSession {
                     self.refuse(RefusalCode::Forbidden, "the right to read has ended", &mut step);
                 }
             }
+            ServerEvent::Result(CallResult::Reconciled { space, outcome }) => {
+                self.on_reconciled(access, space, outcome, &mut step);
+            }
             ServerEvent::Committed { space, seq } => {
                 if let Some(feed) = self.feeds.get_mut(&space) {
                     feed.known_head = feed.known_head.max(seq);
@@ -229,6 +249,7 @@ impl ServerSession {
             (ClientMessage::Presence { space, data }, Some(replica)) => {
                 self.on_presence(access, Showing { space, replica, data }, step);
             }
+            (ClientMessage::Reconcile { space, ask }, Some(_)) => self.on_reconcile(access, space, ask, step),
             (ClientMessage::Hello(_), Some(_)) => {
                 self.refuse(RefusalCode::Protocol, "a session has one hello", step);
             }
@@ -250,7 +271,7 @@ impl ServerSession {
     }
 
     fn on_push(&mut self, access: &dyn Access, replica: ReplicaId, push: Push, step: &mut ServerStep) {
-        let Push { id, space, changes } = push;
+        let Push { id, space, changes, agreed } = push;
         if !access.may_write(&space) {
             let answer = Answer::Rejected {
                 code: RejectCode::Forbidden,
@@ -263,7 +284,12 @@ impl ServerSession {
         if !self.takes(&changes) {
             return self.refuse(RefusalCode::Protocol, "the push is larger than this server's limits", step);
         }
-        let batch = changes.into_iter().map(Offered::open).collect();
+        let mut batch: Vec<Pushable> = changes.into_iter().map(Offered::open).collect();
+        for place in agreed {
+            if let Some(Ok(offered)) = usize::try_from(place).ok().and_then(|place| batch.get_mut(place)) {
+                offered.agreed = true;
+            }
+        }
         step.calls.push(Call::Append { id, space, replica, batch });
     }
 
@@ -315,17 +341,10 @@ impl ServerSession {
         (content.lineage == self.config.lineage && content.space == *space).then_some(content.mark)
     }
 
-    fn on_appended(
-        &mut self,
-        id: u64,
-        space: SpaceName,
-        outcome: Option<(Vec<Answer>, Vec<Mark>)>,
-        step: &mut ServerStep,
-    ) {
-        let Some((answers, marks)) = outcome else {
+    fn on_appended(&mut self, id: u64, space: SpaceName, outcome: Option<AppendOutcome>, step: &mut ServerStep) {
+        let Some(AppendOutcome { answers, marks, head }) = outcome else {
             return self.refuse(RefusalCode::Unavailable, "the server could not store the changes", step);
         };
-        let mark = marks.last().copied();
         let mut cursor = None;
         if let Some(feed) = self.feeds.get_mut(&space) {
             feed.own.extend(marks.into_iter().map(|mark| (mark.seq, mark)));
@@ -336,9 +355,9 @@ impl ServerSession {
                 cursor = Some(seal(self.config.lineage, &space, feed.sent));
             }
         }
-        step.send.push(ServerMessage::Pushed(Pushed { id, space: space.clone(), answers, mark, cursor }));
+        step.send.push(ServerMessage::Pushed(Pushed { id, space: space.clone(), answers, mark: head, cursor }));
         if let Some(feed) = self.feeds.get_mut(&space) {
-            feed.known_head = feed.known_head.max(mark.map_or(0, |mark| mark.seq));
+            feed.known_head = feed.known_head.max(head.map_or(0, |mark| mark.seq));
             feed.pump(&space, step);
         }
     }

@@ -65,6 +65,13 @@ pub enum ClientMessage {
         /// What is shown, at most [`MAX_PRESENCE_BYTES`].
         data: Option<Vec<u8>>,
     },
+    /// Asks something to find out how the two sides differ. One question for each space is under way at a time.
+    Reconcile {
+        /// The space.
+        space: SpaceName,
+        /// The question.
+        ask: Ask,
+    },
 }
 
 /// The first message of a session. Tokens travel in the transport's headers, never here.
@@ -89,6 +96,54 @@ pub struct Push {
     pub space: SpaceName,
     /// The changes, each after those that it depends on.
     pub changes: Vec<Envelope>,
+    /// Which of them (their places, from 0) are purge markers that were agreed to before, here or on another server:
+    /// these are taken, whatever the log holds.
+    pub agreed: Vec<u32>,
+}
+
+/// A question of whoever reconciles.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Ask {
+    /// The next message of the sketch.
+    Sketch(Vec<u8>),
+    /// What are the heads of these?
+    Heads(Vec<EntityId>),
+    /// Send what I lack of these, in this order.
+    Changes {
+        /// The entities, and what the asking side has of each.
+        wanted: Vec<Wanted>,
+        /// How many changes of the first have come already.
+        skip: u32,
+    },
+}
+
+/// An entity of which something is lacking.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Wanted {
+    /// The entity.
+    pub entity: EntityId,
+    /// Some of its changes that are there. All that these depend on is there, too.
+    pub known: Vec<ChangeHash>,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// The answer to a message of the sketch.
+    Sketch(Vec<u8>),
+    /// The heads of the first entities that were asked about, at least of one; none if nothing of it is here.
+    Heads(Vec<Vec<ChangeHash>>),
+    /// Changes that were lacking.
+    Changes {
+        /// The changes, each entity's in causal order.
+        changes: Vec<Envelope>,
+        /// Of how many of the entities, from the first, there is no more.
+        done: u32,
+        /// How many changes of the next one have been sent.
+        skip: u32,
+    },
+    /// There is too much here to reconcile. Whoever asked goes the long way: it offers everything, and reads the log.
+    TooMany,
 }
 
 /// Asks for changes.
@@ -152,6 +207,16 @@ pub enum ServerMessage {
         /// What; `None` if nothing any more.
         data: Option<Vec<u8>>,
     },
+    /// The answer to a question of a reconcile.
+    Reconciled {
+        /// The space.
+        space: SpaceName,
+        /// The answer.
+        reply: Reply,
+        /// The end of the log when the question was answered, as a cursor and as an ack mark; with an answer to a
+        /// sketch.
+        at: Option<(Cursor, Mark)>,
+    },
 }
 
 /// The answer to [`Hello`].
@@ -183,7 +248,7 @@ pub struct Pushed {
     pub space: SpaceName,
     /// One answer per change, in order.
     pub answers: Vec<Answer>,
-    /// The place of the last accepted change, if there is one: the client's next ack mark.
+    /// The end of the log right after the push, if any of the changes is in it now: the client's next ack mark.
     pub mark: Option<Mark>,
     /// A new cursor, if the accepted changes follow right after what this session has been sent.
     pub cursor: Option<Cursor>,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_core::sync::{LogIndex, LogRow, Pushable, advance_heads, append};
+use anabranch_core::sync::{AppendOutcome, LogIndex, LogRow, Pushable, advance_heads, append};
 use anabranch_core::wire::Mark;
 use anabranch_core::{
     Actor, ChangeHash, CollectionName, EntityId, Heads, ReplicaId, SpaceName, TransactionId, UnixMillis,
@@ -11,7 +11,6 @@ use rusqlite::{Connection, OptionalExtension as _, Params, named_params, params}
 
 use super::reader::space_head;
 use super::{corrupt, failed, signed, unsigned};
-use crate::backend::AppendOutcome;
 use crate::error::BackendError;
 
 pub(super) fn append_one(
@@ -25,13 +24,12 @@ pub(super) fn append_one(
     let head = found.map_or(Mark::START, |(_, head)| head);
     let mut index = Index { connection, space: found.map(|(id, _)| id) };
     let appended = append(&mut index, head, batch)?;
-    let marks: Vec<Mark> = appended.rows.iter().map(|row| row.mark).collect();
-    if let Some(new_head) = marks.last() {
-        let id = move_head(connection, space, *new_head)?;
+    if let Some(last) = appended.rows.last() {
+        let id = move_head(connection, space, last.mark)?;
         store_changes(connection, id, &appended.rows, replica, received_at)?;
         advance_entities(connection, id, &appended.rows)?;
     }
-    Ok((appended.answers, marks))
+    Ok(appended.outcome(head))
 }
 
 /// What the transaction sees of a space.
@@ -169,7 +167,11 @@ fn advance_entities(connection: &Connection, space: i64, rows: &[LogRow]) -> Res
 }
 
 /// An entity's heads, and whether it has been purged.
-fn entity_heads(connection: &Connection, space: i64, entity: &EntityId) -> Result<(Heads, bool), BackendError> {
+pub(super) fn entity_heads(
+    connection: &Connection,
+    space: i64,
+    entity: &EntityId,
+) -> Result<(Heads, bool), BackendError> {
     let found: Option<(Vec<u8>, bool)> = connection
         .prepare_cached("SELECT heads, purged FROM entities WHERE space = ?1 AND entity = ?2")
         .and_then(|mut statement| {

@@ -214,7 +214,7 @@ fn envelope(row: &Row<'_>, before: Mark) -> Result<(Mark, Envelope), BackendErro
     Ok((Mark { seq, chain }, envelope))
 }
 
-fn optional_blob(row: &Row<'_>, column: usize) -> Result<Option<[u8; 16]>, BackendError> {
+pub(super) fn optional_blob(row: &Row<'_>, column: usize) -> Result<Option<[u8; 16]>, BackendError> {
     match row.get_ref(column) {
         Ok(rusqlite::types::ValueRef::Null) => Ok(None),
         Ok(_) => blob(row, column).map(Some),

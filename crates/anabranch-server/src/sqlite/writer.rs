@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, JoinHandle};
 
-use anabranch_core::sync::Pushable;
+use anabranch_core::sync::{AppendOutcome, Pushable};
 use anabranch_core::{Environment, ReplicaId, SpaceName};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::append::append_one;
 use super::connection::Source;
 use super::failed;
-use crate::backend::{AppendOutcome, Commit};
+use crate::backend::Commit;
 use crate::error::BackendError;
 
 /// Appends that wait for the writer; whoever comes later waits for a place.
@@ -109,7 +109,7 @@ impl State {
         match self.commit(work) {
             Ok(outcomes) => {
                 for ((space, reply), outcome) in replies.into_iter().zip(outcomes) {
-                    if let Some(mark) = outcome.as_ref().ok().and_then(|(_, marks)| marks.last()) {
+                    if let Some(mark) = outcome.as_ref().ok().and_then(|outcome| outcome.marks.last()) {
                         tracing::debug!(%space, seq = mark.seq, appends, "committed");
                         // Nobody listening is fine.
                         drop(self.commits.send(Commit { space, seq: mark.seq }));
@@ -221,7 +221,7 @@ mod tests {
         assert!(heard.try_recv().is_err());
         // The connection is a new one, without the hook; what failed has left no trace.
         for (entity, seq) in [(2, 1), (1, 2)] {
-            let (answers, marks) = append(entity).await.unwrap();
+            let AppendOutcome { answers, marks, .. } = append(entity).await.unwrap();
             assert_eq!(answers, [Answer::Accepted { seq }]);
             assert_eq!(marks[0].seq, seq);
             assert_eq!(heard.recv().await.unwrap().seq, seq);

@@ -37,7 +37,7 @@ pub(crate) fn hello(name: u8, lineage: Option<Lineage>) -> ClientMessage {
 }
 
 pub(crate) fn push(id: u64, changes: Vec<Envelope>) -> ClientMessage {
-    ClientMessage::Push(Push { id, space: space("home"), changes })
+    ClientMessage::Push(Push { id, space: space("home"), changes, agreed: Vec::new() })
 }
 
 pub(crate) fn pull(cursor: Option<Cursor>, live: bool) -> ClientMessage {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anabranch_core::sync::{LogPage, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, SpaceDigest, next_chain};
 use anabranch_core::wire::{Answer, Envelope, Mark, Missing, RejectCode};
 use anabranch_core::{Change, CollectionName, Digest, SpaceName};
-use anabranch_server::{AppendOutcome, Backend, Commit, PageBudget};
+use anabranch_server::{Backend, Commit, PageBudget};
 
 use crate::changes::{Author, accepted, entity, heads_of, notes, offered, purge, replica, space, transaction};
 
@@ -56,8 +56,9 @@ pub(crate) use conformance;
 
 const ALL: PageBudget = PageBudget { bytes: usize::MAX, changes: usize::MAX };
 
-async fn push(backend: &Arc<dyn Backend>, space: &SpaceName, envelopes: Vec<Envelope>) -> AppendOutcome {
-    backend.append(space.clone(), replica(1), offered(envelopes)).await.unwrap()
+async fn push(backend: &Arc<dyn Backend>, space: &SpaceName, envelopes: Vec<Envelope>) -> (Vec<Answer>, Vec<Mark>) {
+    let outcome = backend.append(space.clone(), replica(1), offered(envelopes)).await.unwrap();
+    (outcome.answers, outcome.marks)
 }
 
 async fn page(

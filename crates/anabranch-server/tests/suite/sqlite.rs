@@ -66,7 +66,7 @@ async fn two_handles_on_one_file_share_one_sequence() {
     for expected in 1..=10 {
         let backend = if expected % 2 == 0 { &first } else { &second };
         let batch = offered([author.edit(entity(1), &expected.to_string())]);
-        let (answers, _) = backend.append(space("home"), replica(1), batch).await.unwrap();
+        let answers = backend.append(space("home"), replica(1), batch).await.unwrap().answers;
         assert_eq!(accepted(&answers[0]), expected);
     }
 }
@@ -80,7 +80,7 @@ async fn appends_that_wait_together_are_each_answered() {
     let appends = [vec![first.clone()], vec![author.edit(entity(1), "b")], vec![first], Vec::new()]
         .map(|batch| backend.append(space("home"), replica(1), offered(batch)));
     let outcomes = futures_util::future::join_all(appends).await;
-    let answers: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap().0).collect();
+    let answers: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap().answers).collect();
     assert_eq!(
         answers,
         [

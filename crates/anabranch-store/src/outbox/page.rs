@@ -72,6 +72,8 @@ struct Row {
     collection: CollectionName,
     transaction: Option<TransactionId>,
     bytes: Vec<u8>,
+    /// The entity is purged, so this is a marker that was agreed to.
+    agreed: bool,
 }
 
 impl<'a> PageBuilder<'a> {
@@ -256,16 +258,16 @@ impl<'a> PageBuilder<'a> {
     }
 
     fn push(&mut self, row: Row, parent: Option<EntityId>) {
-        let Row { seq, id, collection, transaction, bytes, .. } = row;
+        let Row { seq, id, collection, transaction, bytes, agreed, .. } = row;
         self.placed.insert(seq);
         self.bytes += bytes.len();
         let envelope = Envelope { entity: id, collection, parent, transaction, change: bytes };
-        self.items.push(OutboxItem { key: seq, envelope });
+        self.items.push(OutboxItem { key: seq, envelope, agreed });
     }
 
     fn row(&self, seq: Seq) -> Result<Row, StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT c.entity, e.id, e.collection, c.txn, c.bytes FROM changes c JOIN entities e ON e.key = c.entity \
+            "SELECT c.entity, e.id, e.collection, c.txn, c.bytes, e.purged FROM changes c JOIN entities e ON e.key = c.entity \
              WHERE c.seq = ?",
         )?;
         let mut found = statement.query([seq])?;
@@ -278,6 +280,7 @@ impl<'a> PageBuilder<'a> {
             collection: CollectionName::new(row.get::<_, String>(2)?)?,
             transaction: transaction.and_then(|id| rows::transaction_id(&id)),
             bytes,
+            agreed: row.get(5)?,
         })
     }
 

@@ -9,7 +9,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anabranch_core::sync::{Backoff, ClientConfig, ClientEvent, ClientSession, SpaceProgress};
+use anabranch_core::sync::{Adopt, Backoff, ClientConfig, ClientEvent, ClientSession, SpaceProgress};
 use anabranch_core::wire::{self, ServerMessage};
 use anabranch_core::{Environment as _, SpaceName, UnixMillis};
 use anabranch_store::{Promise, RemoteKey, Store, StoreError};
@@ -44,7 +44,7 @@ pub(super) enum Command {
 }
 
 pub(super) struct Driver {
-    store: Store,
+    pub(super) store: Store,
     watchers: Arc<Watchers>,
     online: Arc<Mutex<Online>>,
     /// The remotes that syncs of this replica are under way with.
@@ -90,6 +90,7 @@ impl Driver {
         remote: RemoteKey,
         transport: Arc<dyn Transport>,
         mode: Mode,
+        adopt: Adopt,
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> Result<Self, Error> {
         let store = replica.store().clone();
@@ -105,7 +106,7 @@ impl Driver {
             }
             true
         });
-        let (session, followed) = session(&store, remote)?;
+        let (session, followed) = session(&store, remote, adopt)?;
         let online = Arc::clone(&replica.inner.online);
         let number = {
             let mut online = online.lock().unwrap_or_else(PoisonError::into_inner);
@@ -264,7 +265,7 @@ impl Driver {
             return;
         }
         let wait = self.store_failures.fail(None, self.environment.entropy());
-        match session(&self.store, self.remote) {
+        match session(&self.store, self.remote, self.session.adopt_left()) {
             Ok((fresh, followed)) => (self.session, self.followed) = (fresh, followed),
             Err(error) => return self.outcome = Some(Err(SyncError::Offline(error.to_string()))),
         }
@@ -297,14 +298,14 @@ impl Drop for Driver {
     }
 }
 
-fn session(store: &Store, remote: RemoteKey) -> Result<(ClientSession, BTreeSet<SpaceName>), StoreError> {
+fn session(store: &Store, remote: RemoteKey, adopt: Adopt) -> Result<(ClientSession, BTreeSet<SpaceName>), StoreError> {
     let remotes = store.read(|read| read.snapshot(|read| read.remotes()))?;
     let state = remotes.into_iter().find(|state| state.key == remote);
     let (lineage, spaces, failures) =
         state.map(|state| (state.lineage, state.spaces, state.failures)).unwrap_or_default();
     let followed = spaces.iter().map(|progress| progress.space.clone()).collect();
-    let config =
-        ClientConfig { replica: store.replica(), actor: store.actor().clone(), schema_version: store.schema().version };
+    let (replica, actor) = (store.replica(), store.actor().clone());
+    let config = ClientConfig { replica, actor, schema_version: store.schema().version, adopt };
     Ok((ClientSession::new(config, lineage, spaces, failures), followed))
 }
 

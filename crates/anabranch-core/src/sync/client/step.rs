@@ -3,6 +3,7 @@
 use crate::environment::UnixMillis;
 use crate::id::{Actor, Lineage, ReplicaId};
 use crate::name::SpaceName;
+use crate::sync::reconcile::{Compared, Item, Theirs};
 use crate::sync::server::Showing;
 use crate::wire::{Answer, ClientMessage, Cursor, Envelope, Mark, ServerMessage};
 
@@ -15,6 +16,20 @@ pub struct ClientConfig {
     pub actor: Actor,
     /// The version of the application's schema.
     pub schema_version: u32,
+    /// Whether to go on with a server of another history.
+    pub adopt: Adopt,
+}
+
+/// Whether to go on with a server whose history is not the one that was synced with before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Adopt {
+    /// Only if it is empty.
+    #[default]
+    Nothing,
+    /// If it is this one.
+    Only(Lineage),
+    /// Whatever it is, once.
+    Any,
 }
 
 /// How far one space has come with one remote, as the store remembers it.
@@ -53,6 +68,20 @@ pub enum ClientEvent {
         /// When something that waits for its next attempt may be pushed.
         retry_at: Option<UnixMillis>,
     },
+    /// The answer to [`Look::Items`].
+    Items {
+        /// The space.
+        space: SpaceName,
+        /// Every entity that is here.
+        items: Vec<Item>,
+    },
+    /// The answer to [`Look::Compare`].
+    Compared {
+        /// The space.
+        space: SpaceName,
+        /// What is lacking here, in the order of the question.
+        compared: Vec<Compared>,
+    },
     /// From now on this space is synced, too.
     Follow(SpaceProgress),
     /// Something was written locally in this space.
@@ -80,6 +109,25 @@ pub struct OutboxItem {
     pub key: i64,
     /// The change.
     pub envelope: Envelope,
+    /// It is a purge marker that somebody has agreed to before.
+    pub agreed: bool,
+}
+
+/// A look into what the store holds of a space, while it is reconciled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Every entity, as an item; comes back as [`ClientEvent::Items`].
+    Items {
+        /// The space.
+        space: SpaceName,
+    },
+    /// What is lacking here of what the server has; comes back as [`ClientEvent::Compared`].
+    Compare {
+        /// The space.
+        space: SpaceName,
+        /// The entities, with their heads there.
+        theirs: Vec<Theirs>,
+    },
 }
 
 /// A request for pending changes.
@@ -108,8 +156,10 @@ pub struct WriteBatch {
     pub cursor: Option<Cursor>,
     /// The new ack mark.
     pub ack: Option<Mark>,
-    /// What the server has lost, and so must be offered again; the cursors and ack marks of it are forgotten.
+    /// What the server has lost, and so must be offered again.
     pub reoffer: Reoffer,
+    /// Entities whose changes beyond these heads the server lacks: they are offered.
+    pub offers: Vec<Theirs>,
     /// Replica and server agree as of this time.
     pub caught_up_at: Option<UnixMillis>,
 }
@@ -120,10 +170,12 @@ pub enum Reoffer {
     /// Nothing.
     #[default]
     Nothing,
-    /// Every change of the batch's space.
+    /// Every change of the batch's space; its cursor and ack mark are forgotten.
     Space,
-    /// Every change of every space.
+    /// Every change of every space; their cursors and ack marks are forgotten.
     Everything,
+    /// What the server has refused of the batch's space: it has lost its refusals with its history.
+    Refused,
 }
 
 /// What the driver does with the link.
@@ -167,7 +219,7 @@ pub enum SyncEvent {
     },
     /// Nothing is pending and nothing is left to pull in any space.
     CaughtUp,
-    /// The server's log was restored or replaced; everything is offered again.
+    /// The server's log was restored or replaced; what it lost is offered again.
     ServerLostHistory(SpaceName),
     /// Another replica shows something else in a space, or nothing any more. What is shown ends with the session.
     Shown(Showing),
@@ -184,6 +236,8 @@ pub struct ClientStep {
     pub send: Vec<ClientMessage>,
     /// Reads of the outbox; the answers come back as [`ClientEvent::Outbox`].
     pub reads: Vec<OutboxRead>,
+    /// Looks into the store; the answers come back as [`ClientEvent::Items`] and [`ClientEvent::Compared`].
+    pub looks: Vec<Look>,
     /// For the link.
     pub link: Option<LinkCommand>,
     /// For the application.
@@ -204,6 +258,7 @@ impl WriteBatch {
             cursor: None,
             ack: None,
             reoffer: Reoffer::Nothing,
+            offers: Vec::new(),
             caught_up_at: None,
         }
     }

@@ -17,7 +17,7 @@ impl Driver {
         step: ClientStep,
         events: &mut VecDeque<ClientEvent>,
     ) -> Result<(), StoreError> {
-        let ClientStep { batch, send, reads, link, events: news, deadline } = step;
+        let ClientStep { batch, send, reads, looks, link, events: news, deadline } = step;
         self.deadline = deadline;
         if let Some(batch) = batch {
             self.commit(batch).await?;
@@ -39,6 +39,9 @@ impl Driver {
             let (remote, space) = (self.remote, read.space.clone());
             let page = self.store.outbox_page(remote, read).await?;
             events.push_back(ClientEvent::Outbox { space, items: page.items, retry_at: page.retry_at });
+        }
+        for look in looks {
+            events.push_back(self.look(look).await?);
         }
         for event in news {
             if event == SyncEvent::CaughtUp {

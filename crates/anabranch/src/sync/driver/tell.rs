@@ -35,7 +35,7 @@ impl Driver {
                 }
             }
             SyncEvent::ServerLostHistory(space) => {
-                warn!(%space, "the server has lost history; offering everything again");
+                warn!(%space, "the server has lost history; finding out what");
             }
             SyncEvent::Shown(showing) => self.hear(showing),
             SyncEvent::Halted(halt) => {
