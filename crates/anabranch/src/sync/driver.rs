@@ -1,20 +1,20 @@
 //! The driver: carries out what the client's state machine decides.
 
+mod carry;
+mod tell;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anabranch_core::sync::{
-    Backoff, ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, SpaceProgress, SyncEvent,
-    WriteBatch,
-};
-use anabranch_core::wire::{self, Answer, ServerMessage};
-use anabranch_core::{Environment as _, ErrorKind, SpaceName, UnixMillis};
+use anabranch_core::sync::{Backoff, ClientConfig, ClientEvent, ClientSession, SpaceProgress};
+use anabranch_core::wire::{self, ServerMessage};
+use anabranch_core::{Environment as _, SpaceName, UnixMillis};
 use anabranch_store::{Promise, RemoteKey, Store, StoreError};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 use crate::environment::SystemEnvironment;
 use crate::error::Error;
@@ -246,147 +246,6 @@ impl Driver {
         self.publish();
     }
 
-    async fn perform(&mut self, step: ClientStep, events: &mut VecDeque<ClientEvent>) -> Result<(), StoreError> {
-        let ClientStep { batch, send, reads, link, events: news, deadline } = step;
-        self.deadline = deadline;
-        if let Some(batch) = batch {
-            self.commit(batch).await?;
-        }
-        self.send(&send, events);
-        match link {
-            Some(LinkCommand::Open) => {
-                self.link = None;
-                let transport = Arc::clone(&self.transport);
-                self.connecting = Some(tokio::spawn(async move { transport.connect().await }));
-            }
-            Some(LinkCommand::Close) => {
-                self.link = None;
-                self.connecting = None;
-            }
-            None => {}
-        }
-        for read in reads {
-            let (remote, space) = (self.remote, read.space.clone());
-            let page = self.store.outbox_page(remote, read).await?;
-            events.push_back(ClientEvent::Outbox { space, items: page.items, retry_at: page.retry_at });
-        }
-        for event in news {
-            if event == SyncEvent::CaughtUp {
-                let written = self.publish_schema().await?;
-                if !written.is_empty() {
-                    // That has to be pushed; then the machine catches up again. It need not be told twice.
-                    let mut noticed = self.written.spaces.lock().unwrap_or_else(PoisonError::into_inner);
-                    noticed.retain(|space| !written.contains(space));
-                    drop(noticed);
-                    events.extend(written.into_iter().map(|space| ClientEvent::LocalWrite { space }));
-                    continue;
-                }
-            }
-            self.tell(event).await?;
-        }
-        Ok(())
-    }
-
-    async fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
-        let (mut pushed, mut duplicates, mut refused) = (0, 0, 0);
-        for (_, answer) in &batch.answered {
-            match answer {
-                Answer::Accepted { .. } => pushed += 1,
-                Answer::Duplicate { .. } => duplicates += 1,
-                Answer::Held { .. } | Answer::Rejected { .. } => refused += 1,
-            }
-        }
-        if pushed + duplicates > 0 {
-            self.pushed_to.insert(batch.space.clone());
-        }
-        let remote = self.remote;
-        let received = self.store.write(move |write| write.apply_batch(remote, batch)).await?;
-        self.store_failures.succeed();
-        if let Some(skew) = received.skew {
-            warn!(ahead_millis = skew.ahead_millis, "a change has a stamp far in the future");
-        }
-        self.report.pushed += pushed;
-        self.report.duplicates += duplicates;
-        self.report.refused += refused;
-        self.report.pulled += u64::try_from(received.applied).unwrap_or(u64::MAX);
-        Ok(())
-    }
-
-    fn send(&mut self, messages: &[wire::ClientMessage], events: &mut VecDeque<ClientEvent>) {
-        for message in messages {
-            let Some(link) = &self.link else { return };
-            match wire::encode(message) {
-                Ok(frame) => {
-                    self.report.bytes_sent += u64::try_from(frame.len()).unwrap_or(u64::MAX);
-                    self.awaiting_answer |= !matches!(message, wire::ClientMessage::Received { .. });
-                    if link.outgoing.send(frame).is_err() {
-                        self.link = None;
-                        events.push_back(disconnected(LinkError::new("the connection was closed")));
-                    }
-                }
-                Err(error) => {
-                    self.link = None;
-                    events.push_back(disconnected(LinkError::new(error.to_string())));
-                }
-            }
-        }
-    }
-
-    async fn tell(&mut self, event: SyncEvent) -> Result<(), StoreError> {
-        match event {
-            SyncEvent::Online { .. } => info!("online"),
-            SyncEvent::CaughtUp => {
-                self.waiting.drain(..).for_each(|promise| promise.resolve(Ok(())));
-                if self.mode == Mode::Once {
-                    self.outcome = Some(Ok(()));
-                }
-            }
-            SyncEvent::Offline { reason, retry_at, failures } => {
-                info!(%reason, failures, "offline");
-                self.tell_status(|online| online.next_retry_at = Some(retry_at));
-                let remote = self.remote;
-                let noted = reason.clone();
-                self.store.write(move |write| write.note_failure(remote, failures, &noted)).await?;
-                if self.mode == Mode::Once {
-                    self.outcome = Some(Err(SyncError::Offline(reason)));
-                }
-            }
-            SyncEvent::ServerLostHistory(space) => {
-                warn!(%space, "the server has lost history; offering everything again");
-            }
-            SyncEvent::Halted(halt) => {
-                debug!(?halt, "halted");
-                let error = SyncError::Halted(halt.clone());
-                if halt != Halt::Stopped {
-                    let (remote, failures, noted) = (self.remote, self.session.failures(), error.to_string());
-                    self.store.write(move |write| write.note_failure(remote, failures, &noted)).await?;
-                }
-                self.outcome = Some(Err(error));
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets the spaces that were pushed to carry this replica's schema, so that others can be made from them.
-    /// Returns the spaces in which it had to be written.
-    async fn publish_schema(&mut self) -> Result<Vec<SpaceName>, StoreError> {
-        let spaces: Vec<_> = self.pushed_to.difference(&self.carrying).cloned().collect();
-        let mut written = Vec::new();
-        for space in spaces {
-            let of = space.clone();
-            // Once per sync, whatever comes of it: nothing else may wait for this.
-            self.carrying.insert(space.clone());
-            match self.store.write(move |write| write.publish_schema(&of)).await {
-                Ok(true) => written.push(space),
-                Ok(false) => {}
-                Err(error) if error.kind() == ErrorKind::Retry => return Err(error),
-                Err(error) => warn!(%error, "the schema could not be left in the space"),
-            }
-        }
-        Ok(written)
-    }
-
-    /// Begins again from what the file says, after a pause.
     fn start_over(&mut self, error: &StoreError) {
         self.link = None;
         self.connecting = None;
@@ -409,41 +268,6 @@ impl Driver {
         };
         self.deadline = self.session.handle(now, self.environment.entropy(), failed).deadline;
         self.publish();
-    }
-
-    fn publish(&self) {
-        let phase = if self.outcome.is_some() {
-            let stopped = matches!(self.outcome, Some(Ok(()) | Err(SyncError::Halted(Halt::Stopped))));
-            if self.mode == Mode::Once || stopped { Phase::Idle } else { Phase::Halted }
-        } else if self.session.is_caught_up() {
-            Phase::Live
-        } else if self.link.is_some() {
-            Phase::Syncing
-        } else if self.connecting.is_some() {
-            Phase::Connecting
-        } else {
-            Phase::Waiting
-        };
-        self.tell_status(|online| {
-            if phase != Phase::Waiting {
-                online.next_retry_at = None;
-            }
-            online.phase = phase;
-        });
-    }
-
-    /// Changes what the status says, unless a later sync of the same replica speaks now.
-    fn tell_status(&self, change: impl FnOnce(&mut Online)) {
-        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = online.clone();
-        if online.owner == self.number {
-            change(&mut online);
-        }
-        let changed = *online != before;
-        drop(online);
-        if changed {
-            self.watchers.notify_status();
-        }
     }
 }
 

@@ -1,0 +1,104 @@
+//! Carrying out a step: the commit first, then everything else.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+
+use anabranch_core::sync::{ClientEvent, ClientStep, LinkCommand, SyncEvent, WriteBatch};
+use anabranch_core::wire::{self, Answer};
+use anabranch_store::StoreError;
+use tracing::warn;
+
+use super::{Driver, disconnected};
+use crate::sync::link::LinkError;
+
+impl Driver {
+    pub(super) async fn perform(
+        &mut self,
+        step: ClientStep,
+        events: &mut VecDeque<ClientEvent>,
+    ) -> Result<(), StoreError> {
+        let ClientStep { batch, send, reads, link, events: news, deadline } = step;
+        self.deadline = deadline;
+        if let Some(batch) = batch {
+            self.commit(batch).await?;
+        }
+        self.send(&send, events);
+        match link {
+            Some(LinkCommand::Open) => {
+                self.link = None;
+                let transport = Arc::clone(&self.transport);
+                self.connecting = Some(tokio::spawn(async move { transport.connect().await }));
+            }
+            Some(LinkCommand::Close) => {
+                self.link = None;
+                self.connecting = None;
+            }
+            None => {}
+        }
+        for read in reads {
+            let (remote, space) = (self.remote, read.space.clone());
+            let page = self.store.outbox_page(remote, read).await?;
+            events.push_back(ClientEvent::Outbox { space, items: page.items, retry_at: page.retry_at });
+        }
+        for event in news {
+            if event == SyncEvent::CaughtUp {
+                let written = self.publish_schema().await?;
+                if !written.is_empty() {
+                    // That has to be pushed; then the machine catches up again. It need not be told twice.
+                    let mut noticed = self.written.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+                    noticed.retain(|space| !written.contains(space));
+                    drop(noticed);
+                    events.extend(written.into_iter().map(|space| ClientEvent::LocalWrite { space }));
+                    continue;
+                }
+            }
+            self.tell(event).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        let (mut pushed, mut duplicates, mut refused) = (0, 0, 0);
+        for (_, answer) in &batch.answered {
+            match answer {
+                Answer::Accepted { .. } => pushed += 1,
+                Answer::Duplicate { .. } => duplicates += 1,
+                Answer::Held { .. } | Answer::Rejected { .. } => refused += 1,
+            }
+        }
+        if pushed + duplicates > 0 {
+            self.pushed_to.insert(batch.space.clone());
+        }
+        let remote = self.remote;
+        let received = self.store.write(move |write| write.apply_batch(remote, batch)).await?;
+        self.store_failures.succeed();
+        if let Some(skew) = received.skew {
+            warn!(ahead_millis = skew.ahead_millis, "a change has a stamp far in the future");
+        }
+        self.report.pushed += pushed;
+        self.report.duplicates += duplicates;
+        self.report.refused += refused;
+        self.report.pulled += u64::try_from(received.applied).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    fn send(&mut self, messages: &[wire::ClientMessage], events: &mut VecDeque<ClientEvent>) {
+        for message in messages {
+            let Some(link) = &self.link else { return };
+            match wire::encode(message) {
+                Ok(frame) => {
+                    self.report.bytes_sent += u64::try_from(frame.len()).unwrap_or(u64::MAX);
+                    self.awaiting_answer |= !matches!(message, wire::ClientMessage::Received { .. });
+                    if link.outgoing.send(frame).is_err() {
+                        self.link = None;
+                        events.push_back(disconnected(LinkError::new("the connection was closed")));
+                    }
+                }
+                Err(error) => {
+                    self.link = None;
+                    events.push_back(disconnected(LinkError::new(error.to_string())));
+                }
+            }
+        }
+    }
+}
