@@ -113,6 +113,11 @@ impl Scheduler {
         !self.wishes.is_empty()
     }
 
+    /// A connection is open: what was asked for happens, but for writes that may still be gathered.
+    pub fn satisfied(&mut self) {
+        self.wishes.retain(|trigger, _| *trigger == Trigger::LocalWrite);
+    }
+
     /// Decides about everything that has been asked for. On [`Decision::Run`] all of it counts as acted upon.
     /// With nothing asked for, it is deferred until something is.
     pub fn decide(&mut self, now: UnixMillis, work: Work) -> Decision {
