@@ -3,6 +3,9 @@
 //! Nothing in this crate reads a clock or the operating system's randomness; whoever drives it passes
 //! them in, so that a simulator can replay a whole fleet from one seed.
 
+use std::future::Future;
+use std::pin::Pin;
+
 /// Milliseconds since the Unix epoch, as the caller's clock gives them.
 pub type UnixMillis = i64;
 
@@ -26,6 +29,12 @@ pub trait Environment: Send {
     fn now(&self) -> UnixMillis;
     /// The source of randomness.
     fn entropy(&mut self) -> &mut dyn Entropy;
+    /// Resolves when [`now`](Self::now) has reached this time. `None`, the default, for a clock that goes as fast as
+    /// the system's: its timers will do. A clock that somebody sets has to say when it has been set.
+    fn reached(&self, at: UnixMillis) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        let _ = at;
+        None
+    }
 }
 
 /// A small deterministic generator (`SplitMix64`, Steele, Lea and Flood 2014): for tests, simulations,

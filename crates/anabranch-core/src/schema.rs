@@ -58,6 +58,9 @@ pub struct Collection {
     /// How contested values of fields that do not say otherwise settle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
+    /// Whether its entities stay in this file: they are never pushed, exchanged or compared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
     /// The fields, in the order they were declared; the view's columns stand in the same order.
     pub fields: IndexMap<FieldName, Field>,
 }
@@ -154,7 +157,8 @@ impl Schema {
             let mut parents = 0;
             for (field_name, field) in &collection.fields {
                 parents += usize::from(field.parent);
-                if let Err(rule) = self.check_field(field, parents) {
+                let checked = self.check_field(field, parents).and_then(|()| self.check_reach(collection, field));
+                if let Err(rule) = checked {
                     let (collection, field) = (name.clone(), field_name.clone());
                     return Err(SchemaError::Field { collection, field, rule });
                 }
@@ -178,6 +182,16 @@ impl Schema {
             return Err("a collection has at most one `parent`");
         }
         field.check()
+    }
+
+    /// What leaves must not lean on what stays: elsewhere the reference would lead nowhere, and a child would wait
+    /// for its parent for ever.
+    fn check_reach(&self, collection: &Collection, field: &Field) -> Result<(), &'static str> {
+        let target = field.to.as_ref().and_then(|to| self.collections.get(to));
+        match target {
+            Some(target) if target.local && !collection.local => Err("`to` names a collection that is `local`"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -262,6 +276,23 @@ mod tests {
         assert_eq!(names, ["title", "body", "level", "size", "folder"]);
         assert_eq!(back.collections["notes"].parent_field().map(FieldName::as_str), Some("folder"));
         Ok(())
+    }
+
+    #[test]
+    fn what_leaves_does_not_refer_to_what_stays() {
+        let schema = |drafts: &str, notes: &str| {
+            Schema::from_toml(&format!(
+                "version = 1\n[collections.drafts]\n{drafts}\n[collections.drafts.fields]\n\
+                 note = {{ kind = \"reference\", to = \"notes\" }}\n[collections.notes]\n{notes}\n\
+                 [collections.notes.fields]\ndraft = {{ kind = \"reference\", to = \"drafts\" }}"
+            ))
+        };
+        assert!(schema("", "").is_ok());
+        let error = schema("local = true", "").expect_err("a reference to what stays").to_string();
+        assert!(error.contains("`local`"), "{error}");
+        let both = schema("local = true", "local = true").expect("both stay");
+        assert!(both.collections["notes"].local);
+        assert_eq!(Schema::from_toml(&both.to_toml().unwrap()).unwrap(), both);
     }
 
     #[test]

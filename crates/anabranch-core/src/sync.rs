@@ -6,23 +6,32 @@
 
 mod append;
 mod backoff;
+mod class;
 mod client;
 mod cursor;
 mod digest;
 pub mod reconcile;
+mod schedule;
 mod server;
+mod watchdog;
 
 pub use append::{
     AppendOutcome, Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, Pushable,
     Unreadable, advance_heads, append, fits_transaction, next_chain,
 };
-pub use backoff::{Backoff, MAX_BACKOFF_MILLIS};
+pub use backoff::{Backoff, CIRCUIT_FAILURES, MAX_BACKOFF_MILLIS};
+pub use class::ErrorClass;
 pub use client::{
     Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, Look, MAX_PUSH_BYTES,
     MAX_PUSH_CHANGES, OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
 };
 pub use digest::SpaceDigest;
+pub use schedule::{
+    Budget, Conditions, Decision, Deferral, MAX_RETRY_AFTER_MILLIS, Reason, Schedule, Scheduler, Situation, Trigger,
+    Work, decide,
+};
 pub use server::{
     Access, Call, CallResult, LogPage, PAGE_BYTES, PAGE_CHANGES, ServerConfig, ServerEvent, ServerSession, ServerStep,
     Showing, WINDOW_PAGES,
 };
+pub use watchdog::{WATCHDOG_MILLIS, Watchdog};

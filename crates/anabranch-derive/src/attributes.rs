@@ -43,7 +43,8 @@ impl EntityAttributes {
                     let policy = policy(meta)?;
                     entity.settings.extend(quote!(collection.policy = ::core::option::Option::Some(#policy);));
                 }
-                _ => return Err(meta.error("`entity` takes `collection`, `deletion`, `policy` and `crate`")),
+                "local" => entity.settings.extend(quote!(collection.local = true;)),
+                _ => return Err(meta.error("`entity` takes `collection`, `deletion`, `policy`, `local` and `crate`")),
             }
             Ok(())
         })?;

@@ -124,6 +124,8 @@ impl Write<'_> {
     /// Purges a deleted entity: once a server has agreed, its history goes for good, here and everywhere. The
     /// server agrees if it holds nothing of the entity that this replica has not seen; otherwise the entity stays.
     ///
+    /// An entity of a local-only collection is purged at once.
+    ///
     /// A change that some replica had not pushed by then is refused, and set aside on that replica.
     ///
     /// # Errors
@@ -146,6 +148,9 @@ impl Write<'_> {
             return Err(StoreError::NotPurgeable(id));
         }
         let marker = Document::purge_marker(&version).map_err(damaged)?;
+        if self.engine.is_local(&row.collection) {
+            return self.take_marker(&row, &marker, Origin::Local);
+        }
         // Into the log and the outbox, but not yet into the document.
         let seq = rows::insert_change(&self.engine.connection, row.key, &marker, None, Origin::Local)?;
         self.offer(&row, seq, None)

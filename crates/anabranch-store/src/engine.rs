@@ -40,6 +40,8 @@ pub struct Engine {
     data_version: i64,
     /// A commit failed, and what the connection says is not to be trusted.
     broken: bool,
+    /// Collections that stay in this file.
+    pub(crate) local_only: BTreeSet<String>,
     stats: Arc<Stats>,
 }
 
@@ -157,6 +159,7 @@ impl Engine {
             cache: DocumentCache::default(),
             data_version: 0,
             broken: false,
+            local_only: BTreeSet::new(),
             stats: Arc::default(),
         };
         engine.transaction(|engine| engine.prepare(schema, functions))?;
@@ -240,7 +243,7 @@ impl Engine {
     fn run_job(&mut self, job: &mut dyn Job, pending: &mut Pending) -> Result<(), StoreError> {
         self.connection.execute_batch("SAVEPOINT job")?;
         let mut own = Pending::default();
-        let mut write = Write { engine: self, pending: &mut own, used: Vec::new(), transaction: None };
+        let mut write = Write::of(self, &mut own);
         let result = catch_unwind(AssertUnwindSafe(|| job.run(&mut write))).unwrap_or(Err(Undo));
         let used = write.used;
         if result.is_ok() {
@@ -327,6 +330,12 @@ impl Engine {
         }
         self.stats.documents_loaded.fetch_add(1, Ordering::Relaxed);
         rows::load_document(&self.connection, row, &self.actor)
+    }
+}
+
+impl<'a> Write<'a> {
+    pub(crate) const fn of(engine: &'a mut Engine, pending: &'a mut Pending) -> Self {
+        Self { engine, pending, used: Vec::new(), transaction: None }
     }
 }
 

@@ -8,6 +8,7 @@
 //! SQLite, and any SQLite tool can read its views. For simulations the same code runs without the thread:
 //! [`Engine`].
 
+mod attempts;
 mod cache;
 mod commit;
 mod compaction;
@@ -18,6 +19,7 @@ mod error;
 mod file;
 mod history;
 mod local;
+mod local_only;
 mod outbox;
 mod read;
 mod receive;
@@ -27,6 +29,7 @@ mod store;
 mod transaction;
 mod views;
 
+pub use attempts::{Attempt, FirstRefusal, Unsent};
 pub use cache::EntityKey;
 pub use commit::{Commit, Promise};
 pub use conflicts::{Conflict, ConflictKind, ConflictValue};

@@ -185,6 +185,9 @@ impl Write<'_> {
 
     /// Puts a change into the outbox of every remote but one.
     pub(crate) fn offer(&mut self, row: &EntityRow, seq: i64, except: Option<i64>) -> Result<(), StoreError> {
+        if self.engine.is_local(&row.collection) {
+            return Ok(());
+        }
         let mut offered = false;
         for remote in rows::remotes(&self.engine.connection)? {
             if Some(remote) == except {
@@ -233,7 +236,8 @@ impl Write<'_> {
         self.edit_row(row, &edits)
     }
 
-    /// The changes of an entity that a replica with these heads lacks, ready to be handed over.
+    /// The changes of an entity that a replica with these heads lacks, ready to be handed over; none of an entity
+    /// that stays here.
     ///
     /// # Errors
     /// If the entity is not there, or its document cannot be loaded.
@@ -244,6 +248,9 @@ impl Write<'_> {
         theirs: &Heads,
     ) -> Result<Vec<Envelope>, StoreError> {
         let row = self.entity(space, id)?;
+        if self.engine.is_local(&row.collection) {
+            return Ok(Vec::new());
+        }
         let document = self.engine.take_document(&row)?;
         let changes = document.changes_since(theirs);
         self.engine.cache.put(row.key, document);

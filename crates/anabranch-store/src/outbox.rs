@@ -126,6 +126,9 @@ impl Write<'_> {
 
     /// Offers every change of an entity again; those that compaction has folded are unfolded first.
     pub(crate) fn reoffer_entity(&mut self, remote: RemoteKey, row: &EntityRow) -> Result<(), StoreError> {
+        if self.engine.is_local(&row.collection) {
+            return Ok(());
+        }
         let folded =
             self.engine.connection.prepare_cached("SELECT 1 FROM snapshots WHERE entity = ?")?.exists([row.key])?;
         if folded {

@@ -1,6 +1,6 @@
 //! Reading: rows only, never a document.
 
-use anabranch_core::sync::{SpaceDigest, SpaceProgress};
+use anabranch_core::sync::{ErrorClass, SpaceDigest, SpaceProgress};
 use anabranch_core::wire::{Cursor, Mark};
 use anabranch_core::{CollectionName, Digest, EntityId, Heads, Lineage, SpaceName, UnixMillis};
 use rusqlite::types::ValueRef;
@@ -8,7 +8,9 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::attempts::class_from;
 use crate::error::StoreError;
+use crate::local_only::NOT_LOCAL;
 use crate::rows::{self, RemoteKey};
 
 /// The most rows that a query returns.
@@ -123,6 +125,14 @@ pub struct RemoteState {
     pub failures: u32,
     /// What the last of them said.
     pub last_error: Option<String>,
+    /// What kind of failure that was.
+    pub error_class: Option<ErrorClass>,
+    /// When the next attempt is due.
+    pub next_attempt_at: Option<UnixMillis>,
+    /// The server asked to be left alone until then.
+    pub server_asked_until: Option<UnixMillis>,
+    /// How far the server's clock was ahead of this one, in milliseconds, if that is worth mentioning.
+    pub clock_skew_millis: Option<i64>,
 }
 
 const ENTITY_COLUMNS: &str = "e.id, e.collection, e.state, e.heads, e.deleted, e.pending, e.dirty_fields, \
@@ -297,9 +307,10 @@ impl<'a> Read<'a> {
     /// # Errors
     /// If the database fails.
     pub fn remotes(&self) -> Result<Vec<RemoteState>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT key, url, lineage, failures, last_error FROM remotes ORDER BY key")?;
+        let mut statement = self.connection.prepare_cached(
+            "SELECT key, url, lineage, failures, last_error, error_class, next_attempt_at, server_asked_until, \
+             clock_skew FROM remotes ORDER BY key",
+        )?;
         let mut rows = statement.query([])?;
         let mut remotes = Vec::new();
         while let Some(row) = rows.next()? {
@@ -314,6 +325,10 @@ impl<'a> Read<'a> {
                 last_success_at,
                 failures: row.get(3)?,
                 last_error: row.get(4)?,
+                error_class: class_from(row.get(5)?),
+                next_attempt_at: row.get(6)?,
+                server_asked_until: row.get(7)?,
+                clock_skew_millis: row.get(8)?,
             });
         }
         Ok(remotes)
@@ -339,7 +354,7 @@ impl<'a> Read<'a> {
         Ok((spaces, latest))
     }
 
-    /// Every entity's heads, in order of id.
+    /// Every entity's heads, in order of id; without what is local-only, as everything that others compare with.
     ///
     /// # Errors
     /// If the database fails.
@@ -364,10 +379,10 @@ impl<'a> Read<'a> {
     /// # Errors
     /// If the database fails.
     pub fn state_digest(&self, space: &SpaceName) -> Result<Digest, StoreError> {
-        let mut statement = self.connection.prepare_cached(
+        let mut statement = self.connection.prepare_cached(&format!(
             "SELECT e.id, e.digest FROM entities e JOIN spaces s ON s.key = e.space \
-             WHERE s.name = ? AND e.born = 1 ORDER BY e.id",
-        )?;
+             WHERE s.name = ? AND e.born = 1 AND {NOT_LOCAL} ORDER BY e.id",
+        ))?;
         let mut rows = statement.query([space.as_str()])?;
         let mut chain = Digest::of(b"");
         while let Some(row) = rows.next()? {
@@ -378,10 +393,10 @@ impl<'a> Read<'a> {
     }
 
     fn each_head(&self, space: &SpaceName, mut each: impl FnMut(EntityId, Heads)) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare_cached(
+        let mut statement = self.connection.prepare_cached(&format!(
             "SELECT e.id, e.heads FROM entities e JOIN spaces s ON s.key = e.space \
-             WHERE s.name = ? AND length(e.heads) > 0 ORDER BY e.id",
-        )?;
+             WHERE s.name = ? AND length(e.heads) > 0 AND {NOT_LOCAL} ORDER BY e.id",
+        ))?;
         let mut rows = statement.query([space.as_str()])?;
         while let Some(row) = rows.next()? {
             each(row.get::<_, String>(0)?.parse()?, rows::heads_of(row, "heads")?);

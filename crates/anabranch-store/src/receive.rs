@@ -123,7 +123,7 @@ impl Write<'_> {
         }
         if let Some(at) = caught_up_at {
             connection.execute("UPDATE sync_state SET last_success_at = ? WHERE remote = ?", [at, remote])?;
-            connection.execute("UPDATE remotes SET failures = 0, last_error = NULL WHERE key = ?", [remote])?;
+            self.forget_attempts(remote)?;
         }
         Ok(received)
     }

@@ -7,6 +7,7 @@ use anabranch_store::{OpenMode, StoreError};
 
 use crate::error::Error;
 use crate::replica::{OpenOptions, Replica};
+use crate::sync::SyncError;
 
 impl OpenOptions {
     /// Makes a new file from a space of the server at `url`, with the schema that the space carries: whoever
@@ -26,7 +27,9 @@ impl OpenOptions {
                 StoreError::SchemaOutdated { .. } => StoreError::AlreadyInitialised(self.path.display().to_string()),
                 other => other,
             })?;
-            replica.sync(url).space(space)?.now(deadline).wait()?;
+            if !replica.sync(url).space(space)?.now(deadline).wait()?.finished {
+                return Err(SyncError::Deadline.into());
+            }
             let carrier = replica.store().read(|read| read.entity(&name, Schema::carrier()))?;
             carrier.and_then(|carrier| Schema::from_carried(&carrier.state))
         };

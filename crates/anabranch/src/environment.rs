@@ -1,6 +1,9 @@
 //! The real clock and the operating system's randomness: the one place that reads them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anabranch_core::{Entropy, Environment, SplitMix64, UnixMillis};
 
@@ -45,4 +48,52 @@ impl Environment for SystemEnvironment {
 fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// One environment for a file's writer and for its syncs. All clones are the same one.
+#[derive(Clone)]
+pub(crate) struct SharedEnvironment {
+    inner: Arc<Mutex<Box<dyn Environment>>>,
+}
+
+impl SharedEnvironment {
+    pub(crate) fn new(environment: Box<dyn Environment>) -> Self {
+        Self { inner: Arc::new(Mutex::new(environment)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Box<dyn Environment>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until its clock shows this time.
+    pub(crate) async fn wait_until(&self, at: UnixMillis) {
+        let (reached, now) = {
+            let environment = self.lock();
+            (environment.reached(at), environment.now())
+        };
+        match reached {
+            Some(reached) => reached.await,
+            None => tokio::time::sleep(Duration::from_millis(at.saturating_sub(now).max(0).unsigned_abs())).await,
+        }
+    }
+}
+
+impl Environment for SharedEnvironment {
+    fn now(&self) -> UnixMillis {
+        self.lock().now()
+    }
+
+    fn entropy(&mut self) -> &mut dyn Entropy {
+        self
+    }
+
+    fn reached(&self, at: UnixMillis) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        self.lock().reached(at)
+    }
+}
+
+impl Entropy for SharedEnvironment {
+    fn next_u64(&mut self) -> u64 {
+        self.lock().entropy().next_u64()
+    }
 }

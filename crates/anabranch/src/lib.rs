@@ -60,6 +60,7 @@ mod conflicts;
 mod edits;
 mod environment;
 mod error;
+mod events;
 mod exchange;
 mod history;
 mod presence;
@@ -77,26 +78,31 @@ pub use anabranch_core::document::{
     Action, Contender, Contest, Explanation, FieldDiff, HistoryEntry, State, TextSplice,
 };
 pub use anabranch_core::document::{Edit, Path, Step};
-pub use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
+pub use anabranch_core::sync::{
+    Budget, Conditions, Deferral, ErrorClass, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Reason, Schedule, Trigger,
+};
 pub use anabranch_core::{
     ChangeHash, CollectionName, Digest, EntityId, Entropy, Environment, ErrorKind, FieldName, Heads, Lineage,
     ReplicaId, Rule, Schema, SchemaError, SpaceName, UnixMillis,
 };
 pub use anabranch_derive::Entity;
 pub use anabranch_store::{
-    Conflict, ConflictKind, ConflictValue, Difference, EntityRecord, LogEntry, Mine, QueryRows, StoreError,
+    Conflict, ConflictKind, ConflictValue, Difference, EntityRecord, FirstRefusal, LogEntry, Mine, QueryRows,
+    StoreError, Unsent,
 };
 pub use collection::{Collection, Json, Space};
 pub use conflicts::Choice;
 pub use edits::Edits;
 pub use environment::SystemEnvironment;
 pub use error::Error;
+pub use events::{Event, Events};
 pub use exchange::Exchanged;
 pub use presence::{Presence, Present};
 pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
 pub use sync::{
-    DifferingEntity, FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, VerifyReport, WebSocket,
+    DifferingEntity, FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Token, TokenError, TokenRequest, Transport,
+    VerifyReport, WebSocket,
 };
 pub use text_session::{TextCursor, TextSession};
 pub use transaction::Transaction;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use anabranch_core::document::Contender;
 use anabranch_core::{Digest, Environment, Functions, ReplicaId, Schema, SpaceName};
@@ -12,10 +13,11 @@ use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
 use crate::collection::Space;
-use crate::environment::SystemEnvironment;
+use crate::environment::{SharedEnvironment, SystemEnvironment};
 use crate::error::Error;
+use crate::events::EventSource;
 use crate::presence::Board;
-use crate::status::{Online, Status};
+use crate::status::{Online, Status, Stored};
 use crate::sync::Sync;
 use crate::watch::{Scope, Watch, Watchers};
 
@@ -29,7 +31,10 @@ pub struct Replica {
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
+    pub(crate) environment: SharedEnvironment,
+    pub(crate) staleness: Option<Duration>,
     pub(crate) watchers: Arc<Watchers>,
+    pub(crate) events: Arc<EventSource>,
     pub(crate) online: Arc<Mutex<Online>>,
     /// The remotes that syncs are under way with.
     pub(crate) in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
@@ -48,6 +53,7 @@ pub struct OpenOptions {
     pub(crate) path: PathBuf,
     environment: Box<dyn Environment>,
     functions: Functions,
+    staleness: Option<Duration>,
 }
 
 impl fmt::Debug for OpenOptions {
@@ -59,8 +65,9 @@ impl fmt::Debug for OpenOptions {
 impl OpenOptions {
     /// Takes time and randomness from `environment` instead of from the system: for tests.
     ///
-    /// This is what ids, stamps and everything else that is stored come from. It does not reach the timers and the
-    /// backoff of a [`sync`](Replica::sync), which run on the system's clock, nor what
+    /// This is what ids, stamps, everything else that is stored, and the timers and the backoff of a
+    /// [`sync`](Replica::sync) come from. A clock that somebody sets should implement [`Environment::reached`];
+    /// otherwise the timers go by the system's clock in between. It does not reach what
     /// [`clone_space`](Self::clone_space) does until the schema is known.
     ///
     /// ```
@@ -105,7 +112,15 @@ impl OpenOptions {
     /// The same options, with the system's time and randomness.
     pub(crate) fn again(&self) -> Self {
         let environment = Box::new(SystemEnvironment::new());
-        Self { path: self.path.clone(), environment, functions: self.functions.clone() }
+        Self { path: self.path.clone(), environment, functions: self.functions.clone(), staleness: self.staleness }
+    }
+
+    /// The bound of staleness: a view that has not agreed with a server for longer is [`stale`](Status::stale). While
+    /// a sync is started, crossing the bound is an event ([`Event::Stale`](crate::Event::Stale)).
+    #[must_use]
+    pub const fn staleness(mut self, bound: Duration) -> Self {
+        self.staleness = Some(bound);
+        self
     }
 
     /// Registers the function behind a policy of the schema, `policy = { custom = name, version = version }`. It
@@ -163,7 +178,8 @@ impl OpenOptions {
     }
 
     pub(crate) fn try_open(self, mode: OpenMode) -> Result<Replica, StoreError> {
-        let store = Store::open_with(&self.path, mode, &self.functions, self.environment)?;
+        let environment = SharedEnvironment::new(self.environment);
+        let store = Store::open_with(&self.path, mode, &self.functions, Box::new(environment.clone()))?;
         let watchers = Arc::new(Watchers::default());
         let notified = Arc::clone(&watchers);
         store.on_commit(move |committed| {
@@ -172,10 +188,13 @@ impl OpenOptions {
         });
         let inner = Inner {
             store,
+            presence: Arc::default(),
+            environment,
+            staleness: self.staleness,
             watchers,
+            events: Arc::default(),
             online: Arc::default(),
             in_use: Arc::default(),
-            presence: Arc::default(),
             runtime: OnceLock::new(),
         };
         Ok(Replica { inner: Arc::new(inner) })
@@ -197,6 +216,7 @@ impl Replica {
             path: path.as_ref().to_owned(),
             environment: Box::new(SystemEnvironment::new()),
             functions: Functions::default(),
+            staleness: None,
         }
     }
 
@@ -243,10 +263,15 @@ impl Replica {
     /// # Errors
     /// If the file cannot be read.
     pub fn status(&self) -> Result<Status, Error> {
-        let (totals, remotes) =
-            self.inner.store.read(|read| read.snapshot(|read| Ok((read.totals()?, read.remotes()?))))?;
+        let schema_version = self.schema().version;
+        let stored = self.inner.store.read(|read| {
+            read.snapshot(|read| {
+                let (totals, held, first_refusal) = (read.totals()?, read.held()?, read.first_refusal()?);
+                Ok(Stored { totals, held, first_refusal, remotes: read.remotes()?, schema_version })
+            })
+        })?;
         let online = self.inner.online.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Status::new(totals, remotes, online))
+        Ok(Status::new(stored, online, self.inner.environment.now(), self.inner.staleness))
     }
 
     /// Watches the status.

@@ -1,7 +1,10 @@
 //! Honest status.
 
+use std::time::Duration;
+
 use anabranch_core::UnixMillis;
-use anabranch_store::{RemoteState, Totals};
+use anabranch_core::sync::{CIRCUIT_FAILURES, Deferral, ErrorClass, Reason};
+use anabranch_store::{FirstRefusal, RemoteState, Totals};
 use serde::Serialize;
 
 /// Where the sync of a replica stands.
@@ -20,18 +23,25 @@ pub enum Phase {
     Live,
     /// The last attempt failed; another one is due.
     Waiting,
+    /// It waits for a better moment; [`Status::deferred`] says which and why.
+    Deferred,
     /// It will not try again by itself.
     Halted,
 }
 
-/// What is pending, parked and contested in a file, and how its sync stands. The counts survive a restart.
+/// What is pending, parked and contested in a file, and how its sync stands. Everything but the phase, and what is
+/// deferred, survives a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
     /// Where the sync stands.
     pub phase: Phase,
+    /// Whether a session with the server is open.
+    pub online: bool,
     /// The server it syncs with.
     pub url: Option<String>,
+    /// The version of the schema in use.
+    pub schema_version: u32,
     /// Entities that are not deleted.
     pub entities: u64,
     /// Changes that are safe in this file and that no server has confirmed yet.
@@ -40,8 +50,14 @@ pub struct Status {
     pub pending_bytes: u64,
     /// When the oldest of them was written.
     pub oldest_pending_at: Option<UnixMillis>,
+    /// How old that is now, in milliseconds.
+    pub oldest_pending_age_millis: Option<i64>,
     /// Changes that a server refused.
     pub parked: u64,
+    /// The first of them, with the server's words.
+    pub first_refusal: Option<FirstRefusal>,
+    /// Pending changes that a server holds back until something else has come.
+    pub held: u64,
     /// Contested slots, those that a policy has settled included.
     pub conflicts: u64,
     /// What waits for a person: open conflicts, broken rules, references to what has been deleted.
@@ -50,14 +66,25 @@ pub struct Status {
     pub quarantined: u64,
     /// Foreign changes that wait for others.
     pub orphaned: u64,
-    /// When replica and server last agreed in everything.
+    /// When replica and server last agreed in everything. While the phase is [`Live`](Phase::Live) they do now.
     pub last_success_at: Option<UnixMillis>,
+    /// Whether that is longer ago than [`OpenOptions::staleness`](crate::OpenOptions::staleness) allows.
+    pub stale: bool,
     /// When the next attempt is due.
     pub next_retry_at: Option<UnixMillis>,
+    /// Why a sync that was started does nothing at the moment.
+    pub deferred: Option<Deferral>,
     /// Failed attempts in a row.
     pub failures: u32,
+    /// Whether so many attempts in a row failed that there are only probes.
+    pub circuit_open: bool,
     /// What the last of them said.
     pub last_error: Option<String>,
+    /// What kind of failure that was.
+    pub error_class: Option<ErrorClass>,
+    /// How far the server's clock is ahead of this one, in milliseconds, when it is worth a mention; negative if it is
+    /// behind.
+    pub clock_skew_millis: Option<i64>,
 }
 
 /// The part of the status that lives in memory.
@@ -66,11 +93,24 @@ pub(crate) struct Online {
     /// Which sync it tells of: the one that was started last.
     pub(crate) owner: u64,
     pub(crate) phase: Phase,
-    pub(crate) next_retry_at: Option<UnixMillis>,
+    pub(crate) online: bool,
+    pub(crate) deferred: Option<Deferral>,
+    /// What could not be stored: that the file cannot be written, say.
+    pub(crate) trouble: Option<String>,
+}
+
+/// What the file says.
+pub(crate) struct Stored {
+    pub(crate) totals: Totals,
+    pub(crate) held: u64,
+    pub(crate) first_refusal: Option<FirstRefusal>,
+    pub(crate) remotes: Vec<RemoteState>,
+    pub(crate) schema_version: u32,
 }
 
 impl Status {
-    pub(crate) fn new(totals: Totals, remotes: Vec<RemoteState>, online: Online) -> Self {
+    pub(crate) fn new(stored: Stored, online: Online, now: UnixMillis, staleness: Option<Duration>) -> Self {
+        let Stored { totals, held, first_refusal, remotes, schema_version } = stored;
         let remote = remotes.into_iter().max_by_key(|remote| (remote.last_success_at, remote.url.is_some()));
         let Totals {
             entities,
@@ -83,25 +123,61 @@ impl Status {
             quarantined,
             orphaned,
         } = totals;
-        let (url, last_success_at, failures, last_error) = remote
-            .map(|remote| (remote.url, remote.last_success_at, remote.failures, remote.last_error))
-            .unwrap_or_default();
-        Self {
+        let last_success_at = remote.as_ref().and_then(|remote| remote.last_success_at);
+        let live = online.phase == Phase::Live;
+        let stale = !live && staleness.is_some_and(|bound| is_stale(now, last_success_at, bound));
+        let mut status = Self {
             phase: online.phase,
-            url,
+            online: online.online,
+            url: None,
+            schema_version,
             entities,
             pending,
             pending_bytes,
             oldest_pending_at,
+            oldest_pending_age_millis: oldest_pending_at.map(|at| now.saturating_sub(at).max(0)),
             parked,
+            first_refusal,
+            held,
             conflicts,
             open_conflicts,
             quarantined,
             orphaned,
             last_success_at,
-            next_retry_at: online.next_retry_at,
-            failures,
-            last_error,
+            stale,
+            next_retry_at: None,
+            deferred: online.deferred,
+            failures: 0,
+            circuit_open: false,
+            last_error: online.trouble,
+            error_class: None,
+            clock_skew_millis: None,
+        };
+        if let Some(remote) = remote {
+            status.circuit_open = remote.failures >= CIRCUIT_FAILURES;
+            status.failures = remote.failures;
+            status.next_retry_at = remote.next_attempt_at.filter(|_| !status.online);
+            status.url = remote.url;
+            status.last_error = status.last_error.or(remote.last_error);
+            status.error_class = remote.error_class;
+            status.clock_skew_millis = remote.clock_skew_millis;
         }
+        status
     }
+
+    /// Why the sync does nothing at the moment, in words.
+    #[must_use]
+    pub fn waits_because(&self) -> Option<&'static str> {
+        self.deferred.map(|deferral| deferral.because).map(Reason::text)
+    }
+}
+
+/// Whether a view is older than it may be. One that was never synced is.
+pub(crate) fn is_stale(now: UnixMillis, last_success_at: Option<UnixMillis>, bound: Duration) -> bool {
+    last_success_at.is_none_or(|at| now > stale_at(at, bound))
+}
+
+/// When a view of this age becomes stale.
+pub(crate) fn stale_at(last_success_at: UnixMillis, bound: Duration) -> UnixMillis {
+    last_success_at.saturating_add(i64::try_from(bound.as_millis()).unwrap_or(i64::MAX))
 }

@@ -1,16 +1,19 @@
 //! Sync with a server: configure, start, follow.
 
 mod driver;
+mod handle;
 mod link;
 mod look;
+mod token;
 mod verify;
 mod websocket;
 
 use std::fmt;
+use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use anabranch_core::sync::{Adopt, Halt};
+use anabranch_core::sync::{Adopt, Conditions, Halt, Schedule};
 use anabranch_core::{ErrorKind, Lineage, SpaceName};
 use anabranch_store::Commit as StoreCommit;
 use tokio::sync::mpsc;
@@ -19,11 +22,14 @@ use crate::Commit;
 use crate::error::Error;
 use crate::replica::Replica;
 
+pub use handle::SyncHandle;
 pub use link::{FarEnd, Link, LinkError, Transport};
+pub use token::{Token, TokenError, TokenRequest};
 pub use verify::{DifferingEntity, VerifyReport};
 pub use websocket::WebSocket;
 
 use driver::{Command, Driver, Mode};
+use token::TokenSource;
 
 /// Why a sync ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +41,9 @@ pub(crate) enum SyncError {
     /// The deadline came first.
     #[error("the deadline came before everything was synced")]
     Deadline,
+    /// The server does not accept who asks.
+    #[error("the server refuses: {0}")]
+    Auth(String),
     /// It will not get better by itself.
     #[error("{}", describe(.0))]
     Halted(Halt),
@@ -44,7 +53,7 @@ impl SyncError {
     pub(crate) const fn kind(&self) -> ErrorKind {
         match self {
             Self::Offline(_) | Self::Deadline => ErrorKind::Retry,
-            Self::Halted(_) => ErrorKind::Refused,
+            Self::Auth(_) | Self::Halted(_) => ErrorKind::Refused,
         }
     }
 }
@@ -70,6 +79,14 @@ pub struct Sync {
     spaces: Vec<SpaceName>,
     /// A WebSocket to the URL if there is none.
     transport: Option<Arc<dyn Transport>>,
+    plan: Plan,
+}
+
+/// How a sync is to go about it.
+pub(crate) struct Plan {
+    token: Option<TokenSource>,
+    schedule: Schedule,
+    conditions: Conditions,
     adopt: Adopt,
 }
 
@@ -79,10 +96,16 @@ impl fmt::Debug for Sync {
     }
 }
 
-/// What a bounded sync did.
+/// What a bounded sync did, and what it left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct SyncReport {
+    /// Whether everything is on both sides. If not, the deadline came first: the rest waits for the next time.
+    pub finished: bool,
+    /// Changes that are still pending.
+    pub pending: u64,
+    /// Their size.
+    pub pending_bytes: u64,
     /// Changes that the server took.
     pub pushed: u64,
     /// Changes that the server had already.
@@ -100,8 +123,10 @@ pub struct SyncReport {
 }
 
 impl Sync {
-    pub(crate) const fn new(replica: Replica, url: String) -> Self {
-        Self { replica, url, spaces: Vec::new(), transport: None, adopt: Adopt::Nothing }
+    pub(crate) fn new(replica: Replica, url: String) -> Self {
+        let (schedule, conditions) = (Schedule::default(), Conditions::default());
+        let plan = Plan { token: None, schedule, conditions, adopt: Adopt::Nothing };
+        Self { replica, url, spaces: Vec::new(), transport: None, plan }
     }
 
     /// Syncs this space even if nothing is in it yet. Spaces that are in the file are synced anyway.
@@ -128,19 +153,85 @@ impl Sync {
     /// history that is found there now, not for a later one.
     #[must_use]
     pub const fn adopt(mut self) -> Self {
-        self.adopt = Adopt::Any;
+        self.plan.adopt = Adopt::Any;
         self
     }
 
     /// As [`Sync::adopt`], if the server's history is just this one.
     #[must_use]
     pub const fn adopt_lineage(mut self, lineage: Lineage) -> Self {
-        self.adopt = Adopt::Only(lineage);
+        self.plan.adopt = Adopt::Only(lineage);
+        self
+    }
+
+    /// Connects with this token, in the header `Authorization: Bearer …`. If the server refuses it, the sync waits
+    /// until [`SyncHandle::set_token`] brings another.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<Token>) -> Self {
+        self.plan.token = Some(TokenSource::Static(token.into()));
+        self
+    }
+
+    /// Asks `provide` for a token before each connection, and once more, for a [`Fresh`](TokenRequest::Fresh) one, if
+    /// the server refuses it. The call may block: it has a thread of its own.
+    ///
+    /// ```no_run
+    /// use anabranch::{Replica, TokenError, TokenRequest};
+    ///
+    /// # fn keychain() -> Option<String> { None }
+    /// # fn sign_in_again() -> Option<String> { None }
+    /// # fn follow(replica: &Replica) -> Result<(), anabranch::Error> {
+    /// let sync = replica.sync("https://notes.example").token_from(|request| {
+    ///     let token = match request {
+    ///         TokenRequest::Any => keychain(),
+    ///         TokenRequest::Fresh => sign_in_again(),
+    ///     };
+    ///     token.map(Into::into).ok_or_else(|| TokenError::SignedOut("nobody is signed in".to_owned()))
+    /// });
+    /// let handle = sync.start()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn token_from(
+        mut self,
+        provide: impl Fn(TokenRequest) -> Result<Token, TokenError> + Send + std::marker::Sync + 'static,
+    ) -> Self {
+        self.plan.token = Some(TokenSource::blocking(provide));
+        self
+    }
+
+    /// As [`token_from`](Self::token_from), for a provider that is async. It runs on the library's event loop.
+    #[must_use]
+    pub fn token_from_async<R>(
+        mut self,
+        provide: impl Fn(TokenRequest) -> R + Send + std::marker::Sync + 'static,
+    ) -> Self
+    where
+        R: Future<Output = Result<Token, TokenError>> + Send + 'static,
+    {
+        self.plan.token = Some(TokenSource::future(provide));
+        self
+    }
+
+    /// How eager it is; [`Schedule::live`] unless told otherwise.
+    #[must_use]
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.plan.schedule = schedule;
+        self
+    }
+
+    /// What the device is like now; [`SyncHandle::set_conditions`] tells of changes.
+    #[must_use]
+    pub const fn conditions(mut self, conditions: Conditions) -> Self {
+        self.plan.conditions = conditions;
         self
     }
 
     /// Starts to sync in the background: pushes what is pending, pulls what is new, follows changes as they
-    /// come, and reconnects with backoff. It goes on until the handle is dropped.
+    /// come, and reconnects with backoff. It goes on until the handle is dropped. When it does what is up to
+    /// [`schedule`](Self::schedule) and [`conditions`](Self::conditions); by default it begins at once, unless the
+    /// wait after failures before a restart is not over.
     ///
     /// # Errors
     /// If the event loop cannot be started or the file cannot be written, or the URL needs the feature `tls` and this
@@ -153,23 +244,25 @@ impl Sync {
             // A background sync ends only when it is told to, or for a reason that the status shows.
             drop(driver.run().await);
         });
-        Ok(SyncHandle { commands, replica })
+        Ok(SyncHandle::new(commands, replica))
     }
 
-    /// Syncs once: resolves when everything is on both sides, or to an error when the server cannot be reached
-    /// or `deadline` has passed, or at once if the URL needs the feature `tls` and this build lacks it. What was done
-    /// by then stays done.
+    /// Syncs once, now: resolves when everything is on both sides, or when `deadline` has passed: then the report
+    /// says what was done and what is left. For the bounded time that a system grants in the background.
+    ///
+    /// It overrides every guardrail of the schedule, but not a server that asked to be left alone (`Retry-After`).
+    /// It resolves to an error when the server cannot be reached or refuses, or at once if the URL needs the feature
+    /// `tls` and this build lacks it. What was done by then stays done.
     pub fn now(self, deadline: Duration) -> Commit<SyncReport> {
         let (promise, commit) = StoreCommit::pending();
         let replica = self.replica.clone();
         let (commands, receiver) = mpsc::unbounded_channel();
-        let driver = self.driver(Mode::Once, receiver);
+        let driver = self.driver(Mode::Once { deadline }, receiver);
         match driver.and_then(|driver| Ok((driver, replica.runtime()?))) {
             Ok((driver, runtime)) => {
                 runtime.spawn(async move {
                     let _open = commands;
-                    let outcome = tokio::time::timeout(deadline, driver.run()).await;
-                    promise.resolve(outcome.unwrap_or(Err(SyncError::Deadline)).map_err(Error::from));
+                    promise.resolve(driver.run().await.map_err(Error::from));
                 });
             }
             Err(error) => promise.resolve(Err(error)),
@@ -193,7 +286,7 @@ impl Sync {
         let remote = remote.wait()?;
         in_use.insert(remote);
         drop(in_use);
-        Driver::new(&self.replica, remote, transport, mode, self.adopt, commands)
+        Driver::new(&self.replica, remote, transport, self.plan, mode, commands)
     }
 }
 
@@ -204,42 +297,4 @@ fn web_socket(url: &str) -> Result<Arc<dyn Transport>, Error> {
         return Err(Error::invalid(format!("{url} needs the feature `tls` of the `anabranch` crate")));
     }
     Ok(Arc::new(WebSocket::new(url)))
-}
-
-/// A sync in the background. It stops when the handle is dropped.
-pub struct SyncHandle {
-    commands: mpsc::UnboundedSender<Command>,
-    replica: Replica,
-}
-
-impl fmt::Debug for SyncHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SyncHandle").field("replica", &self.replica).finish_non_exhaustive()
-    }
-}
-
-impl SyncHandle {
-    /// Tries again at once, without waiting for the backoff: the network is back, or a person asked.
-    pub fn retry_now(&self) {
-        // If the driver has ended, the status says why.
-        drop(self.commands.send(Command::Retry));
-    }
-
-    /// Looks into the outbox: another process may have written to the file.
-    pub fn look_again(&self) {
-        drop(self.commands.send(Command::LookAgain));
-    }
-
-    /// Resolves when nothing is pending and nothing is left to pull, now or later.
-    pub fn caught_up(&self) -> Commit<()> {
-        let (promise, commit) = StoreCommit::pending();
-        drop(self.commands.send(Command::CaughtUp(promise)));
-        commit
-    }
-}
-
-impl Drop for SyncHandle {
-    fn drop(&mut self) {
-        drop(self.commands.send(Command::Stop));
-    }
 }

@@ -1,90 +1,36 @@
-//! For applications' own tests: a clock to set.
+//! For applications' own tests: a clock to set, a server in memory, and a link that fails when it is told to.
+//!
+//! ```
+//! use anabranch::testing::{Clock, Server};
+//! use anabranch::{Replica, Schema};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), anabranch::Error> {
+//! # let folder = tempfile::tempdir().expect("a temporary folder");
+//! # let schema = Schema::from_toml("version = 1\n[collections.notes.fields]\ntitle = { kind = \"register\" }")?;
+//! let clock = Clock::at(1_750_000_000_000);
+//! let server = Server::new(&clock);
+//! let link = server.link();
+//! let phone = Replica::at(folder.path().join("phone.db")).environment(clock.environment()).open_or_create(schema)?;
+//! phone.space("home")?.untyped("notes")?.create(serde_json::json!({ "title": "Lunch" })).wait()?;
+//!
+//! link.go_offline();
+//! let sync = phone.sync("memory:").transport(link.clone()).start()?;
+//! assert_eq!(phone.status()?.pending, 1); // safe here, and nowhere else yet
+//!
+//! link.go_online();
+//! sync.retry_now();
+//! sync.caught_up().wait()?;
+//! assert_eq!(phone.status()?.pending, 0);
+//! assert!(server.changes("home") > 0);
+//! # Ok(())
+//! # }
+//! ```
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+mod clock;
+mod link;
+mod server;
 
-use anabranch_core::{Entropy, Environment, SplitMix64, UnixMillis};
-
-/// A clock that stands still until it is set: whatever is written at one time has stamps of that time, and the same
-/// test gives the same ids and stamps again. Cheap to clone; all clones are one clock.
-///
-/// ```
-/// use std::time::Duration;
-///
-/// use anabranch::testing::Clock;
-/// use anabranch::{Replica, Schema};
-///
-/// # fn main() -> Result<(), anabranch::Error> {
-/// # let folder = tempfile::tempdir().expect("a temporary folder");
-/// # let schema = Schema::from_toml("version = 1\n[collections.notes.fields]\ntitle = { kind = \"register\" }")?;
-/// let clock = Clock::at(1_750_000_000_000);
-/// let phone = Replica::at(folder.path().join("phone.db")).environment(clock.environment()).open_or_create(schema)?;
-/// let notes = phone.space("home")?.untyped("notes")?;
-/// let id = notes.create(serde_json::json!({ "title": "Lunch" })).wait()?;
-/// clock.advance(Duration::from_secs(60));
-/// notes.edit(id, |note| note.set("title", "Dinner")).wait()?;
-/// let note = notes.get(id)?.expect("the note");
-/// assert_eq!(note.updated_at - note.created_at, 60_000);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone)]
-pub struct Clock {
-    millis: Arc<AtomicI64>,
-    environments: Arc<AtomicU64>,
-}
-
-impl Clock {
-    /// A clock that shows this time.
-    #[must_use]
-    pub fn at(millis: UnixMillis) -> Self {
-        Self { millis: Arc::new(AtomicI64::new(millis)), environments: Arc::default() }
-    }
-
-    /// The time it shows.
-    #[must_use]
-    pub fn now(&self) -> UnixMillis {
-        self.millis.load(Ordering::SeqCst)
-    }
-
-    /// Sets it, back if need be.
-    pub fn set(&self, millis: UnixMillis) {
-        self.millis.store(millis, Ordering::SeqCst);
-    }
-
-    /// Moves it forward.
-    pub fn advance(&self, by: Duration) {
-        self.millis.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
-    }
-
-    /// This time, with randomness that follows from how many environments the clock has made before: for
-    /// [`OpenOptions::environment`](crate::OpenOptions::environment), one for each replica.
-    #[must_use]
-    pub fn environment(&self) -> impl Environment + use<> {
-        let seed = self.environments.fetch_add(1, Ordering::SeqCst);
-        ClockEnvironment { clock: self.clone(), entropy: SplitMix64::new(seed) }
-    }
-}
-
-impl fmt::Debug for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Clock").field("now", &self.now()).finish_non_exhaustive()
-    }
-}
-
-struct ClockEnvironment {
-    clock: Clock,
-    entropy: SplitMix64,
-}
-
-impl Environment for ClockEnvironment {
-    fn now(&self) -> UnixMillis {
-        self.clock.now()
-    }
-
-    fn entropy(&mut self) -> &mut dyn Entropy {
-        &mut self.entropy
-    }
-}
+pub use clock::Clock;
+pub use link::{Faults, Link};
+pub use server::{Refusal, Server, Snapshot};

@@ -2,7 +2,8 @@
 
 mod support;
 
-use anabranch::{Error, Present, Watch};
+use anabranch::testing::{Clock, Server};
+use anabranch::{Error, Present, Replica, Watch};
 use serde_json::{Value, json};
 use support::{Folder, GUARD, TestServer};
 
@@ -59,5 +60,24 @@ fn what_is_too_much_to_show_is_refused() -> Result<(), Error> {
     assert!(presence.show(&"x".repeat(1_023)).is_err(), "with its quotes, 1,025 bytes");
     presence.show(&"x".repeat(1_022))?;
     assert!(presence.others().is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_server_in_memory_passes_it_on_as_well() -> Result<(), Error> {
+    let folder = Folder::new();
+    let clock = Clock::at(1_750_000_000_000);
+    let server = Server::new(&clock);
+    let (a, b) = (folder.replica("a.db"), folder.replica("b.db"));
+    let sync = |replica: &Replica| replica.sync("memory:").space("main")?.transport(server.link()).start();
+    let (to_a, _to_b) = (sync(&a)?, sync(&b)?);
+    a.space("main")?.presence().show(&1)?;
+    let mut bob_sees = b.space("main")?.presence().watch();
+    wait_for(&mut bob_sees, &[json!(1)])?;
+    let c = folder.replica("c.db");
+    let _to_c = sync(&c)?;
+    wait_for(&mut c.space("main")?.presence().watch(), &[json!(1)])?;
+    drop(to_a);
+    wait_for(&mut bob_sees, &[])?;
     Ok(())
 }

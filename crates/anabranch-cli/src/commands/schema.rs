@@ -52,6 +52,7 @@ fn line(change: &SchemaChange) -> String {
     let effect = match change.effect {
         Effect::None => "nothing changes for what is there",
         Effect::ReadsDifferently => "what is there reads differently",
+        Effect::Shared => "what stayed here is pushed to servers",
         Effect::Hidden => "kept, but no longer in the SQL view",
         Effect::Refused => "REFUSED",
     };

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anabranch::{Replica, SyncReport};
+use anabranch::{ErrorKind, Replica, SyncReport};
 use serde_json::json;
 
 use crate::args::Sync;
@@ -22,8 +22,12 @@ pub(crate) fn run(arguments: &Sync, output: &mut Output) -> Result<(), CliError>
     let report = report.map_err(|error| failure(&replica, &url, &error))?;
     let mut object = json!(report);
     object["url"] = url.clone().into();
-    object["pending"] = replica.status()?.pending.into();
-    output.either(&object, format_args!("{url}: {}", describe(&report)))
+    output.either(&object, format_args!("{url}: {}", describe(&report)))?;
+    if report.finished {
+        return Ok(());
+    }
+    let message = format!("{url}: the time was up before everything was synced{}", kept(report.pending));
+    Err(CliError::Sync { message, kind: ErrorKind::Retry })
 }
 
 /// The sync that was asked for.
@@ -70,13 +74,16 @@ pub(super) fn address(url: &str) -> Result<String, CliError> {
 /// What went wrong, and what is kept.
 fn failure(replica: &Replica, url: &str, error: &anabranch::Error) -> CliError {
     let pending = replica.status().map_or(0, |status| status.pending);
-    let kept = match pending {
+    let advice = if error.other_lineage().is_some() { " (sync --adopt)" } else { "" };
+    CliError::Sync { message: format!("{url}: {error}{advice}{}", kept(pending)), kind: error.kind() }
+}
+
+fn kept(pending: u64) -> String {
+    match pending {
         0 => String::new(),
         1 => "; 1 change is safe in the file and waits".to_owned(),
         pending => format!("; {pending} changes are safe in the file and wait"),
-    };
-    let advice = if error.other_lineage().is_some() { " (sync --adopt)" } else { "" };
-    CliError::Sync { message: format!("{url}: {error}{advice}{kept}"), kind: error.kind() }
+    }
 }
 
 #[cfg(test)]

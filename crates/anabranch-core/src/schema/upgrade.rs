@@ -15,6 +15,8 @@ pub enum Effect {
     None,
     /// The same data is shown or settled differently; replicas of both versions go on together.
     ReadsDifferently,
+    /// What stayed in the file so far is pushed to servers, and cannot be called back.
+    Shared,
     /// Data stays in the documents and is kept in sync, but this version does not show it as a column.
     Hidden,
     /// The new version cannot be used on a file of the old one.
@@ -46,6 +48,9 @@ impl Schema {
         for (name, old) in &self.collections {
             match new.collections.get(name) {
                 Some(new) => compare_collections(name, old, new, &mut changes),
+                None if old.local => {
+                    changes.push(change(name, "removed: its entities stay here, and have no view", Effect::Hidden));
+                }
                 None => changes.push(change(
                     name,
                     "removed: its entities are kept and synced, and have no view",
@@ -80,6 +85,14 @@ fn compare_collections(name: &CollectionName, old: &Collection, new: &Collection
     if old.deletion != new.deletion {
         let what = "another `deletion` policy: entities that were edited and deleted at once come or go";
         changes.push(change(name, what, Effect::ReadsDifferently));
+    }
+    match (old.local, new.local) {
+        (true, false) => changes.push(change(name, "no longer `local`: its entities leave this file", Effect::Shared)),
+        (false, true) => {
+            let what = "cannot become `local`: what others have cannot be called back. Add another collection";
+            changes.push(change(name, what, Effect::Refused));
+        }
+        _ => {}
     }
     if old.policy != new.policy {
         changes.push(change(name, "another default `policy`: contested values settle anew", Effect::ReadsDifferently));
@@ -174,6 +187,19 @@ mod tests {
     fn effects(old: &str, new: &str) -> Vec<(String, Effect)> {
         let changes = schema(old).changes_to(&schema(new));
         changes.into_iter().map(|change| (change.place, change.effect)).collect()
+    }
+
+    #[test]
+    fn what_stays_may_leave_later_but_not_the_other_way_round() {
+        let schema = |local: bool| {
+            let text = format!("version = 1\n[collections.drafts]\nlocal = {local}\n[collections.drafts.fields]\n");
+            Schema::from_toml(&text).unwrap()
+        };
+        let effect = |from, to| schema(from).changes_to(&schema(to)).into_iter().map(|c| c.effect).collect::<Vec<_>>();
+        assert_eq!(effect(true, false), [Effect::Shared]);
+        assert_eq!(effect(false, true), [Effect::Refused]);
+        assert!(schema(false).check_upgrade(&schema(true)).is_err());
+        assert_eq!(effect(true, true), []);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The client's side of a session: push, pull and live changes over one link, with backoff.
 
+mod give_way;
 mod reconcile;
 mod step;
 
@@ -41,6 +42,10 @@ pub struct ClientSession {
     adopted: bool,
     /// The time of the last event, by a clock that may be set back.
     last_now: UnixMillis,
+    /// The server asked to be left alone until then.
+    asked_until: Option<UnixMillis>,
+    /// Pushes of more changes than this have been too large for something on the way.
+    push_changes: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +84,7 @@ enum Outbox {
     /// A read is under way; `again` if something was written meanwhile.
     Reading { again: bool },
     /// A push is in flight.
-    Pushing { id: u64, keys: Vec<i64> },
+    Pushing { id: u64, keys: Vec<i64>, bytes: usize },
     /// It must be looked at once the session is open.
     Unknown,
 }
@@ -98,6 +103,8 @@ impl ClientSession {
             told_caught_up: false,
             adopted: false,
             last_now: UnixMillis::MIN,
+            asked_until: None,
+            push_changes: MAX_PUSH_CHANGES,
         }
     }
 
@@ -149,6 +156,8 @@ impl ClientSession {
             ClientEvent::Compared { space, compared } => self.on_compared(space, compared, &mut step),
             ClientEvent::LocalWrite { space } => self.on_local_write(&space, &mut step),
             ClientEvent::Stop => self.halt(Halt::Stopped, &mut step),
+            ClientEvent::Suspend => self.suspend(&mut step),
+            ClientEvent::TooLarge { reason } => self.on_too_large(now, entropy, reason, &mut step),
         }
         self.note_caught_up(now, &mut step);
         step.deadline = match self.link {
@@ -167,6 +176,9 @@ impl ClientSession {
             return;
         }
         if let Link::Waiting { until } = &mut self.link {
+            *until = until.saturating_sub(back);
+        }
+        if let Some(until) = &mut self.asked_until {
             *until = until.saturating_sub(back);
         }
         for at in self.spaces.values_mut().filter_map(|space| space.retry_at.as_mut()) {
@@ -249,6 +261,7 @@ impl ClientSession {
             return;
         }
         let until = now.saturating_add(self.backoff.fail(retry_after_millis, entropy));
+        self.asked_until = retry_after_millis.map(|millis| now.saturating_add(i64::from(millis)));
         self.link = Link::Waiting { until };
         step.events.push(SyncEvent::Offline { reason, retry_at: until, failures: self.backoff.failures() });
     }
@@ -292,7 +305,7 @@ impl ClientSession {
 
     fn on_welcome(&mut self, welcome: &Welcome, step: &mut ClientStep) {
         let limits = Limits {
-            push_changes: welcome.limits.push_changes.clamp(1, MAX_PUSH_CHANGES),
+            push_changes: welcome.limits.push_changes.clamp(1, self.push_changes),
             push_bytes: welcome.limits.push_bytes.clamp(1, MAX_PUSH_BYTES),
         };
         self.link = Link::Open { limits };
@@ -384,8 +397,9 @@ impl ClientSession {
         let id = self.next_push;
         self.next_push += 1;
         let agreed = (0..).zip(&items).filter(|(_, item)| item.agreed).map(|(place, _)| place).collect();
+        let bytes = items.iter().map(|item| item.envelope.change.len()).sum();
         let (keys, changes) = items.into_iter().map(|item| (item.key, item.envelope)).unzip();
-        space.outbox = Outbox::Pushing { id, keys };
+        space.outbox = Outbox::Pushing { id, keys, bytes };
         step.send.push(ClientMessage::Push(Push { id, space: name, changes, agreed }));
     }
 
@@ -407,7 +421,7 @@ impl ClientSession {
         let Pushed { id, space: name, answers, mark, cursor } = pushed;
         let Some(space) = self.spaces.get_mut(&name) else { return };
         let keys = match &mut space.outbox {
-            Outbox::Pushing { id: expected, keys } if *expected == id && keys.len() == answers.len() => {
+            Outbox::Pushing { id: expected, keys, .. } if *expected == id && keys.len() == answers.len() => {
                 std::mem::take(keys)
             }
             _ => return self.halt(Halt::Protocol("the server answered what was not asked".to_owned()), step),

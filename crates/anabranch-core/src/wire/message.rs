@@ -312,6 +312,10 @@ pub enum RejectCode {
     Stale,
     /// The entity has been purged; nothing of it is taken any more.
     Purged,
+    /// It is larger than the server takes.
+    TooLarge,
+    /// It was written by a clock that is too far ahead of the server's.
+    Clock,
 }
 
 /// Why a session ends.

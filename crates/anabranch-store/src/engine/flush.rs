@@ -61,7 +61,7 @@ impl Pending {
 
 impl Engine {
     /// Brings the rows of all touched entities up to date, once per transaction however often they were written.
-    pub(super) fn flush(&mut self, pending: &mut Pending) -> Result<(), StoreError> {
+    pub(crate) fn flush(&mut self, pending: &mut Pending) -> Result<(), StoreError> {
         let now = self.environment.now();
         for (key, dirty) in std::mem::take(&mut pending.dirty) {
             let Some(row) = rows::entity_by_key(&self.connection, key)? else { continue };

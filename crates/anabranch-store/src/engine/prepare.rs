@@ -48,7 +48,9 @@ impl Engine {
             views::rebuild(&self.connection, &self.schema)?;
             let before = stored.as_ref().filter(|_| projected == Some(PROJECTION));
             self.project_again(before)?;
+            self.note_local_collections()?;
         }
+        self.load_local_collections()?;
         match rows::meta::<String>(&self.connection, "replica")? {
             Some(id) => self.replica = id.parse()?,
             None => rows::set_meta(&self.connection, "replica", self.replica.to_string())?,

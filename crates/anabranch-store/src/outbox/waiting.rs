@@ -9,6 +9,7 @@ use rusqlite::{Connection, params};
 use crate::cache::EntityKey;
 use crate::engine::Write;
 use crate::error::StoreError;
+use crate::read::Read;
 use crate::rows::RemoteKey;
 
 /// What waits of each entity: its changes from this place of the log on.
@@ -68,6 +69,26 @@ impl Waiting {
     /// Whether this change waits.
     pub(super) fn includes(&self, entity: EntityKey, seq: i64) -> bool {
         self.0.get(&entity).is_some_and(|start| *start <= seq)
+    }
+}
+
+impl Read<'_> {
+    /// Whether something in a remote's outbox waits for nothing but being pushed.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn could_push(&self, remote: RemoteKey, now: UnixMillis) -> Result<bool, StoreError> {
+        let waiting = Waiting::find(self.connection(), remote, now)?;
+        let mut statement = self.connection().prepare_cached(
+            "SELECT entity, change FROM outbox WHERE remote = ? AND state = 'pending' ORDER BY change",
+        )?;
+        let mut pending = statement.query([remote])?;
+        while let Some(row) = pending.next()? {
+            if !waiting.includes(row.get(0)?, row.get(1)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -1,6 +1,8 @@
-//! The driver: carries out what the client's state machine decides.
+//! The driver: carries out what the client's state machine decides, when the scheduler lets it.
 
+mod attend;
 mod carry;
+mod connect;
 mod presence;
 mod tell;
 
@@ -9,7 +11,10 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anabranch_core::sync::{Adopt, Backoff, ClientConfig, ClientEvent, ClientSession, SpaceProgress};
+use anabranch_core::sync::{
+    Adopt, Backoff, ClientConfig, ClientEvent, ClientSession, Conditions, Deferral, Scheduler, SpaceProgress, Trigger,
+    Watchdog,
+};
 use anabranch_core::wire::{self, ServerMessage};
 use anabranch_core::{Environment as _, SpaceName, UnixMillis};
 use anabranch_store::{Promise, RemoteKey, Store, StoreError};
@@ -17,27 +22,31 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-use crate::environment::SystemEnvironment;
+use crate::environment::SharedEnvironment;
 use crate::error::Error;
+use crate::events::EventSource;
 use crate::presence::Board;
 use crate::replica::Replica;
-use crate::status::{Online, Phase};
+use crate::status::Online;
 use crate::sync::link::{Link, LinkError, Transport};
-use crate::sync::{SyncError, SyncReport};
+use crate::sync::token::TokenSource;
+use crate::sync::{Plan, SyncError, SyncReport};
 use crate::watch::Watchers;
 
 /// How long a sync goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Until everything is on both sides, or the first failure.
-    Once,
+    /// Until everything is on both sides, the first failure, or this long.
+    Once { deadline: Duration },
     /// Until it is stopped.
     Forever,
 }
 
 /// What the handle asks for.
 pub(super) enum Command {
-    Retry,
+    Trigger(Trigger),
+    Conditions(Conditions),
+    Token(TokenSource),
     LookAgain,
     Stop,
     CaughtUp(Promise<(), Error>),
@@ -46,6 +55,7 @@ pub(super) enum Command {
 pub(super) struct Driver {
     pub(super) store: Store,
     watchers: Arc<Watchers>,
+    events: Arc<EventSource>,
     online: Arc<Mutex<Online>>,
     /// The remotes that syncs of this replica are under way with.
     in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
@@ -53,15 +63,40 @@ pub(super) struct Driver {
     number: u64,
     remote: RemoteKey,
     transport: Arc<dyn Transport>,
+    token: Option<TokenSource>,
+    /// The provider has been asked for another token since the last session was open.
+    refreshed: bool,
+    /// The server does not accept the token, and says this.
+    auth_refused: Option<String>,
     mode: Mode,
     commands: mpsc::UnboundedReceiver<Command>,
     written: Arc<Written>,
-    environment: SystemEnvironment,
+    environment: SharedEnvironment,
+    scheduler: Scheduler,
+    /// Its conditions have changed since they were last looked at.
+    device_changed: bool,
+    /// Why nothing is done at the moment.
+    deferral: Option<Deferral>,
+    watchdog: Watchdog,
     session: ClientSession,
     followed: BTreeSet<SpaceName>,
     link: Option<Link>,
     connecting: Option<JoinHandle<Result<Link, LinkError>>>,
+    /// When the session wants to be called again.
     deadline: Option<UnixMillis>,
+    /// When there is something to attend to.
+    wake_at: Option<UnixMillis>,
+    /// The file could not be read: the session is not to be relied on until it has been, at this time.
+    begin_again_at: Option<UnixMillis>,
+    end_at: Option<UnixMillis>,
+    staleness: Option<Duration>,
+    agreed_at: Option<UnixMillis>,
+    told_stale: bool,
+    circuit_open: bool,
+    /// Replica and server agreed when the link was last heard of.
+    was_live: bool,
+    /// The server's clock was far from this one.
+    clock_is_off: bool,
     store_failures: Backoff,
     waiting: Vec<Promise<(), Error>>,
     report: SyncReport,
@@ -89,24 +124,22 @@ impl Driver {
         replica: &Replica,
         remote: RemoteKey,
         transport: Arc<dyn Transport>,
+        plan: Plan,
         mode: Mode,
-        adopt: Adopt,
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> Result<Self, Error> {
         let store = replica.store().clone();
-        let written = Arc::new(Written::default());
-        let listener = Arc::downgrade(&written);
-        store.on_commit(move |committed| {
-            let Some(written) = listener.upgrade() else { return false };
-            if !committed.pushable.is_empty() {
-                let mut spaces = written.spaces.lock().unwrap_or_else(PoisonError::into_inner);
-                spaces.extend(committed.pushable.iter().cloned());
-                drop(spaces);
-                written.notify.notify_one();
-            }
-            true
-        });
-        let (session, followed) = session(&store, remote, adopt)?;
+        let written = listen(&store);
+        let environment = replica.inner.environment.clone();
+        let now = environment.now();
+        let mut scheduler = Scheduler::new(plan.schedule, plan.conditions);
+        let Remembered { session, followed, agreed_at, clock_is_off } =
+            remembered(&store, remote, now, plan.adopt, &mut scheduler)?;
+        let end_at = match mode {
+            Mode::Once { deadline } => Some(crate::status::stale_at(now, deadline)),
+            Mode::Forever => None,
+        };
+        scheduler.ask(now, if end_at.is_some() { Trigger::Manual } else { Trigger::Start });
         let online = Arc::clone(&replica.inner.online);
         let number = {
             let mut online = online.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,20 +149,37 @@ impl Driver {
         Ok(Self {
             store,
             watchers: Arc::clone(&replica.inner.watchers),
+            events: Arc::clone(&replica.inner.events),
             online,
             in_use: Arc::clone(&replica.inner.in_use),
             number,
             remote,
             transport,
+            token: plan.token,
+            refreshed: false,
+            auth_refused: None,
             mode,
             commands,
             written,
-            environment: SystemEnvironment::new(),
+            environment,
+            scheduler,
+            device_changed: false,
+            deferral: None,
+            watchdog: Watchdog::default(),
+            circuit_open: session.is_circuit_open(),
             session,
             followed,
             link: None,
             connecting: None,
             deadline: None,
+            wake_at: None,
+            begin_again_at: None,
+            end_at,
+            staleness: replica.inner.staleness,
+            agreed_at,
+            told_stale: false,
+            was_live: false,
+            clock_is_off,
             store_failures: Backoff::default(),
             waiting: Vec::new(),
             report: SyncReport::default(),
@@ -144,21 +194,26 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self) -> Result<SyncReport, SyncError> {
-        self.handle(ClientEvent::Start).await;
         while self.outcome.is_none() {
-            let event = self.next_event().await;
-            for event in event {
+            self.attend().await;
+            if self.outcome.is_some() {
+                break;
+            }
+            for event in self.next_event().await {
                 self.handle(event).await;
             }
         }
+        self.publish();
         let outcome = self.outcome.take().unwrap_or(Ok(()));
+        if let Ok(unsent) = self.store.read(|read| read.unsent()) {
+            (self.report.pending, self.report.pending_bytes) = (unsent.changes, unsent.bytes);
+        }
         let report = self.report;
         outcome.map(|()| report)
     }
 
     /// Waits for whatever happens next.
     async fn next_event(&mut self) -> Vec<ClientEvent> {
-        let wait = self.deadline.map(|at| at.saturating_sub(self.environment.now()).max(0).unsigned_abs());
         tokio::select! {
             command = self.commands.recv() => self.obey(command),
             () = self.written.notify.notified() => self.written_spaces(),
@@ -174,24 +229,35 @@ impl Driver {
             }
             connected = connected(&mut self.connecting) => {
                 self.connecting = None;
-                match connected {
-                    Ok(link) => {
-                        self.link = Some(link);
-                        vec![ClientEvent::Connected]
-                    }
-                    Err(error) => vec![disconnected(error)],
-                }
+                self.on_connected(connected)
             }
-            () = sleep(wait) => {
-                self.deadline = None;
-                vec![ClientEvent::Timer]
-            }
+            () = wait_until(&self.environment, self.wake_at) => Vec::new(),
         }
     }
 
     fn obey(&mut self, command: Option<Command>) -> Vec<ClientEvent> {
+        let now = self.environment.now();
         match command {
-            Some(Command::Retry) => vec![ClientEvent::Start],
+            Some(Command::Trigger(trigger)) => {
+                if trigger == Trigger::Manual {
+                    // Whoever asks may have signed in meanwhile.
+                    self.refreshed = false;
+                }
+                self.scheduler.ask(now, trigger);
+                Vec::new()
+            }
+            Some(Command::Conditions(conditions)) => {
+                self.scheduler.set_conditions(now, conditions);
+                self.device_changed = true;
+                Vec::new()
+            }
+            Some(Command::Token(token)) => {
+                self.token = Some(token);
+                self.refreshed = false;
+                self.scheduler.set_auth_needed(false);
+                self.scheduler.ask(now, Trigger::NetworkRegained);
+                Vec::new()
+            }
             Some(Command::LookAgain) => {
                 match self.store.read(|read| read.spaces()) {
                     Ok(all) => self.written.spaces.lock().unwrap_or_else(PoisonError::into_inner).extend(all),
@@ -201,7 +267,7 @@ impl Driver {
             }
             Some(Command::CaughtUp(promise)) => {
                 // What was written before this was asked comes first.
-                let events = self.written_spaces();
+                let events = if self.link.is_some() { self.take_written() } else { self.written_spaces() };
                 if events.is_empty() && self.session.is_caught_up() {
                     promise.resolve(Ok(()));
                 } else {
@@ -213,7 +279,20 @@ impl Driver {
         }
     }
 
+    /// What was written here is pushed at once over a link that is open, unless writes are gathered.
     fn written_spaces(&mut self) -> Vec<ClientEvent> {
+        let is_empty = self.written.spaces.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if is_empty {
+            return Vec::new();
+        }
+        if self.link.is_some() && !self.scheduler.gathers_writes() {
+            return self.take_written();
+        }
+        self.scheduler.ask(self.environment.now(), Trigger::LocalWrite);
+        Vec::new()
+    }
+
+    fn take_written(&mut self) -> Vec<ClientEvent> {
         let spaces = std::mem::take(&mut *self.written.spaces.lock().unwrap_or_else(PoisonError::into_inner));
         let mut events = Vec::new();
         for space in spaces {
@@ -228,7 +307,9 @@ impl Driver {
     }
 
     fn read(&mut self, frame: &[u8]) -> ClientEvent {
-        self.report.bytes_received += u64::try_from(frame.len()).unwrap_or(u64::MAX);
+        let bytes = u64::try_from(frame.len()).unwrap_or(u64::MAX);
+        self.report.bytes_received += bytes;
+        self.scheduler.spend(bytes);
         if std::mem::take(&mut self.awaiting_answer) {
             self.report.round_trips += 1;
         }
@@ -256,30 +337,6 @@ impl Driver {
         }
         self.publish();
     }
-
-    fn start_over(&mut self, error: &StoreError) {
-        self.link = None;
-        self.connecting = None;
-        if self.mode == Mode::Once || matches!(error, StoreError::Closed) {
-            self.outcome = Some(Err(SyncError::Offline(error.to_string())));
-            return;
-        }
-        let wait = self.store_failures.fail(None, self.environment.entropy());
-        match session(&self.store, self.remote, self.session.adopt_left()) {
-            Ok((fresh, followed)) => (self.session, self.followed) = (fresh, followed),
-            Err(error) => return self.outcome = Some(Err(SyncError::Offline(error.to_string()))),
-        }
-        // As if the link had just failed: the timer brings the next attempt.
-        let now = self.environment.now();
-        let opened = self.session.handle(now, self.environment.entropy(), ClientEvent::Start);
-        debug_assert!(opened.batch.is_none());
-        let failed = ClientEvent::Disconnected {
-            reason: error.to_string(),
-            retry_after_millis: Some(u32::try_from(wait).unwrap_or(u32::MAX)),
-        };
-        self.deadline = self.session.handle(now, self.environment.entropy(), failed).deadline;
-        self.publish();
-    }
 }
 
 impl Drop for Driver {
@@ -287,30 +344,65 @@ impl Drop for Driver {
         if let Some(connecting) = self.connecting.take() {
             connecting.abort();
         }
-        self.tell_status(|online| {
-            // Why a sync will not go on must stay to be seen.
-            if online.phase != Phase::Halted {
-                online.phase = Phase::Idle;
-            }
-        });
+        self.rest_status();
         self.lose_sight();
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.remote);
     }
 }
 
-fn session(store: &Store, remote: RemoteKey, adopt: Adopt) -> Result<(ClientSession, BTreeSet<SpaceName>), StoreError> {
+/// Notes which spaces are written to, as long as the result lives.
+fn listen(store: &Store) -> Arc<Written> {
+    let written = Arc::new(Written::default());
+    let listener = Arc::downgrade(&written);
+    store.on_commit(move |committed| {
+        let Some(written) = listener.upgrade() else { return false };
+        if !committed.pushable.is_empty() {
+            let mut spaces = written.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+            spaces.extend(committed.pushable.iter().cloned());
+            drop(spaces);
+            written.notify.notify_one();
+        }
+        true
+    });
+    written
+}
+
+/// What the file knows of a remote.
+struct Remembered {
+    session: ClientSession,
+    followed: BTreeSet<SpaceName>,
+    agreed_at: Option<UnixMillis>,
+    clock_is_off: bool,
+}
+
+fn remembered(
+    store: &Store,
+    remote: RemoteKey,
+    now: UnixMillis,
+    adopt: Adopt,
+    scheduler: &mut Scheduler,
+) -> Result<Remembered, StoreError> {
     let remotes = store.read(|read| read.snapshot(|read| read.remotes()))?;
-    let state = remotes.into_iter().find(|state| state.key == remote);
-    let (lineage, spaces, failures) =
-        state.map(|state| (state.lineage, state.spaces, state.failures)).unwrap_or_default();
-    let followed = spaces.iter().map(|progress| progress.space.clone()).collect();
     let (replica, actor) = (store.replica(), store.actor().clone());
     let config = ClientConfig { replica, actor, schema_version: store.schema().version, adopt };
-    Ok((ClientSession::new(config, lineage, spaces, failures), followed))
+    let Some(state) = remotes.into_iter().find(|state| state.key == remote) else {
+        let session = ClientSession::new(config, None, Vec::new(), 0);
+        return Ok(Remembered { session, followed: BTreeSet::new(), agreed_at: None, clock_is_off: false });
+    };
+    let followed = state.spaces.iter().map(|progress| progress.space.clone()).collect();
+    let session = ClientSession::new(config, state.lineage, state.spaces, state.failures);
+    if let Some(retry_at) = state.next_attempt_at {
+        scheduler.failed(now, retry_at, state.server_asked_until, session.is_circuit_open());
+    }
+    let clock_is_off = state.clock_skew_millis.is_some();
+    Ok(Remembered { session, followed, agreed_at: state.last_success_at, clock_is_off })
 }
 
 fn disconnected(error: LinkError) -> ClientEvent {
-    ClientEvent::Disconnected { reason: error.reason, retry_after_millis: error.retry_after_millis }
+    match error.class {
+        anabranch_core::sync::ErrorClass::TooLarge => ClientEvent::TooLarge { reason: error.reason },
+        _ => ClientEvent::Disconnected { reason: error.reason, retry_after_millis: error.retry_after_millis },
+    }
 }
 
 async fn next_frame(link: &mut Option<Link>) -> Result<Vec<u8>, LinkError> {
@@ -327,9 +419,9 @@ async fn connected(connecting: &mut Option<JoinHandle<Result<Link, LinkError>>>)
     }
 }
 
-async fn sleep(millis: Option<u64>) {
-    match millis {
-        Some(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
+async fn wait_until(environment: &SharedEnvironment, at: Option<UnixMillis>) {
+    match at {
+        Some(at) => environment.wait_until(at).await,
         None => pending().await,
     }
 }

@@ -4,20 +4,27 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use anabranch_core::sync::ErrorClass;
 use anabranch_core::wire::{HEADER_BYTES, MAX_FRAME_BYTES};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 use crate::sync::link::{Link, LinkError, Transport};
+use crate::sync::token::Token;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// A server pings an idle client well within this time; silence beyond it means that the link is dead.
-const SILENCE: Duration = Duration::from_secs(120);
+pub(super) const SILENCE: Duration = Duration::from_secs(120);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const READ_BUFFER_BYTES: usize = 16 << 10;
 
@@ -43,6 +50,10 @@ impl WebSocket {
 
 impl Transport for WebSocket {
     fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Link, LinkError>> + Send + '_>> {
+        self.connect_with(None)
+    }
+
+    fn connect_with(&self, token: Option<Token>) -> Pin<Box<dyn Future<Output = Result<Link, LinkError>> + Send + '_>> {
         Box::pin(async move {
             let limit = MAX_FRAME_BYTES + HEADER_BYTES;
             let config = WebSocketConfig::default()
@@ -51,7 +62,8 @@ impl Transport for WebSocket {
                 .read_buffer_size(READ_BUFFER_BYTES)
                 .max_write_buffer_size(2 * limit);
             // No Nagle: a small edit must not wait for the acknowledgement of the one before.
-            let connecting = connect_async_with_config(&self.url, Some(config), true);
+            let request = self.request(token)?;
+            let connecting = connect_async_with_config(request, Some(config), true);
             let connected = timeout(CONNECT_TIMEOUT, connecting).await;
             let (socket, _) =
                 connected.map_err(|_| LinkError::new("the server did not answer in time"))?.map_err(why)?;
@@ -59,6 +71,20 @@ impl Transport for WebSocket {
             tokio::spawn(carry(socket, outgoing, incoming));
             Ok(link)
         })
+    }
+}
+
+impl WebSocket {
+    /// The token goes into the header, which neither we nor the WebSocket library log.
+    fn request(&self, token: Option<Token>) -> Result<Request, LinkError> {
+        let mut request = self.url.as_str().into_client_request().map_err(why)?;
+        if let Some(token) = token {
+            let value = HeaderValue::from_str(&format!("Bearer {}", token.expose()));
+            let mut value = value.map_err(|_| LinkError::new("the token has characters that no header can carry"))?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        Ok(request)
     }
 }
 
@@ -88,6 +114,9 @@ async fn carry(
         loop {
             let message = match timeout(SILENCE, stream.next()).await {
                 Err(_) => return LinkError::new("the server has fallen silent"),
+                Ok(Some(Ok(Message::Close(Some(frame))))) if frame.code == CloseCode::Size => {
+                    return LinkError::new("what was sent is too large").of_class(ErrorClass::TooLarge);
+                }
                 Ok(None | Some(Ok(Message::Close(_)))) => return LinkError::new("the server closed the connection"),
                 Ok(Some(Err(error))) => return why(error),
                 Ok(Some(Ok(message))) => message,
@@ -113,10 +142,7 @@ fn why(error: WsError) -> LinkError {
     match error {
         WsError::Http(response) => {
             let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-            LinkError {
-                reason: format!("the server answered {}", response.status()),
-                retry_after_millis: retry_after.map(|seconds: u32| seconds.saturating_mul(1_000)),
-            }
+            LinkError::http(response.status().as_u16(), retry_after.map(Duration::from_secs))
         }
         WsError::Io(error) => LinkError::new(error.kind().to_string()),
         WsError::Url(tokio_tungstenite::tungstenite::error::UrlError::TlsFeatureNotEnabled) => {

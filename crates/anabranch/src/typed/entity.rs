@@ -57,6 +57,7 @@ use super::shape::Changes;
 /// - `collection = "name"`: the default is the struct's name in lower snake case, and an `s`.
 /// - `deletion = "edit_wins"` (the default) or `"delete_wins"`.
 /// - `policy = "…"`: for fields that have none of their own.
+/// - `local`: its entities stay in this file; they are never pushed, exchanged or compared.
 /// - `crate = "path"`: where this crate is found, if not at `::anabranch`: for one that re-exports it.
 ///
 /// # `#[field(…)]`

@@ -100,6 +100,13 @@ pub enum ClientEvent {
     Timer,
     /// No more attempts; the link is to be closed.
     Stop,
+    /// The link is to be closed until [`ClientEvent::Start`]: this is not the time. Not a failure.
+    Suspend,
+    /// The link is gone: what was sent last is larger than something on the way takes.
+    TooLarge {
+        /// Who said so, for a person.
+        reason: String,
+    },
 }
 
 /// A pending change.

@@ -1,7 +1,7 @@
 //! Carrying out a step: the commit first, then everything else.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use anabranch_core::sync::{ClientEvent, ClientStep, LinkCommand, SyncEvent, WriteBatch};
 use anabranch_core::wire::{self, Answer};
@@ -9,6 +9,7 @@ use anabranch_store::StoreError;
 use tracing::warn;
 
 use super::{Driver, disconnected};
+use crate::events::Event;
 use crate::sync::link::LinkError;
 
 impl Driver {
@@ -25,9 +26,7 @@ impl Driver {
         self.send(&send, events);
         match link {
             Some(LinkCommand::Open) => {
-                self.link = None;
-                let transport = Arc::clone(&self.transport);
-                self.connecting = Some(tokio::spawn(async move { transport.connect().await }));
+                self.connect();
             }
             Some(LinkCommand::Close) => {
                 self.link = None;
@@ -64,12 +63,18 @@ impl Driver {
     }
 
     async fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
-        let (mut pushed, mut duplicates, mut refused) = (0, 0, 0);
+        let (mut pushed, mut duplicates, mut held, mut rejected) = (0, 0, 0, 0);
+        let mut words = None;
         for (_, answer) in &batch.answered {
             match answer {
                 Answer::Accepted { .. } => pushed += 1,
                 Answer::Duplicate { .. } => duplicates += 1,
-                Answer::Held { .. } | Answer::Rejected { .. } => refused += 1,
+                Answer::Held { .. } => held += 1,
+                Answer::Rejected { retryable: true, .. } => held += 1,
+                Answer::Rejected { message, .. } => {
+                    rejected += 1;
+                    words.get_or_insert_with(|| message.clone());
+                }
             }
         }
         if pushed + duplicates > 0 {
@@ -78,12 +83,22 @@ impl Driver {
         let remote = self.remote;
         let received = self.store.write(move |write| write.apply_batch(remote, batch)).await?;
         self.store_failures.succeed();
+        if pushed + duplicates + held + rejected > 0 {
+            self.watchdog.calm();
+        }
         if let Some(skew) = received.skew {
             warn!(ahead_millis = skew.ahead_millis, "a change has a stamp far in the future");
+            self.events.tell(Event::ClockSkew { ahead_millis: skew.ahead_millis });
+        }
+        if held > 0 {
+            self.events.tell(Event::Held { changes: held });
+        }
+        if let Some(message) = words {
+            self.events.tell(Event::Rejected { changes: rejected, message });
         }
         self.report.pushed += pushed;
         self.report.duplicates += duplicates;
-        self.report.refused += refused;
+        self.report.refused += held + rejected;
         self.report.pulled += u64::try_from(received.applied).unwrap_or(u64::MAX);
         Ok(())
     }
@@ -93,7 +108,9 @@ impl Driver {
             let Some(link) = &self.link else { return };
             match wire::encode(message) {
                 Ok(frame) => {
-                    self.report.bytes_sent += u64::try_from(frame.len()).unwrap_or(u64::MAX);
+                    let bytes = u64::try_from(frame.len()).unwrap_or(u64::MAX);
+                    self.report.bytes_sent += bytes;
+                    self.scheduler.spend(bytes);
                     self.awaiting_answer |= !matches!(message, wire::ClientMessage::Received { .. });
                     if link.outgoing.send(frame).is_err() {
                         self.link = None;

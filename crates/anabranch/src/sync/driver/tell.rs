@@ -2,52 +2,107 @@
 
 use std::sync::PoisonError;
 
-use anabranch_core::sync::{Halt, SyncEvent};
-use anabranch_core::{ErrorKind, SpaceName};
-use anabranch_store::StoreError;
+use anabranch_core::sync::{ErrorClass, Halt, Reason, SyncEvent};
+use anabranch_core::{Environment as _, ErrorKind, MAX_DRIFT_MILLIS, SpaceName, UnixMillis};
+use anabranch_store::{Attempt, StoreError};
 use tracing::{debug, info, warn};
 
 use super::{Driver, Mode};
+use crate::events::Event;
 use crate::status::{Online, Phase};
 use crate::sync::SyncError;
+use crate::sync::websocket::SILENCE;
+
+/// How long a dead link may go unnoticed.
+const SILENCE_MILLIS: i64 = 1_000 * SILENCE.as_secs().cast_signed();
 
 impl Driver {
     pub(super) async fn tell(&mut self, event: SyncEvent) -> Result<(), StoreError> {
         match event {
-            SyncEvent::Online { .. } => info!("online"),
+            SyncEvent::Online { server_now } => {
+                info!("online");
+                self.scheduler.succeeded();
+                self.events.tell(Event::Online);
+                self.compare_clocks(server_now).await?;
+            }
             SyncEvent::CaughtUp => {
+                self.refreshed = false;
+                self.watchdog.calm();
+                self.agreed_at = Some(self.environment.now());
                 // Whoever waits for this may look at the status next.
                 self.publish();
                 self.waiting.drain(..).for_each(|promise| promise.resolve(Ok(())));
-                if self.mode == Mode::Once {
+                self.events.tell(Event::CaughtUp);
+                if matches!(self.mode, Mode::Once { .. }) {
+                    self.report.finished = true;
                     self.outcome = Some(Ok(()));
                 }
             }
-            SyncEvent::Offline { reason, retry_at, failures } => {
-                info!(%reason, failures, "offline");
-                self.lose_sight();
-                self.tell_status(|online| online.next_retry_at = Some(retry_at));
-                let remote = self.remote;
-                let noted = reason.clone();
-                self.store.write(move |write| write.note_failure(remote, failures, &noted)).await?;
-                if self.mode == Mode::Once {
-                    self.outcome = Some(Err(SyncError::Offline(reason)));
-                }
-            }
+            SyncEvent::Offline { reason, retry_at, failures } => self.on_offline(reason, retry_at, failures).await?,
             SyncEvent::ServerLostHistory(space) => {
                 warn!(%space, "the server has lost history; finding out what");
+                self.events.tell(Event::ServerLostHistory { space });
             }
             SyncEvent::Shown(showing) => self.hear(showing),
+            SyncEvent::Halted(Halt::Forbidden(reason)) => {
+                self.on_forbidden(Halt::Forbidden(reason.clone()), reason)?;
+            }
             SyncEvent::Halted(halt) => {
                 debug!(?halt, "halted");
                 let error = SyncError::Halted(halt.clone());
                 if halt != Halt::Stopped {
                     let (remote, failures, noted) = (self.remote, self.session.failures(), error.to_string());
                     self.store.write(move |write| write.note_failure(remote, failures, &noted)).await?;
+                    self.events.tell(Event::Halted { reason: error.to_string() });
                 }
                 self.outcome = Some(Err(error));
             }
         }
+        Ok(())
+    }
+
+    async fn on_offline(&mut self, reason: String, retry_at: UnixMillis, failures: u32) -> Result<(), StoreError> {
+        info!(%reason, failures, "offline");
+        let (remote, now) = (self.remote, self.environment.now());
+        let server_asked_until = self.session.server_asked_until();
+        self.scheduler.failed(now, retry_at, server_asked_until, self.session.is_circuit_open());
+        // A link that has died silently is noticed only after a while.
+        let agreed = std::mem::take(&mut self.was_live).then(|| now.saturating_sub(SILENCE_MILLIS));
+        self.agreed_at = self.agreed_at.max(agreed);
+        let attempt = Attempt {
+            failures,
+            reason: reason.clone(),
+            class: ErrorClass::Transient,
+            next_attempt_at: Some(retry_at),
+            server_asked_until,
+        };
+        self.store
+            .write(move |write| {
+                agreed.map_or(Ok(()), |at| write.note_agreement(remote, at))?;
+                write.note_attempt(remote, &attempt)
+            })
+            .await?;
+        if matches!(self.mode, Mode::Once { .. }) {
+            self.outcome = Some(Err(SyncError::Offline(reason.clone())));
+        }
+        self.events.tell(Event::Offline { reason, failures, retry_at });
+        Ok(())
+    }
+
+    /// Says so if the server's clock and this one are far apart, and when they no longer are.
+    async fn compare_clocks(&mut self, server_now: UnixMillis) -> Result<(), StoreError> {
+        let ahead_millis = server_now.saturating_sub(self.environment.now());
+        let far = ahead_millis.saturating_abs() > MAX_DRIFT_MILLIS;
+        if far {
+            warn!(ahead_millis, "the server's clock and this one are far apart");
+            self.events.tell(Event::ClockSkew { ahead_millis });
+        }
+        let skew = far.then_some(ahead_millis);
+        if skew.is_some() || self.clock_is_off {
+            let remote = self.remote;
+            self.store.write(move |write| write.note_clock_skew(remote, skew)).await?;
+        }
+        self.clock_is_off = far;
         Ok(())
     }
 
@@ -71,24 +126,48 @@ impl Driver {
     }
 
     /// Begins again from what the file says, after a pause.
-    pub(super) fn publish(&self) {
-        let phase = if self.outcome.is_some() {
+    pub(super) fn publish(&mut self) {
+        let phase = self.phase();
+        self.was_live |= phase == Phase::Live;
+        let open = self.session.is_circuit_open();
+        if std::mem::replace(&mut self.circuit_open, open) != open {
+            let failures = self.session.failures();
+            self.events.tell(if open { Event::CircuitOpened { failures } } else { Event::CircuitClosed });
+        }
+        let online = self.session.is_open() && self.link.is_some();
+        if !online {
+            self.lose_sight();
+        }
+        let idle = self.link.is_none() && self.connecting.is_none();
+        let deferred = self.deferral.filter(|_| idle && self.outcome.is_none());
+        self.tell_status(|status| (status.phase, status.online, status.deferred) = (phase, online, deferred));
+    }
+
+    fn phase(&self) -> Phase {
+        if self.outcome.is_some() {
             let stopped = matches!(self.outcome, Some(Ok(()) | Err(SyncError::Halted(Halt::Stopped))));
-            if self.mode == Mode::Once || stopped { Phase::Idle } else { Phase::Halted }
-        } else if self.session.is_caught_up() {
-            Phase::Live
-        } else if self.link.is_some() {
-            Phase::Syncing
-        } else if self.connecting.is_some() {
-            Phase::Connecting
-        } else {
-            Phase::Waiting
-        };
-        self.tell_status(|online| {
-            if phase != Phase::Waiting {
-                online.next_retry_at = None;
+            let once = matches!(self.mode, Mode::Once { .. });
+            return if once || stopped { Phase::Idle } else { Phase::Halted };
+        }
+        match self.deferral.map(|deferral| deferral.because) {
+            _ if self.begin_again_at.is_some() => Phase::Waiting,
+            _ if self.session.is_caught_up() => Phase::Live,
+            _ if self.link.is_some() => Phase::Syncing,
+            _ if self.connecting.is_some() => Phase::Connecting,
+            Some(Reason::AuthNeeded) => Phase::Halted,
+            None | Some(Reason::Backoff | Reason::CircuitOpen | Reason::ServerAsked) => Phase::Waiting,
+            Some(_) => Phase::Deferred,
+        }
+    }
+
+    /// The status after the sync has ended.
+    pub(super) fn rest_status(&self) {
+        self.tell_status(|status| {
+            // Why a sync will not go on must stay to be seen.
+            if status.phase != Phase::Halted {
+                status.phase = Phase::Idle;
             }
-            online.phase = phase;
+            (status.online, status.deferred) = (false, None);
         });
     }
 

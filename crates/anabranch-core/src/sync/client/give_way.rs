@@ -1,0 +1,63 @@
+//! Giving way: to a device that has better things to do, and to limits that nobody announced.
+
+use super::{ClientSession, ClientStep, Link, LinkCommand, Outbox, WriteBatch};
+use crate::environment::{Entropy, UnixMillis};
+use crate::wire::{Answer, RejectCode};
+
+impl ClientSession {
+    /// Until when the server asked to be left alone, if it was the last failure that said so.
+    #[must_use]
+    pub const fn server_asked_until(&self) -> Option<UnixMillis> {
+        self.asked_until
+    }
+
+    /// Whether so many attempts in a row failed that only probes are made.
+    #[must_use]
+    pub const fn is_circuit_open(&self) -> bool {
+        self.backoff.is_open()
+    }
+
+    /// Whether the session has been opened and not ended.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self.link, Link::Open { .. })
+    }
+
+    pub(super) fn suspend(&mut self, step: &mut ClientStep) {
+        if self.link != Link::Halted {
+            self.link = Link::Idle;
+            step.link = Some(LinkCommand::Close);
+        }
+    }
+
+    /// Sends less at a time from now on. What cannot be divided any further is set aside, as if the server had
+    /// refused it, so that it does not keep everything else waiting for ever.
+    pub(super) fn on_too_large(
+        &mut self,
+        now: UnixMillis,
+        entropy: &mut dyn Entropy,
+        reason: String,
+        step: &mut ClientStep,
+    ) {
+        // Of several pushes under way, the largest is larger than the limit if any is.
+        let pushes = self.spaces.iter_mut().filter_map(|(name, space)| match &mut space.outbox {
+            Outbox::Pushing { keys, bytes, .. } => Some((name.clone(), keys, *bytes)),
+            _ => None,
+        });
+        let largest = pushes.max_by_key(|(_, _, bytes)| *bytes).map(|(name, keys, _)| (name, std::mem::take(keys)));
+        if let (Some((space, keys)), Some(lineage), Link::Open { .. }) = (largest, self.lineage, self.link) {
+            let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+            if count <= 1 || self.push_changes == 1 {
+                let message = reason.clone();
+                let answer = Answer::Rejected { code: RejectCode::TooLarge, message, retryable: false };
+                let mut batch = WriteBatch::empty(space, lineage);
+                batch.answered = keys.into_iter().map(|key| (key, answer.clone())).collect();
+                step.batch = Some(batch);
+            } else {
+                self.push_changes = (count.min(self.push_changes) / 2).max(1);
+            }
+        }
+        step.link = Some(LinkCommand::Close);
+        self.on_disconnected(now, entropy, reason, None, step);
+    }
+}
