@@ -21,6 +21,7 @@ mod prepare;
 mod purge;
 mod resolve;
 mod revert;
+mod rewrite;
 mod slot;
 mod state;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub use error::{ApplyError, DocumentError, EditError};
 pub use explain::Explanation;
 pub use history::{Action, HistoryEntry, Page};
 pub use resolve::Contender;
+pub use rewrite::{Removal, Rewritten};
 pub use state::{Breach, Contest, State};
 pub use text::TextSplice;
 pub(crate) use value::compare;
