@@ -116,6 +116,13 @@ impl Document {
         Ok(document)
     }
 
+    /// Later local edits will be this actor's.
+    pub fn write_as(&mut self, actor: &Actor) {
+        if self.automerge.get_actor().to_bytes() != actor.as_bytes() {
+            self.automerge.set_actor(ActorId::from(actor.as_bytes()));
+        }
+    }
+
     /// The changes that no other change depends on.
     #[must_use]
     pub fn heads(&self) -> Heads {

@@ -15,7 +15,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 /// Each entry brings a file from the version that is its index to the next. Entries are never edited.
-const MIGRATIONS: &[&str] = &[include_str!("tables.sql"), include_str!("tables-2.sql")];
+const MIGRATIONS: &[&[&str]] =
+    &[&[include_str!("tables.sql")], &[include_str!("tables-2.sql")], &[include_str!("tables-3-identity.sql")]];
 
 /// Opens the connection that writes, creating file and tables if they are not there.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -60,7 +61,7 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let Some(pending) = MIGRATIONS.get(version..) else {
         return Err(StoreError::NotAReplica("it was written by a newer release"));
     };
-    for migration in pending {
+    for migration in pending.iter().copied().flatten() {
         transaction.execute_batch(migration)?;
     }
     if !pending.is_empty() {

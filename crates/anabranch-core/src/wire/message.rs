@@ -223,6 +223,8 @@ pub enum RejectCode {
     Stale,
     /// The entity has been purged; nothing of it is taken any more.
     Purged,
+    /// The change was written from one that is on the server: pull that, and drop this.
+    Superseded,
 }
 
 /// Why a session ends.
