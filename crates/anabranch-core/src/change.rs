@@ -42,6 +42,9 @@ const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 const CHUNK_TYPE_CHANGE: u8 = 1;
 /// What the message of a purge marker begins with; the version that is purged follows.
 pub(crate) const PURGE_NOTE: &str = "$purge ";
+/// What the message of a change that was written again begins with; the original's hash follows, and then what the
+/// original said of itself.
+pub(crate) const REWRITE_NOTE: &str = "$rewrite ";
 
 /// Why some bytes are not a change that is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +99,7 @@ pub struct Change {
     start_op: u64,
     stamp: Stamp,
     purges: Option<Digest>,
+    rewrites: Option<ChangeHash>,
     /// How many ops it has.
     ops: usize,
     /// Where the list of other actors begins.
@@ -143,7 +147,9 @@ impl Change {
             return Err(ChangeError::OutOfRange("the first op"));
         }
         let stamp = Stamp::from_raw(reader.signed()?).ok_or(ChangeError::OutOfRange("the stamp"))?;
-        let purges = purged_version(reader.message()?);
+        let message = reader.message()?;
+        let purges = purged_version(message);
+        let rewrites = rewritten(message).map(|(original, _)| original).filter(|_| actor.is_derived());
         let others_at = reader.at();
         if actor.is_derived() && actor != Self::derived_actor(&bytes, actor_end, actor.as_bytes().len()) {
             return Err(ChangeError::ForgedActor);
@@ -152,7 +158,7 @@ impl Change {
         // Nothing that depends on anything, or that is not what its actor certifies, can be a marker.
         let alone = actor.is_derived() && dependencies.is_empty() && (seq, start_op, stamp) == (1, 1, Stamp::ZERO);
         let purges = purges.filter(|_| alone);
-        Ok(Self { hash, dependencies, actor, seq, start_op, stamp, purges, ops, others_at, bytes })
+        Ok(Self { hash, dependencies, actor, seq, start_op, stamp, purges, rewrites, ops, others_at, bytes })
     }
 
     /// The derived actor that this change would have to have: see [`Actor::derived`].
@@ -246,6 +252,22 @@ impl Change {
     pub const fn purge_of(&self) -> Option<Digest> {
         self.purges
     }
+
+    /// The change that this one was written from, if it is a *rewrite*: a change by a derived actor with the
+    /// message `$rewrite <hash>`, in lower-case digits, whose original has been refused its place. Of the two, a
+    /// server takes only one.
+    #[must_use]
+    pub const fn rewrite_of(&self) -> Option<ChangeHash> {
+        self.rewrites
+    }
+}
+
+/// The original's hash, and what that said of itself, in the message of a change that was written again.
+pub(crate) fn rewritten(message: &str) -> Option<(ChangeHash, &str)> {
+    let rest = message.strip_prefix(REWRITE_NOTE)?;
+    let (digits, said) = rest.split_once(' ').unwrap_or((rest, ""));
+    let hash: ChangeHash = digits.parse().ok()?;
+    (hash.to_string() == digits).then_some((hash, said))
 }
 
 pub(crate) fn purged_version(message: &str) -> Option<Digest> {

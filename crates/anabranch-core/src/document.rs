@@ -21,6 +21,7 @@ mod prepare;
 mod purge;
 mod resolve;
 mod revert;
+mod rewrite;
 mod slot;
 mod state;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub use error::{ApplyError, DocumentError, EditError};
 pub use explain::Explanation;
 pub use history::{Action, HistoryEntry, Page};
 pub use resolve::Contender;
+pub use rewrite::{Removal, Rewritten};
 pub use state::{Breach, Contest, State};
 pub use text::TextSplice;
 pub(crate) use value::compare;
@@ -112,6 +114,13 @@ impl Document {
         }
         document.merge(&changes, Check::Trusted)?;
         Ok(document)
+    }
+
+    /// Later local edits will be this actor's.
+    pub fn write_as(&mut self, actor: &Actor) {
+        if self.automerge.get_actor().to_bytes() != actor.as_bytes() {
+            self.automerge.set_actor(ActorId::from(actor.as_bytes()));
+        }
     }
 
     /// The changes that no other change depends on.

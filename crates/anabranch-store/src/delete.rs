@@ -257,7 +257,13 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn set_aside(&self, row: &EntityRow, change: &Change, reason: &QuarantineReason) -> Result<(), StoreError> {
+    /// Puts a change that is no part of the entity any more into the quarantine.
+    pub(crate) fn set_aside(
+        &self,
+        row: &EntityRow,
+        change: &Change,
+        reason: &QuarantineReason,
+    ) -> Result<(), StoreError> {
         let mut insert = self.engine.connection.prepare_cached(
             "INSERT OR IGNORE INTO quarantine (entity, hash, reason, received_at, bytes) VALUES (?, ?, ?, ?, ?)",
         )?;

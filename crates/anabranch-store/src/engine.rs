@@ -15,7 +15,7 @@ use anabranch_core::{
     Actor, Clock, CollectionName, EntityId, Environment, Functions, ReplicaId, Schema, SpaceName, Stamp,
 };
 use rusqlite::{Connection, OptionalExtension as _};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use crate::cache::{DocumentCache, EntityKey};
 use crate::error::StoreError;
@@ -317,6 +317,14 @@ impl Engine {
         }
     }
 
+    /// Takes a new actor if this one is ours: somebody else has written under it, so it is not ours alone.
+    pub(crate) fn renew_actor_if(&mut self, forked: &Actor) {
+        if *forked == self.actor {
+            self.actor = Actor::mint(&self.replica, self.environment.entropy());
+            warn!(new = %self.actor, "another copy of this file writes under the same actor; taking a new one");
+        }
+    }
+
     fn reload_clock(&mut self) -> Result<(), StoreError> {
         let last = rows::meta::<i64>(&self.connection, "clock")?.and_then(Stamp::from_raw).unwrap_or_default();
         self.clock = Clock::after(last.max(self.clock.last()));
@@ -325,7 +333,8 @@ impl Engine {
 
     /// The entity's document, out of the cache or the file. Whoever takes it puts it back.
     pub(crate) fn take_document(&mut self, row: &EntityRow) -> Result<Document, StoreError> {
-        if let Some(document) = self.cache.take(row.key) {
+        if let Some(mut document) = self.cache.take(row.key) {
+            document.write_as(&self.actor);
             return Ok(document);
         }
         self.stats.documents_loaded.fetch_add(1, Ordering::Relaxed);

@@ -58,6 +58,9 @@ pub enum StoreError {
     /// The entity has been purged; its id cannot be used again.
     #[error("entity {0} has been purged")]
     Purged(EntityId),
+    /// Only what a server has refused can be discarded.
+    #[error("nothing of entity {0} that could be discarded has been refused")]
+    NotRefused(EntityId),
     /// A name breaks its rules.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -129,7 +132,9 @@ impl StoreError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoEntity(_) | Self::Deleted(_) | Self::Purged(_) | Self::UnknownVersion(_) => ErrorKind::NotFound,
+            Self::NoEntity(_) | Self::Deleted(_) | Self::Purged(_) | Self::UnknownVersion(_) | Self::NotRefused(_) => {
+                ErrorKind::NotFound
+            }
             Self::ConflictChanged(_) | Self::Referenced { .. } | Self::NotPurgeable(_) => ErrorKind::Refused,
             Self::EntityExists(_)
             | Self::Rule { .. }
@@ -234,6 +239,9 @@ pub enum QuarantineReason {
     /// The entity has been purged, and this is not a marker of it.
     #[error("the entity has been purged")]
     Purged,
+    /// What it was written on was taken out, and no form of it is admitted without that.
+    #[error("what it builds on was refused, and it cannot be written without that")]
+    NotRewritable,
 }
 
 impl From<ApplyError> for QuarantineReason {

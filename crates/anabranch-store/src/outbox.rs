@@ -1,6 +1,8 @@
 //! The outbox: what is to be pushed next, and what must be offered again.
 
+mod decide;
 mod page;
+mod parents;
 mod waiting;
 
 use std::collections::HashSet;
@@ -9,6 +11,7 @@ use anabranch_core::sync::{MAX_BACKOFF_MILLIS, OutboxItem, OutboxRead};
 use anabranch_core::{SpaceName, UnixMillis};
 use rusqlite::{OptionalExtension as _, params};
 
+pub use self::decide::{Discarded, OutboxEntry, OutboxState, Resend};
 use self::page::PageBuilder;
 use crate::cache::EntityKey;
 use crate::engine::Write;

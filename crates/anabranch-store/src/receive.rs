@@ -1,5 +1,7 @@
 //! Foreign changes: admission, orphans, quarantine, and the answers of a server.
 
+mod forks;
+
 use std::collections::{BTreeSet, HashMap};
 
 use anabranch_core::document::{ApplyError, Document};
@@ -9,6 +11,7 @@ use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, Digest, Enti
 use rusqlite::{OptionalExtension as _, params};
 use tracing::warn;
 
+use self::forks::Settled;
 use crate::cache::EntityKey;
 use crate::engine::Write;
 use crate::error::{QuarantineReason, StoreError};
@@ -67,9 +70,15 @@ impl Write<'_> {
         let mut lacking = BTreeSet::new();
         let refused =
             answered.iter().any(|(_, answer)| matches!(answer, Answer::Held { .. } | Answer::Rejected { .. }));
+        let accepted: Vec<i64> = answered
+            .iter()
+            .filter(|(_, answer)| matches!(answer, Answer::Accepted { .. } | Answer::Duplicate { .. }))
+            .map(|(seq, _)| *seq)
+            .collect();
         for (seq, answer) in answered {
             lacking.extend(self.take_answer(remote, space, seq, answer)?);
         }
+        self.release_children(remote, &accepted)?;
         if refused {
             self.park_transactions(remote)?;
         }
@@ -258,11 +267,10 @@ impl Write<'_> {
         origin: Origin,
         received: &mut Received,
     ) -> Result<(), StoreError> {
-        let mut document = self.engine.take_document(row)?;
         self.used.push(row.key);
-        let before = arrivals.len();
-        let arrivals: Vec<_> = arrivals.into_iter().filter(|a| !document.has(&a.change.hash())).collect();
-        received.known += before - arrivals.len();
+        let arrivals = self.new_arrivals(row, arrivals, received)?;
+        let Settled { arrivals, back } = self.settle_forks(row, arrivals, origin, received)?;
+        let mut document = self.engine.take_document(row)?;
         let (ready, waiting) = in_causal_order(&document, arrivals);
         for arrival in waiting {
             self.orphan(row, &arrival, origin, received)?;
@@ -282,7 +290,22 @@ impl Write<'_> {
             }
         }
         self.engine.cache.put(row.key, document);
-        Ok(())
+        if back.is_empty() { Ok(()) } else { self.return_to_originals(row, &back) }
+    }
+
+    /// Those that the document does not have.
+    fn new_arrivals(
+        &mut self,
+        row: &EntityRow,
+        arrivals: Vec<Arrival>,
+        received: &mut Received,
+    ) -> Result<Vec<Arrival>, StoreError> {
+        let document = self.engine.take_document(row)?;
+        let before = arrivals.len();
+        let arrivals: Vec<_> = arrivals.into_iter().filter(|a| !document.has(&a.change.hash())).collect();
+        self.engine.cache.put(row.key, document);
+        received.known += before - arrivals.len();
+        Ok(arrivals)
     }
 
     fn apply_alone(
@@ -435,7 +458,9 @@ impl Write<'_> {
                     }
                 };
             }
-            Answer::Held { .. } => self.park(remote, entity, seq, "held: the server lacks what it depends on")?,
+            Answer::Held { .. } => {
+                self.park(remote, entity, seq, None, "held: the server lacks what it depends on")?;
+            }
             // The server holds changes of the entity that this replica has not seen: nothing is purged.
             Answer::Rejected { code: RejectCode::Stale, message, .. } => {
                 if !self.withdraw_marker(entity, seq)? {
@@ -443,10 +468,10 @@ impl Write<'_> {
                     self.retry_later(remote, seq, attempts, &message)?;
                 }
             }
+            Answer::Rejected { code: RejectCode::Fork | RejectCode::Superseded, .. }
+                if self.settle_rejected_fork(entity, seq)? => {}
             Answer::Rejected { retryable: true, message, .. } => self.retry_later(remote, seq, attempts, &message)?,
-            Answer::Rejected { code, message, .. } => {
-                self.park(remote, entity, seq, &format!("{code:?}: {message}"))?;
-            }
+            Answer::Rejected { code, message, .. } => self.park(remote, entity, seq, Some(code), &message)?,
         }
         Ok(None)
     }
@@ -484,11 +509,20 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn park(&mut self, remote: RemoteKey, entity: i64, seq: i64, error: &str) -> Result<(), StoreError> {
+    fn park(
+        &mut self,
+        remote: RemoteKey,
+        entity: i64,
+        seq: i64,
+        code: Option<RejectCode>,
+        message: &str,
+    ) -> Result<(), StoreError> {
+        let code = code.map(|code| format!("{code:?}"));
+        let error = code.as_ref().map_or_else(|| message.to_owned(), |code| format!("{code}: {message}"));
         self.engine.connection.execute(
-            "UPDATE outbox SET state = 'parked', attempts = attempts + 1, last_error = ? \
+            "UPDATE outbox SET state = 'parked', attempts = attempts + 1, last_error = ?, code = ?, refused_at = ? \
              WHERE remote = ? AND change = ?",
-            params![error, remote, seq],
+            params![error, code, self.now(), remote, seq],
         )?;
         self.dirty(entity);
         Ok(())

@@ -1,7 +1,7 @@
 //! Rows and what they hold: the SQL that several parts share.
 
 use anabranch_core::document::Document;
-use anabranch_core::{Actor, Change, ChangeHash, CollectionName, EntityId, Heads, SpaceName, TransactionId};
+use anabranch_core::{Actor, Change, ChangeHash, CollectionName, EntityId, Heads, Schema, SpaceName, TransactionId};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::cache::EntityKey;
@@ -130,6 +130,14 @@ pub(crate) fn change_seq(
     Ok(statement.query_row(params![entity, hash.as_bytes()], |row| row.get(0)).optional()?)
 }
 
+/// The change in a row of the log.
+pub(crate) fn change_at(connection: &Connection, seq: i64) -> Result<Option<Change>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT bytes FROM changes WHERE seq = ?")?;
+    let bytes: Option<Vec<u8>> = statement.query_row([seq], |row| row.get(0)).optional()?;
+    let parse = |bytes| Change::parse(bytes).map_err(|_| StoreError::DamagedRow("a change cannot be read"));
+    bytes.map(parse).transpose()
+}
+
 /// A transaction's id as a row has it.
 pub(crate) fn transaction_id(bytes: &[u8]) -> Option<TransactionId> {
     bytes.try_into().ok().map(TransactionId::from_bytes)
@@ -201,6 +209,13 @@ pub(crate) fn remotes(connection: &Connection) -> Result<Vec<RemoteKey>, StoreEr
 pub(crate) fn meta<T: rusqlite::types::FromSql>(connection: &Connection, key: &str) -> Result<Option<T>, StoreError> {
     let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?")?;
     Ok(statement.query_row([key], |row| row.get(0)).optional()?)
+}
+
+/// The schema in the file.
+pub(crate) fn stored_schema(connection: &Connection) -> Result<Schema, StoreError> {
+    let json: Option<String> = meta(connection, "schema")?;
+    let unreadable = StoreError::DamagedRow("the schema cannot be read");
+    json.and_then(|json| serde_json::from_str(&json).ok()).ok_or(unreadable)
 }
 
 pub(crate) fn set_meta(

@@ -283,13 +283,13 @@ fn a_transaction_is_parked_whole_with_its_reasons() -> Result<(), StoreError> {
     title_all(&store, "one", &[a, b, c])?;
     let page = outbox(&store, 10)?;
     let rest = refused(RejectCode::Transaction, true);
-    let answers = [rest.clone(), refused(RejectCode::Fork, false), rest];
+    let answers = [rest.clone(), refused(RejectCode::Forbidden, false), rest];
     answer(&store, page.items.iter().map(|item| item.key).zip(answers).collect())?;
     drop(store);
     let store = folder.open("a.db");
     let parked = query(&store, "SELECT state, last_error FROM outbox ORDER BY change")?;
     let joined = json!({ "state": "parked", "last_error": "another change of the transaction was refused" });
-    assert_eq!(parked, [joined.clone(), json!({ "state": "parked", "last_error": "Fork: no" }), joined]);
+    assert_eq!(parked, [joined.clone(), json!({ "state": "parked", "last_error": "Forbidden: no" }), joined]);
     assert_eq!(store.read(|read| read.totals())?.parked, 3);
     let page = outbox(&store, 10)?;
     assert!(page.items.is_empty() && page.retry_at.is_none());

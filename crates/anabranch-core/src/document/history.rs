@@ -10,7 +10,7 @@ use super::error::DocumentError;
 use super::genesis::is_genesis;
 use super::note::Note;
 use super::{COLLECTION_KEY, DELETED_KEY, Document, ours, theirs};
-use crate::change::Change;
+use crate::change::{Change, rewritten};
 use crate::id::{Actor, ChangeHash, Heads};
 use crate::schema::Collection;
 use crate::stamp::Stamp;
@@ -33,6 +33,8 @@ pub struct HistoryEntry {
     pub dependencies: Vec<ChangeHash>,
     /// What kind of change it is.
     pub action: Action,
+    /// The change that it was written from, if it is a [rewrite](super::Removal).
+    pub original: Option<ChangeHash>,
     /// The fields that it wrote to, sorted, under the names that [`State`](super::State) shows them under.
     pub fields: Vec<String>,
     /// How many ops it is made of; a character is an op.
@@ -149,6 +151,7 @@ fn entry(
         stamp: Stamp::from_raw(meta.timestamp).ok_or(DocumentError::Damaged)?,
         dependencies: meta.deps.iter().copied().map(ours).collect(),
         action,
+        original: meta.message.as_deref().and_then(rewritten).map(|(original, _)| original),
         fields: names.into_iter().collect(),
         ops: ops.len(),
     })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::change::{PURGE_NOTE, purged_version};
+use crate::change::{PURGE_NOTE, purged_version, rewritten};
 use crate::id::{ChangeHash, Digest};
 
 /// Why a change was made, where that is not plain from what it does.
@@ -34,7 +34,9 @@ impl fmt::Display for Note {
 
 impl Note {
     /// Reads a change's message. What is not a note of ours, such as a newer version's, is none.
+    /// A change that was written again is what its original was.
     pub(super) fn parse(message: &str) -> Option<Self> {
+        let message = rewritten(message).map_or(message, |(_, said)| said);
         match message.split_once(' ') {
             None if message == "$resolve" => Some(Self::Resolve),
             None if message == "$import" => Some(Self::Import),

@@ -308,6 +308,13 @@ impl<I: LogIndex> Tail<'_, I> {
         {
             return Ok(Some(Answer::Held { missing: Missing::Parent(parent) }));
         }
+        if let Some(original) = change.rewrite_of()
+            && self.seq_of(entity, original)?.is_some()
+        {
+            // The replica finds that out when it has pulled the original; until then this one waits.
+            let message = "the change that it was written from is here".to_owned();
+            return Ok(Some(Answer::Rejected { code: RejectCode::Superseded, message, retryable: true }));
+        }
         let key = (entity, change.actor().clone(), change.seq());
         let other = match self.recent.by_actor.get(&key) {
             Some(hash) => Some(*hash),

@@ -37,7 +37,8 @@ impl ErrorClass {
             | RejectCode::Fork
             | RejectCode::Transaction
             | RejectCode::Stale
-            | RejectCode::Purged => Self::Rejected,
+            | RejectCode::Purged
+            | RejectCode::Superseded => Self::Rejected,
         }
     }
 

@@ -316,6 +316,8 @@ pub enum RejectCode {
     TooLarge,
     /// It was written by a clock that is too far ahead of the server's.
     Clock,
+    /// The change was written from one that is on the server: pull that, and drop this.
+    Superseded,
 }
 
 /// Why a session ends.

@@ -12,13 +12,12 @@ use anabranch_core::wire::Envelope;
 use anabranch_core::{Change, CollectionName, EntityId, Schema, TransactionId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::parents::Parents;
 use super::waiting::Waiting;
 use crate::cache::EntityKey;
 use crate::error::StoreError;
 use crate::rows::{self, EntityRow, RemoteKey, SpaceKey};
 
-/// How many parents above a child are looked for in the outbox.
-const MAX_PARENTS: usize = 32;
 /// How deep what must come first may be nested before a transaction is torn.
 const MAX_DEPTH: usize = 128;
 
@@ -49,7 +48,7 @@ macro_rules! place {
 
 pub(super) struct PageBuilder<'a> {
     connection: &'a Connection,
-    schema: &'a Schema,
+    parents_of: Parents<'a>,
     remote: RemoteKey,
     space: SpaceKey,
     read: &'a OutboxRead,
@@ -85,10 +84,11 @@ impl<'a> PageBuilder<'a> {
         space: SpaceKey,
         read: &'a OutboxRead,
     ) -> Result<Self, StoreError> {
-        let waiting = Waiting::find(connection, remote, now)?;
+        let parents_of = Parents { connection, schema };
+        let waiting = Waiting::find(parents_of, remote, now)?;
         Ok(Self {
             connection,
-            schema,
+            parents_of,
             remote,
             space,
             read,
@@ -154,7 +154,7 @@ impl<'a> PageBuilder<'a> {
             // In the order of the log they have been placed: an entity's changes stand in it after their ancestors.
             place!(self.place_ancestors(std::slice::from_ref(&row), depth));
         }
-        let mut parent = self.parent_of(row.entity, &row.collection)?;
+        let mut parent = self.parent_of(row.entity, row.id, &row.collection)?;
         if let Some(above) = &parent {
             match self.place_parent(above, depth)? {
                 Placed::Yes => {}
@@ -177,10 +177,11 @@ impl<'a> PageBuilder<'a> {
     fn place_group(&mut self, group: &[Seq], depth: usize) -> Result<Placed, StoreError> {
         let rows = group.iter().map(|seq| self.row(*seq)).collect::<Result<Vec<_>, _>>()?;
         place!(self.place_ancestors(&rows, depth));
-        let collections: BTreeMap<_, _> = rows.iter().map(|row| (row.entity, row.collection.clone())).collect();
+        let collections: BTreeMap<_, _> =
+            rows.iter().map(|row| (row.entity, (row.id, row.collection.clone()))).collect();
         let mut parents = HashMap::new();
-        for (entity, collection) in &collections {
-            let Some(parent) = self.parent_of(*entity, collection)? else { continue };
+        for (entity, (id, collection)) in &collections {
+            let Some(parent) = self.parent_of(*entity, *id, collection)? else { continue };
             let inside = collections.contains_key(&parent.key);
             match if inside { Placed::Yes } else { self.place_parent(&parent, depth)? } {
                 Placed::Yes => drop(parents.insert(*entity, parent)),
@@ -320,36 +321,14 @@ impl<'a> PageBuilder<'a> {
         Ok(group.map(|group| (transaction, group)))
     }
 
-    /// The parent that must be on the server first, if the entity has one that is here. In a cycle of parents,
-    /// which concurrent writes can make, none comes first: they would wait for each other for ever.
-    fn parent_of(&self, entity: EntityKey, collection: &CollectionName) -> Result<Option<EntityRow>, StoreError> {
-        let parent = self.named_parent(entity, collection)?;
-        let mut above = parent.clone();
-        for _ in 0..MAX_PARENTS {
-            let Some(ancestor) = above else { break };
-            if ancestor.key == entity {
-                return Ok(None);
-            }
-            above = self.named_parent(ancestor.key, &ancestor.collection)?;
-        }
-        Ok(parent)
-    }
-
-    /// The entity that an entity's state names as its parent, if that is here.
-    fn named_parent(&self, entity: EntityKey, collection: &CollectionName) -> Result<Option<EntityRow>, StoreError> {
-        let Some(field) = self.schema.collection(collection.as_str()).and_then(|c| c.parent_field()) else {
-            return Ok(None);
-        };
-        let mut statement =
-            self.connection.prepare_cached("SELECT target FROM links WHERE entity = ? AND field = ?")?;
-        let target: Option<String> =
-            statement.query_row(params![entity, field.as_str()], |row| row.get(0)).optional()?;
-        let parent = target.and_then(|id| id.parse().ok());
-        let Some(parent) = parent else { return Ok(None) };
-        let row = rows::find_entity(self.connection, self.space, parent)?;
-        // One that is here in fragments only cannot be pushed, so nothing can wait for it.
-        let mut born = self.connection.prepare_cached("SELECT 1 FROM entities WHERE key = ? AND born = 1")?;
-        row.map_or(Ok(None), |row| Ok(born.exists([row.key])?.then_some(row)))
+    fn parent_of(
+        &self,
+        entity: EntityKey,
+        id: EntityId,
+        collection: &CollectionName,
+    ) -> Result<Option<EntityRow>, StoreError> {
+        let row = EntityRow { key: entity, space: self.space, id, collection: collection.clone() };
+        self.parents_of.parent_of(&row)
     }
 }
 

@@ -1,0 +1,254 @@
+//! Taking changes out of a history: the others stay, and those that build on what goes are written again.
+//!
+//! A change is written again op for op, under an actor derived from the new change itself, on top of what stands
+//! for its dependencies, and says in its message which change it was. What comes out follows from the change and
+//! from what comes before it, so every replica that takes out the same writes the same bytes.
+//!
+//! Ops of a later change may name ops that go. What they mean then:
+//! - an insertion moves behind the nearest element that stays: the one behind which the missing one was inserted;
+//! - a write or deletion at a key of a map replaces whatever is visible there without what goes;
+//! - a write to an element replaces what the missing op had replaced;
+//! - what happens inside an object, or to an element, that is gone is dropped, and so is an increment of a counter
+//!   that is gone; a change of which no op is left is gone, too;
+//! - what is left of an entity whose creation goes is dropped.
+
+mod ops;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use self::ops::{Fate, Fates};
+use self::write::Writer;
+use super::contain::contained;
+use super::error::DocumentError;
+use super::note::Note;
+use super::{Document, ours, theirs};
+use crate::change::{Change, MAX_MESSAGE_BYTES, REWRITE_NOTE, rewritten};
+use crate::id::{Actor, ChangeHash, Heads};
+
+/// What is to be taken out of an entity's history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// Changes that go for good.
+    pub discard: BTreeSet<ChangeHash>,
+    /// Changes that are written again under a derived actor: their place in their actor's history is another's.
+    pub replace: BTreeSet<ChangeHash>,
+    /// Changes that go because the change that they were written from is in the document after all, with that one.
+    pub instead: BTreeMap<ChangeHash, ChangeHash>,
+}
+
+/// A history without what was taken out.
+#[derive(Debug)]
+pub struct Rewritten {
+    /// The document.
+    pub document: Document,
+    /// Every change that is gone, dependencies first, with what was written in its place: nothing, one change, or
+    /// several if it names more writers than one change may.
+    pub changes: Vec<(ChangeHash, Vec<Change>)>,
+    /// Those of them that were to be kept and could not be written again, because no form of them is admitted.
+    pub lost: Vec<ChangeHash>,
+}
+
+impl Removal {
+    /// Takes changes out for good.
+    #[must_use]
+    pub fn discarding(changes: impl IntoIterator<Item = ChangeHash>) -> Self {
+        Self { discard: changes.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Has changes written again.
+    #[must_use]
+    pub fn replacing(changes: impl IntoIterator<Item = ChangeHash>) -> Self {
+        Self { replace: changes.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Whether nothing is to be taken out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.discard.is_empty() && self.replace.is_empty() && self.instead.is_empty()
+    }
+
+    fn names(&self, hash: &ChangeHash) -> bool {
+        self.discard.contains(hash) || self.replace.contains(hash) || self.instead.contains_key(hash)
+    }
+}
+
+impl Document {
+    /// The document without some of its changes; those that build on them are written again. Changes that the
+    /// document does not have are passed over.
+    ///
+    /// It costs as much as loading the document, and about as much again for each change that is written again as
+    /// applying it.
+    ///
+    /// # Errors
+    /// [`DocumentError`] if the document cannot be read.
+    pub fn rewrite(&self, removal: &Removal) -> Result<Rewritten, DocumentError> {
+        let all = self.changes_since(&Heads::default())?;
+        let mut gone = BTreeSet::new();
+        let (mut kept, mut affected) = (Vec::new(), Vec::new());
+        for change in all {
+            let hash = change.hash();
+            if removal.names(&hash) || change.dependencies().iter().any(|dependency| gone.contains(dependency)) {
+                gone.insert(hash);
+                affected.push(change);
+            } else {
+                kept.push(change);
+            }
+        }
+        let document = Self::load(&self.own_actor()?, None, kept)?;
+        let mut rewriter = Rewriter {
+            history: self,
+            gone,
+            document,
+            fates: Fates::default(),
+            stand_ins: HashMap::new(),
+            renamed: HashMap::new(),
+            changes: Vec::new(),
+            lost: Vec::new(),
+        };
+        for change in affected {
+            rewriter.take(removal, &change)?;
+        }
+        let Rewriter { document, changes, lost, .. } = rewriter;
+        Ok(Rewritten { document, changes, lost })
+    }
+
+    /// The change with which an actor's place in the history is taken.
+    #[must_use]
+    pub fn written_by(&self, actor: &Actor, seq: u64) -> Option<ChangeHash> {
+        if self.past.last_seq(actor.as_bytes()) < seq {
+            return None;
+        }
+        let metas = contained(|| self.automerge.get_changes_meta(&[])).ok()?;
+        let found = metas.iter().find(|meta| meta.seq == seq && meta.actor.to_bytes() == actor.as_bytes());
+        found.map(|meta| ours(meta.hash))
+    }
+
+    /// The changes that were written again from this one.
+    #[must_use]
+    pub fn rewrites_of(&self, original: &ChangeHash) -> Vec<ChangeHash> {
+        let Ok(metas) = contained(|| self.automerge.get_changes_meta(&[])) else { return Vec::new() };
+        let of_this = metas.iter().filter(|meta| {
+            let message = meta.message.as_deref().unwrap_or_default();
+            meta.actor.to_bytes().first() == Some(&Actor::DERIVED)
+                && rewritten(message).is_some_and(|(hash, _)| hash == *original)
+        });
+        of_this.map(|meta| ours(meta.hash)).collect()
+    }
+}
+
+/// A rewrite under way.
+struct Rewriter<'a> {
+    /// The history as it was.
+    history: &'a Document,
+    /// All that is gone from it.
+    gone: BTreeSet<ChangeHash>,
+    /// What stays, and what has been written again so far.
+    document: Document,
+    /// What became of the ops of changes that are gone.
+    fates: Fates,
+    /// What stands for a change that is gone, where others depend on it.
+    stand_ins: HashMap<ChangeHash, Vec<ChangeHash>>,
+    /// Changes that have another name now.
+    renamed: HashMap<ChangeHash, ChangeHash>,
+    changes: Vec<(ChangeHash, Vec<Change>)>,
+    lost: Vec<ChangeHash>,
+}
+
+impl Rewriter<'_> {
+    fn take(&mut self, removal: &Removal, change: &Change) -> Result<(), DocumentError> {
+        let hash = change.hash();
+        let decoded = contained(|| {
+            let read = automerge::Change::from_bytes(change.bytes().to_vec()).map_err(|_| DocumentError::Damaged)?;
+            Ok::<_, DocumentError>(read.decode())
+        })??;
+        let dependencies = self.dependencies(change);
+        let mut stand_in = dependencies.clone();
+        let mut made = Vec::new();
+        let back = removal.instead.get(&hash).filter(|back| self.fates.move_to(&self.document, change, back));
+        if let Some(back) = back {
+            stand_in = vec![*back];
+            self.renamed.insert(hash, *back);
+        } else if removal.discard.contains(&hash) || removal.instead.contains_key(&hash) {
+            self.fates.lose(&decoded);
+        } else {
+            let message = self.message(hash, decoded.message.as_deref().unwrap_or_default());
+            let writer = Writer::new(&mut self.document, &mut self.fates, &decoded, message, dependencies);
+            if let Some(written) = writer.write()? {
+                made = written;
+            } else {
+                self.lost.push(hash);
+                self.fates.lose(&decoded);
+                self.build_again()?;
+            }
+            if let Some(last) = made.last() {
+                stand_in = vec![last.hash()];
+                self.renamed.insert(hash, last.hash());
+            }
+        }
+        self.stand_ins.insert(hash, stand_in);
+        self.changes.push((hash, made));
+        Ok(())
+    }
+
+    /// What stands for a change's dependencies.
+    fn dependencies(&self, change: &Change) -> Vec<ChangeHash> {
+        let mut mapped = BTreeSet::new();
+        for dependency in change.dependencies() {
+            match self.stand_ins.get(dependency) {
+                Some(instead) => mapped.extend(instead.iter().copied()),
+                None => drop(mapped.insert(*dependency)),
+            }
+        }
+        mapped.into_iter().collect()
+    }
+
+    /// Names the original, and says what that said of itself.
+    fn message(&self, original: ChangeHash, said: &str) -> String {
+        let said = rewritten(said).map_or(said, |(_, said)| said);
+        let renamed = |hash: ChangeHash| self.renamed.get(&hash).copied().unwrap_or(hash);
+        let said = match Note::parse(said) {
+            Some(Note::Undo(hash)) => Note::Undo(renamed(hash)).to_string(),
+            Some(Note::Redo(hash)) => Note::Redo(renamed(hash)).to_string(),
+            _ => said.to_owned(),
+        };
+        let mut message = format!("{REWRITE_NOTE}{original}");
+        if !said.is_empty() && message.len() + 1 + said.len() <= MAX_MESSAGE_BYTES {
+            message.push(' ');
+            message.push_str(&said);
+        }
+        message
+    }
+
+    /// The document as it was before a change spoilt it.
+    fn build_again(&mut self) -> Result<(), DocumentError> {
+        let made = self.changes.iter().flat_map(|(_, made)| made).cloned();
+        let kept = self.history.changes_since(&Heads::default())?.into_iter();
+        let kept = kept.filter(|change| !self.gone.contains(&change.hash()));
+        let changes = kept.chain(made).collect();
+        self.document = Document::load(&self.document.own_actor()?, None, changes)?;
+        Ok(())
+    }
+}
+
+impl Fates {
+    /// The ops of a change that was written from `original` become those of that one, if they are the same ops.
+    fn move_to(&mut self, document: &Document, change: &Change, original: &ChangeHash) -> bool {
+        let Some(meta) = document.automerge.get_change_meta_by_hash(&theirs(*original)) else { return false };
+        let (from, to) = (change.start_op(), meta.start_op);
+        let count = change.max_op() + 1 - from;
+        if meta.max_op + 1 - to != count {
+            return false;
+        }
+        for place in 0..count {
+            self.set(ops::name(from + place, change.actor()), Fate::Moved(ops::named(to + place, &meta.actor)));
+        }
+        true
+    }
+}
+
+impl Document {
+    fn own_actor(&self) -> Result<Actor, DocumentError> {
+        Actor::from_bytes(self.automerge.get_actor().to_bytes()).ok_or(DocumentError::Damaged)
+    }
+}

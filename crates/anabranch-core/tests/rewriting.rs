@@ -1,0 +1,379 @@
+//! Changes taken out of a history: what is left, and that every replica writes the same again.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use anabranch_core::document::{Action, Document, Edit, Page, Path, Removal, Step};
+use anabranch_core::{Actor, Change, ChangeHash, Collection, CollectionName, FieldName, Schema, Stamp};
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+const SCHEMA: &str = r#"
+    version = 1
+    [collections.notes.fields]
+    title = { kind = "register" }
+    body = { kind = "text" }
+    votes = { kind = "counter" }
+    tags = { kind = "set" }
+    steps = { kind = "list" }
+    facts = { kind = "map" }
+"#;
+
+fn notes() -> Collection {
+    Schema::from_toml(SCHEMA).unwrap().collections["notes"].clone()
+}
+
+fn field(name: &str) -> FieldName {
+    FieldName::new(name).unwrap()
+}
+
+fn actor(index: u8) -> Actor {
+    Actor::from_bytes(&[1, index]).unwrap()
+}
+
+fn set(name: &str, value: Value) -> Edit {
+    Edit::Set { field: field(name), value }
+}
+
+fn splice(at: usize, delete: usize, insert: &str) -> Edit {
+    Edit::Splice { field: field("body"), at, delete, insert: insert.to_owned() }
+}
+
+fn put(name: &str, step: impl Into<Step>, value: Value) -> Edit {
+    Edit::Put { field: field(name), path: Path(vec![step.into()]), value }
+}
+
+/// A document with one writer whose clock ticks, and what it has written.
+struct Writer {
+    document: Document,
+    now: i64,
+}
+
+impl Writer {
+    fn new(index: u8) -> Self {
+        Self { document: Document::new(&actor(index)), now: i64::from(index) << 20 }
+    }
+
+    fn born(fields: Value) -> Self {
+        let mut writer = Self::new(1);
+        let (stamp, Value::Object(fields)) = (writer.tick(), fields) else { panic!("an object") };
+        writer.document.create(&CollectionName::new("notes").unwrap(), &notes(), stamp, &fields).unwrap();
+        writer
+    }
+
+    fn tick(&mut self) -> Stamp {
+        self.now += 1;
+        Stamp::from_raw(self.now).unwrap()
+    }
+
+    /// Writes, and returns the change, without the geneses that came along.
+    fn edit(&mut self, edit: Edit) -> ChangeHash {
+        let stamp = self.tick();
+        self.document.edit(&notes(), stamp, &[edit]).unwrap().last().unwrap().hash()
+    }
+
+    fn fields(&self) -> Map<String, Value> {
+        fields(&self.document)
+    }
+}
+
+fn fields(document: &Document) -> Map<String, Value> {
+    document.state(Some(&notes())).unwrap().fields
+}
+
+fn all(document: &Document) -> Vec<Change> {
+    document.changes_since(&anabranch_core::Heads::default()).unwrap()
+}
+
+/// What is left without a change, proven to be admitted elsewhere.
+fn without(document: &Document, gone: ChangeHash) -> Document {
+    let rewritten = document.rewrite(&Removal::discarding([gone])).unwrap();
+    assert!(rewritten.lost.is_empty());
+    let mut elsewhere = Document::new(&actor(9));
+    elsewhere.apply(&all(&rewritten.document)).unwrap();
+    assert_eq!(elsewhere.heads(), rewritten.document.heads());
+    assert_eq!(fields(&elsewhere), fields(&rewritten.document));
+    rewritten.document.fold().unwrap();
+    rewritten.document
+}
+
+#[test]
+fn later_edits_of_a_text_stay_where_they_can() {
+    let mut writer = Writer::born(json!({ "body": "ab" }));
+    let refused = writer.edit(splice(1, 0, "XYZ"));
+    writer.edit(splice(4, 0, "12")); // behind Z
+    writer.edit(splice(7, 0, "!")); // behind b
+    writer.edit(splice(2, 1, "")); // of Y
+    assert_eq!(writer.fields()["body"], "aXZ12b!");
+    assert_eq!(fields(&without(&writer.document, refused))["body"], "a12b!");
+}
+
+#[test]
+fn a_value_that_goes_uncovers_what_it_replaced_but_not_beneath_a_later_one() {
+    let mut writer = Writer::born(json!({ "title": "one" }));
+    let refused = writer.edit(set("title", json!("two")));
+    assert_eq!(fields(&without(&writer.document, refused))["title"], "one");
+    writer.edit(set("title", json!("three")));
+    let left = without(&writer.document, refused);
+    let state = left.state(Some(&notes())).unwrap();
+    assert_eq!((&state.fields["title"], state.contests.len()), (&json!("three"), 0));
+}
+
+#[test]
+fn a_key_that_the_refused_change_took_away_is_replaced_by_a_later_write() {
+    let mut writer = Writer::born(json!({ "facts": { "a": 1 } }));
+    let refused = writer.edit(Edit::Delete { field: field("facts"), path: Path(vec![Step::from("a")]) });
+    writer.edit(put("facts", "a", json!(2)));
+    let left = without(&writer.document, refused);
+    let state = left.state(Some(&notes())).unwrap();
+    assert_eq!((&state.fields["facts"], state.contests.len()), (&json!({ "a": 2 }), 0));
+}
+
+#[test]
+fn what_happens_inside_something_that_goes_is_dropped_and_the_rest_of_the_change_stays() {
+    let mut writer = Writer::born(json!({ "title": "x" }));
+    let refused = writer.edit(put("facts", "a", json!({ "b": 1 })));
+    let stamp = writer.tick();
+    let inside =
+        Edit::Put { field: field("facts"), path: Path(vec![Step::from("a"), Step::from("b")]), value: json!(2) };
+    writer.document.edit(&notes(), stamp, &[inside, set("title", json!("y"))]).unwrap();
+    writer.edit(Edit::Put {
+        field: field("facts"),
+        path: Path(vec![Step::from("a"), Step::from("c")]),
+        value: json!(3),
+    });
+    let rewritten = writer.document.rewrite(&Removal::discarding([refused])).unwrap();
+    let made: Vec<_> = rewritten.changes.iter().map(|(_, made)| made.len()).collect();
+    assert_eq!(made, [0, 1, 0], "the last has nothing left");
+    let state = fields(&rewritten.document);
+    assert_eq!((&state["facts"], &state["title"]), (&json!({}), &json!("y")));
+}
+
+#[test]
+fn counters_sets_and_lists_keep_what_was_added_later() {
+    let mut writer = Writer::born(json!({ "steps": ["a"], "tags": ["old"] }));
+    let stamp = writer.tick();
+    let edits = [
+        Edit::Increment { field: field("votes"), by: 100 },
+        Edit::Remove { field: field("tags"), member: json!("old") },
+        Edit::Add { field: field("tags"), member: json!("refused") },
+        Edit::Insert { field: field("steps"), path: Path::default(), at: 1, values: vec![json!("refused")] },
+    ];
+    let refused = writer.document.edit(&notes(), stamp, &edits).unwrap().last().unwrap().hash();
+    writer.edit(Edit::Increment { field: field("votes"), by: 1 });
+    writer.edit(Edit::Add { field: field("tags"), member: json!("new") });
+    writer.edit(Edit::Insert { field: field("steps"), path: Path::default(), at: 2, values: vec![json!("b")] });
+    writer.edit(put("steps", 0, json!("A")));
+    writer.edit(put("steps", 1, json!("of the refused")));
+    let left = fields(&without(&writer.document, refused));
+    assert_eq!(
+        (&left["votes"], &left["tags"], &left["steps"]),
+        (&json!(1), &json!(["new", "old"]), &json!(["A", "b"]))
+    );
+}
+
+#[test]
+fn without_its_creation_nothing_of_an_entity_is_left() {
+    let mut writer = Writer::born(json!({ "title": "x" }));
+    let creation = writer.document.heads().hashes()[0];
+    writer.edit(set("title", json!("y")));
+    let rewritten = writer.document.rewrite(&Removal::discarding([creation])).unwrap();
+    assert!(rewritten.document.heads().is_empty() && !rewritten.document.is_born());
+    assert!(rewritten.changes.iter().all(|(_, made)| made.is_empty()) && rewritten.lost.is_empty());
+}
+
+#[test]
+fn a_rewrite_names_its_original_and_is_what_that_was() {
+    let mut writer = Writer::born(json!({ "title": "one" }));
+    let refused = writer.edit(splice(0, 0, "x"));
+    let title = writer.edit(set("title", json!("two")));
+    let stamp = writer.tick();
+    let undo = writer.document.undo(&notes(), stamp, &|_| true).unwrap()[0].hash();
+    let rewritten = writer.document.rewrite(&Removal::discarding([refused])).unwrap();
+    let [(_, none), (_, of_title), (_, of_undo)] = &rewritten.changes[..] else { panic!("three changes") };
+    assert!(none.is_empty());
+    assert_eq!((of_title[0].rewrite_of(), of_undo[0].rewrite_of()), (Some(title), Some(undo)));
+    assert!(of_title[0].actor().is_derived() && of_title[0].stamp().raw() == writer.now - 1);
+    let page = Page { before: None, limit: 1 };
+    let newest = &rewritten.document.history(&notes(), page).unwrap()[0];
+    assert_eq!((newest.action, newest.original), (Action::Undo(of_title[0].hash()), Some(undo)));
+    // And again: the original is the change that was there last.
+    let again = rewritten.document.rewrite(&Removal::replacing([of_title[0].hash()])).unwrap();
+    assert_eq!(again.changes[0].1[0].rewrite_of(), Some(of_title[0].hash()));
+    assert_eq!(again.document.rewrites_of(&of_title[0].hash()), [again.changes[0].1[0].hash()]);
+}
+
+#[test]
+fn a_change_that_names_more_writers_than_one_may_comes_in_parts() {
+    let mut writer = Writer::born(json!({ "body": "ab" }));
+    let refused = writer.edit(splice(1, 0, "X"));
+    let typed = 1_500;
+    for at in 0..typed {
+        writer.edit(splice(2 + at, 0, "x"));
+    }
+    let last = writer.edit(splice(2, typed, "y"));
+    assert_eq!(writer.fields()["body"], "aXyb");
+    let rewritten = writer.document.rewrite(&Removal::discarding([refused])).unwrap();
+    assert_eq!(rewritten.changes.last().map(|(hash, made)| (*hash, made.len())), Some((last, 2)));
+    assert_eq!((fields(&rewritten.document)["body"].clone(), rewritten.lost.len()), (json!("ayb"), 0));
+}
+
+#[test]
+fn two_branches_of_one_actor_meet() {
+    let writer = Writer::born(json!({ "title": "one", "body": "ab" }));
+    let branch = |title: &str, body: &str| {
+        let mut copy = Writer { document: writer.document.clone(), now: 100 };
+        let first = copy.edit(set("title", json!(title)));
+        copy.edit(splice(1, 0, body));
+        (copy, first)
+    };
+    let ((mut here, ours), (there, theirs)) = (branch("here", "1"), branch("there", "2"));
+    assert!(here.document.apply(&all(&there.document)).is_err(), "a fork");
+    assert_eq!(here.document.written_by(&actor(1), 2), Some(ours));
+    let mut settled = here.document.rewrite(&Removal::replacing([ours])).unwrap();
+    assert_eq!(fields(&settled.document), here.fields(), "the same ops");
+    settled.document.apply(&all(&there.document)).unwrap();
+    let state = fields(&settled.document);
+    assert!([json!("a12b"), json!("a21b")].contains(&state["body"]));
+    // The other side comes to the same: it takes what is ours as it has been rewritten.
+    let mut elsewhere = there.document;
+    let made: Vec<Change> = settled.changes.into_iter().flat_map(|(_, made)| made).collect();
+    elsewhere.apply(&made).unwrap();
+    assert_eq!((elsewhere.heads(), fields(&elsewhere)), (settled.document.heads(), state));
+    assert!(elsewhere.has(&theirs) && !elsewhere.has(&ours));
+    // And if it had been the other way round, what was built on the rewrite finds its way back to the original.
+    let rewrite = made[0].hash();
+    let mut later = Writer { document: elsewhere.clone(), now: 500 };
+    let text = later.edit(splice(0, 0, "0"));
+    let back = Removal { replace: [theirs].into(), ..Removal::default() };
+    let mut turned = later.document.rewrite(&back).unwrap().document;
+    turned.apply(&all(&here.document)[..]).unwrap();
+    let rewrites: Vec<ChangeHash> = turned.rewrites_of(&ours);
+    assert_eq!(rewrites, [rewrite]);
+    let instead = Removal { instead: [(rewrite, ours)].into(), ..Removal::default() };
+    let turned = turned.rewrite(&instead).unwrap();
+    assert!(turned.document.rewrites_of(&ours).is_empty() && turned.document.has(&ours) && !turned.document.has(&text));
+    assert_eq!(
+        turned.document.state(Some(&notes())).unwrap().fields["title"],
+        json!(if ours > theirs { "here" } else { "there" })
+    );
+}
+
+/// What a fleet does: a writer edits, or takes everything of another.
+#[derive(Clone, Debug)]
+enum Act {
+    Edit(usize, usize, usize, usize),
+    Receive(usize, usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let edit = (0usize..3, 0usize..12, 0usize..64, 0usize..64).prop_map(|(by, kind, a, b)| Act::Edit(by, kind, a, b));
+    let receive = (0usize..3, 0usize..3).prop_map(|(by, from)| Act::Receive(by, from));
+    prop::collection::vec(prop_oneof![5 => edit, 2 => receive], 1..40)
+}
+
+fn choose(fields: &Map<String, Value>, kind: usize, a: usize, b: usize, number: usize) -> Edit {
+    let length = fields.get("body").and_then(Value::as_str).map_or(0, |text| text.chars().count());
+    let steps = fields.get("steps").and_then(Value::as_array).map_or(0, Vec::len);
+    let at = a % (length + 1);
+    let key = ["a", "b"][a % 2];
+    match kind {
+        0 => set("title", json!(number)),
+        1..=3 => splice(at, b % 4 % (length - at + 1), &format!("<{number}>")),
+        4 => Edit::Increment { field: field("votes"), by: i64::try_from(a).unwrap() + 1 },
+        5 => Edit::Add { field: field("tags"), member: json!(a % 3) },
+        6 => Edit::Remove { field: field("tags"), member: json!(a % 3) },
+        7 if steps > 0 => put("steps", a % steps, json!(number)),
+        8 if steps > 0 => Edit::Delete { field: field("steps"), path: Path(vec![Step::from(a % steps)]) },
+        7..=9 => Edit::Insert {
+            field: field("steps"),
+            path: Path::default(),
+            at: a % (steps + 1),
+            values: vec![json!(number), json!([b])],
+        },
+        10 => put("facts", key, if b.is_multiple_of(2) { json!(number) } else { json!({ "x": number, "y": [1] }) }),
+        _ if fields.get("facts").is_some_and(|facts| facts.get(key).is_some()) => {
+            Edit::Delete { field: field("facts"), path: Path(vec![Step::from(key)]) }
+        }
+        _ => set("title", json!(null)),
+    }
+}
+
+fn play(acts: &[Act]) -> Vec<Writer> {
+    let first = Writer::born(json!({ "title": "x", "body": "ab", "steps": [1], "facts": { "a": 1 }, "tags": [0] }));
+    let mut fleet = vec![first, Writer::new(2), Writer::new(3)];
+    let birth = all(&fleet[0].document);
+    fleet[1..].iter_mut().for_each(|writer| drop(writer.document.apply(&birth).unwrap()));
+    for (number, act) in acts.iter().enumerate() {
+        match *act {
+            Act::Edit(by, kind, a, b) => {
+                let edit = choose(&fleet[by].fields(), kind, a, b, number);
+                let stamp = fleet[by].tick();
+                fleet[by].document.edit(&notes(), stamp, &[edit]).unwrap();
+            }
+            Act::Receive(by, from) => {
+                let changes = all(&fleet[from].document);
+                let now = fleet[from].now.max(fleet[by].now);
+                fleet[by].document.apply(&changes).unwrap();
+                fleet[by].now = now;
+            }
+        }
+    }
+    fleet
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Two replicas that hold a refused change, and more or less beside it, write the same again; what does not
+    /// build on it is kept as it is; and what is written again is admitted everywhere.
+    #[test]
+    fn g07_every_replica_writes_the_same_again(acts in acts(), which in any::<prop::sample::Index>(), replace: bool) {
+        let fleet = play(&acts);
+        let mut everything = Document::new(&actor(8));
+        for writer in fleet.iter().rev() {
+            everything.apply(&all(&writer.document)).unwrap();
+        }
+        let own: Vec<_> = all(&everything).into_iter().filter(|change| !change.actor().is_derived()).collect();
+        // Not the creation: nothing would be left.
+        prop_assume!(own.len() > 1);
+        let refused = own[1 + which.index(own.len() - 1)].hash();
+        let removal = if replace { Removal::replacing([refused]) } else { Removal::discarding([refused]) };
+        let whole = everything.rewrite(&removal).unwrap();
+        prop_assert!(whole.lost.is_empty());
+        let expected: HashMap<_, _> = whole.changes.iter().cloned().collect();
+        for writer in &fleet {
+            let part = writer.document.rewrite(&removal).unwrap();
+            prop_assert_eq!(part.changes.is_empty(), !writer.document.has(&refused));
+            for (hash, made) in &part.changes {
+                prop_assert_eq!(&expected[hash], made);
+            }
+            let mut joined = part.document;
+            joined.apply(&all(&whole.document)).unwrap();
+            prop_assert_eq!(joined.heads(), whole.document.heads());
+        }
+        let gone: BTreeSet<_> = whole.changes.iter().map(|(hash, _)| *hash).collect();
+        for change in all(&everything) {
+            prop_assert_eq!(whole.document.has(&change.hash()), !gone.contains(&change.hash()));
+        }
+        let mut elsewhere = Document::new(&actor(9));
+        elsewhere.apply(&all(&whole.document)).unwrap();
+        prop_assert_eq!(fields(&elsewhere), fields(&whole.document));
+        prop_assert!(whole.document.fold().is_ok());
+        // What was typed is still there, but for what the refused change typed.
+        let counted = |document: &Document| {
+            let mut count = BTreeMap::new();
+            let body = fields(document)["body"].as_str().unwrap().to_owned();
+            body.chars().for_each(|c| *count.entry(c).or_insert(0usize) += 1);
+            count
+        };
+        let (before, after) = (counted(&everything), counted(&whole.document));
+        let missing: usize = before.iter().map(|(c, n)| n.saturating_sub(after.get(c).copied().unwrap_or(0))).sum();
+        prop_assert!(missing <= if replace { 0 } else { 4 }, "{before:?} became {after:?}");
+        if replace {
+            let (before, after) = (fields(&everything), fields(&whole.document));
+            prop_assert_eq!((&before["tags"], before.get("votes")), (&after["tags"], after.get("votes")));
+        }
+    }
+}
