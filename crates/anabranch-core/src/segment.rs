@@ -16,7 +16,7 @@ use bincode::{Decode, Encode};
 
 use crate::id::Digest;
 use crate::name::CollectionName;
-use crate::wire::Cursor;
+use crate::wire::{Cursor, Mark};
 
 pub use builder::{Built, SegmentBuilder};
 pub use open::{Segment, SegmentEntity, SegmentError};
@@ -47,6 +47,9 @@ pub const MAX_SEGMENTS: usize = 12_288;
 /// The segments of a space, as of a place in its log.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Manifest {
+    /// The place in the log that the segments go up to, or that the client has come to: the later one. A server
+    /// that does not have it any more has been restored.
+    pub mark: Mark,
     /// Where to pull on once all segments have been applied.
     pub cursor: Cursor,
     /// The segments.

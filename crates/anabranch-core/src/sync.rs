@@ -17,9 +17,10 @@ pub use append::{
 };
 pub use backoff::{Backoff, MAX_BACKOFF_MILLIS};
 pub use client::{
-    ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, MAX_PUSH_BYTES, MAX_PUSH_CHANGES,
-    OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
+    ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSync, FirstSyncStep, Halt, LinkCommand, MAX_PUSH_BYTES,
+    MAX_PUSH_CHANGES, OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
 };
+pub use cursor::seal_cursor;
 pub use digest::SpaceDigest;
 pub use server::{
     Access, Call, CallResult, LogPage, PAGE_BYTES, PAGE_CHANGES, ServerConfig, ServerEvent, ServerSession, ServerStep,

@@ -131,6 +131,8 @@ fn agrees(schema: Option<&Collection>, changes: &[Change]) -> bool {
     let state = document.state(schema).expect("a state");
     assert_eq!(canonical_json(&plain.state.fields.clone().into()), canonical_json(&state.fields.clone().into()));
     assert_eq!(plain.state, state);
+    assert_eq!(plain.fields, canonical_json(&state.fields.clone().into()));
+    assert_eq!(plain.digest, state.digest());
     assert_eq!(plain.heads, document.heads());
     assert!(!document.is_purged());
     true

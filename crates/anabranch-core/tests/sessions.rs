@@ -31,7 +31,7 @@ fn main_space() -> SpaceName {
 fn session(entropy: &mut SplitMix64) -> ClientSession {
     let replica = ReplicaId::mint(NOW, entropy);
     let config = ClientConfig { replica, actor: Actor::mint(&replica, entropy), schema_version: 1 };
-    let progress = SpaceProgress { space: main_space(), cursor: None, ack: None };
+    let progress = SpaceProgress::begin(main_space());
     ClientSession::new(config, None, vec![progress], 0)
 }
 

@@ -19,6 +19,7 @@ use crate::backend::{Backend, Commit};
 use crate::error::ServerError;
 use crate::http::{Permit, Shared, router};
 use crate::options::{ACCEPT_PAUSE, HEADER_TIMEOUT, MAX_HEAD_BYTES, SHUTDOWN_GRACE, ServerOptions};
+use crate::segments::{Segments, Wanted};
 use crate::session::Sessions;
 use crate::stop::{Stop, reached};
 
@@ -44,6 +45,7 @@ pub struct Server {
     shared: Arc<Shared>,
     stop: watch::Sender<Stop>,
     commits: broadcast::Receiver<Commit>,
+    wanted: Wanted,
     max_connections: u32,
 }
 
@@ -64,10 +66,13 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(Stop::Run);
         let commits = backend.commits();
-        let ServerOptions { authorize, allowed_origins, limits, page, max_connections, environment, .. } = options;
-        let sessions = Sessions::new(backend, environment, limits, page);
-        let shared = Arc::new(Shared { sessions, authorize, allowed_origins, stop: stopped });
-        Ok(Self { listener, address, shared, stop, commits, max_connections })
+        let ServerOptions { authorize, allowed_origins, limits, page, max_connections, environment, segments, .. } =
+            options;
+        let (segments, wanted) = Segments::new(Arc::clone(&backend), segments);
+        let segments = Arc::new(segments);
+        let sessions = Sessions::new(backend, Arc::clone(&segments), environment, limits, page);
+        let shared = Arc::new(Shared { sessions, segments, authorize, allowed_origins, stop: stopped });
+        Ok(Self { listener, address, shared, stop, commits, wanted, max_connections })
     }
 
     /// The address that it listens on.
@@ -79,9 +84,10 @@ impl Server {
     /// Serves until `shutdown` resolves; then takes no more connections, finishes and answers the pushes that
     /// have arrived, and says goodbye to the sessions. Dropping the future ends everything at once.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { listener, address, shared, stop, commits, max_connections } = self;
+        let Self { listener, address, shared, stop, commits, wanted, max_connections } = self;
         tracing::info!(%address, "listening");
         let places = Arc::new(Semaphore::new(usize::try_from(max_connections).unwrap_or(Semaphore::MAX_PERMITS)));
+        let building = shared.segments.run(commits.resubscribe(), wanted);
         let hints = shared.sessions.hub().listen(Arc::clone(shared.sessions.backend()), commits);
         let serving = async {
             tokio::select! {
@@ -98,10 +104,12 @@ impl Server {
                 drop(places.acquire_many(max_connections).await);
             }
         };
-        tokio::pin!(serving, hints);
+        // If the backend gives no hints, pushes and pulls work all the same.
+        let background = async { tokio::join!(hints, building) };
+        tokio::pin!(serving, background);
         tokio::select! {
             () = &mut serving => return,
-            () = &mut hints => {} // the backend gives no hints: pushes and pulls work all the same
+            _ = &mut background => {}
         }
         serving.await;
     }

@@ -40,6 +40,10 @@ pub struct Engine {
     data_version: i64,
     /// A commit failed, and what the connection says is not to be trusted.
     broken: bool,
+    /// Entities whose rows were repaired while their documents were loaded.
+    pub(crate) repaired: Vec<Touched>,
+    /// A remote of which entities are left that are not wanted any more.
+    pub(crate) unwanted: Option<i64>,
     stats: Arc<Stats>,
 }
 
@@ -157,6 +161,8 @@ impl Engine {
             cache: DocumentCache::default(),
             data_version: 0,
             broken: false,
+            repaired: Vec::new(),
+            unwanted: None,
             stats: Arc::default(),
         };
         engine.transaction(|engine| engine.prepare(schema, functions))?;
@@ -234,6 +240,7 @@ impl Engine {
             self.run_job(&mut **job, &mut pending)?;
         }
         self.flush(&mut pending)?;
+        pending.committed.entities.append(&mut self.repaired);
         Ok(pending.committed)
     }
 
@@ -297,6 +304,7 @@ impl Engine {
 
     fn roll_back(&mut self) {
         self.cache.clear();
+        self.repaired.clear();
         if !self.connection.is_autocommit()
             && let Err(failure) = self.connection.execute_batch("ROLLBACK")
         {
@@ -326,6 +334,9 @@ impl Engine {
             return Ok(document);
         }
         self.stats.documents_loaded.fetch_add(1, Ordering::Relaxed);
+        if self.is_unchecked(row.key)? {
+            return self.load_unchecked(row);
+        }
         rows::load_document(&self.connection, row, &self.actor)
     }
 }

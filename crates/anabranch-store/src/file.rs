@@ -15,7 +15,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 /// Each entry brings a file from the version that is its index to the next. Entries are never edited.
-const MIGRATIONS: &[&str] = &[include_str!("tables.sql"), include_str!("tables-2.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("tables.sql"), include_str!("tables-2.sql"), include_str!("tables-3-segments.sql")];
 
 /// Opens the connection that writes, creating file and tables if they are not there.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {

@@ -16,6 +16,7 @@ mod delete;
 mod engine;
 mod error;
 mod file;
+mod first_sync;
 mod history;
 mod local;
 mod outbox;
@@ -23,7 +24,9 @@ mod read;
 mod receive;
 mod rows;
 mod store;
+mod subset;
 mod transaction;
+mod unchecked;
 mod views;
 
 pub use cache::EntityKey;

@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::StoreError;
+use crate::first_sync;
 use crate::rows::{self, RemoteKey};
+use crate::subset::{self, Subset};
 
 /// The most rows that a query returns.
 const MAX_QUERY_ROWS: usize = 1_000_000;
@@ -322,7 +324,7 @@ impl<'a> Read<'a> {
     /// How far each space has come with a remote; spaces that have never been synced are included.
     fn progress(&self, remote: RemoteKey) -> Result<(Vec<SpaceProgress>, Option<UnixMillis>), StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT s.name, p.cursor, p.ack_seq, p.ack_chain, p.last_success_at \
+            "SELECT s.name, p.cursor, p.ack_seq, p.ack_chain, p.last_success_at, s.key \
              FROM spaces s LEFT JOIN sync_state p ON p.space = s.key AND p.remote = ? ORDER BY s.name",
         )?;
         let mut rows = statement.query([remote])?;
@@ -333,7 +335,18 @@ impl<'a> Read<'a> {
             let ack_chain: Option<[u8; 32]> = row.get(3)?;
             let ack = ack_seq.zip(ack_chain).map(|(seq, chain)| Mark { seq, chain: Digest::from_bytes(chain) });
             let space = SpaceName::new(row.get::<_, String>(0)?)?;
-            spaces.push(SpaceProgress { space, cursor: cursor.map(Cursor), ack });
+            let key = row.get(5)?;
+            let Subset { wanted, synced } = subset::subset(self.connection, remote, key)?;
+            let first_sync = first_sync::under_way(self.connection, remote, key)?;
+            spaces.push(SpaceProgress {
+                space,
+                cursor: cursor.map(Cursor),
+                ack,
+                // What is wanted and not synced begins at the beginning.
+                had: if wanted == synced { None } else { synced.map(Vec::from_iter) },
+                collections: wanted.map(Vec::from_iter),
+                first_sync,
+            });
             latest = latest.max(row.get(4)?);
         }
         Ok((spaces, latest))

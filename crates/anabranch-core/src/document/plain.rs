@@ -14,9 +14,10 @@ use serde_json::{Map, Value as Json};
 use self::content::{Born, Held, OpId, Slots};
 use super::genesis::genesis;
 use super::state::State;
+use super::value::canonical_json;
 use super::{COLLECTION_KEY, DELETED_KEY};
 use crate::change::{Action, Change, Key, Op, OpName, Ops};
-use crate::id::{Actor, ChangeHash, Heads};
+use crate::id::{Actor, ChangeHash, Digest, Heads};
 use crate::name::{CollectionName, FieldName};
 use crate::schema::{Collection, Field, Kind};
 use crate::stamp::Stamp;
@@ -29,6 +30,10 @@ const PURGED_KEY: &str = "$purged";
 pub struct Plain {
     /// The state, as [`Document::state`](super::Document::state) gives it.
     pub state: State,
+    /// The state's fields as canonical JSON.
+    pub fields: String,
+    /// The state's digest.
+    pub digest: Digest,
     /// The heads.
     pub heads: Heads,
 }
@@ -113,7 +118,8 @@ impl<'s> PlainReader<'s> {
         if let Some(schema) = self.schema {
             state.complete(schema);
         }
-        Some(Plain { state, heads: Heads::new(heads) })
+        let fields = canonical_json(&Json::Object(state.fields.clone()));
+        Some(Plain { digest: state.digest(), state, fields, heads: Heads::new(heads) })
     }
 }
 

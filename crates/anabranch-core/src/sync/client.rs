@@ -1,5 +1,6 @@
 //! The client's side of a session: push, pull and live changes over one link, with backoff.
 
+mod first_sync;
 mod step;
 
 use std::collections::BTreeMap;
@@ -14,8 +15,8 @@ use crate::wire::{
 };
 
 pub use step::{
-    ClientConfig, ClientEvent, ClientStep, Halt, LinkCommand, OutboxItem, OutboxRead, Reoffer, SpaceProgress,
-    SyncEvent, WriteBatch,
+    ClientConfig, ClientEvent, ClientStep, FirstSync, FirstSyncStep, Halt, LinkCommand, OutboxItem, OutboxRead,
+    Reoffer, SpaceProgress, SyncEvent, WriteBatch,
 };
 
 /// The most changes that a client puts in one push.
@@ -61,6 +62,7 @@ struct SpaceSync {
     pulled: bool,
     outbox: Outbox,
     retry_at: Option<UnixMillis>,
+    first: first_sync::First,
 }
 
 /// Where the pushing of one space stands. One push is in flight at a time: the answers to it decide what
@@ -126,6 +128,7 @@ impl ClientSession {
                 self.on_disconnected(now, entropy, reason, retry_after_millis, &mut step);
             }
             ClientEvent::Message(message) => self.on_message(now, entropy, message, &mut step),
+            ClientEvent::Segment { space, digest, segment } => self.on_segment(space, digest, segment, &mut step),
             ClientEvent::Outbox { space, items, retry_at } => self.on_outbox(space, items, retry_at, &mut step),
             ClientEvent::LocalWrite { space } => self.on_local_write(&space, &mut step),
             ClientEvent::Stop => self.halt(Halt::Stopped, &mut step),
@@ -248,6 +251,10 @@ impl ClientSession {
                 self.on_changes(space, changes, cursor, more, step);
             }
             (ServerMessage::CursorUnknown { space }, Link::Open { .. }) => self.on_cursor_unknown(space, step),
+            (ServerMessage::Manifest { space, manifest }, Link::Open { .. }) => self.on_manifest(space, manifest, step),
+            (ServerMessage::Segment { space, digest, bytes }, Link::Open { .. }) => {
+                self.on_segment(space, digest, first_sync::read(&digest, bytes), step);
+            }
             (_, Link::Greeting) => self.halt(Halt::Protocol("the server did not say welcome".to_owned()), step),
             // Late words of a link that is already given up.
             _ => {}
@@ -304,6 +311,7 @@ impl ClientSession {
         for (name, space) in &mut self.spaces {
             space.cursor = None;
             space.ack = None;
+            space.first.forget();
             step.events.push(SyncEvent::ServerLostHistory(name.clone()));
         }
         if let Some(name) = self.spaces.keys().next() {
@@ -361,7 +369,7 @@ impl ClientSession {
             }
             _ => return self.halt(Halt::Protocol("the server answered what was not asked".to_owned()), step),
         };
-        let cursor = cursor.filter(|cursor| cursor.0.len() <= MAX_CURSOR_BYTES);
+        let cursor = cursor.filter(|cursor| cursor.0.len() <= MAX_CURSOR_BYTES && !space.first.is_wider());
         if mark.is_some() {
             // Not before: a server that says welcome and then fails at once is not well.
             self.backoff.succeed();
@@ -394,6 +402,7 @@ impl ClientSession {
             step.send.push(ClientMessage::Received { space: name.clone() });
         }
         space.pulled = !more;
+        space.first.reached();
         if space.cursor.as_ref() != Some(&cursor) || !changes.is_empty() {
             space.cursor = Some(cursor.clone());
             let mut batch = WriteBatch::empty(name, lineage);
@@ -411,6 +420,7 @@ impl ClientSession {
         }
         space.cursor = None;
         space.ack = None;
+        space.first.forget();
         space.pulled = false;
         let mut batch = WriteBatch::empty(name.clone(), lineage);
         batch.reoffer = Reoffer::Space;
@@ -443,12 +453,20 @@ impl ClientSession {
 
 impl SpaceSync {
     fn begin(progress: SpaceProgress) -> (SpaceName, Self) {
-        let SpaceProgress { space, cursor, ack } = progress;
-        (space, Self { cursor, ack, pulled: false, outbox: Outbox::Unknown, retry_at: None })
+        let SpaceProgress { space, cursor, ack, collections, had, first_sync } = progress;
+        let first = first_sync::First::new(collections, had, first_sync);
+        (space, Self { cursor, ack, pulled: false, outbox: Outbox::Unknown, retry_at: None, first })
     }
 
-    fn pull(&self, name: &SpaceName) -> ClientMessage {
-        ClientMessage::Pull(Pull { space: name.clone(), cursor: self.cursor.clone(), ack: self.ack, live: true })
+    fn pull(&mut self, name: &SpaceName) -> ClientMessage {
+        if let Some(digest) = self.first.ask() {
+            return ClientMessage::Segment { space: name.clone(), digest };
+        }
+        let begins = self.cursor.is_none() || self.first.is_wider();
+        let segments = begins && self.first.wants_segments();
+        let cursor = if begins && !segments { None } else { self.cursor.clone() };
+        let collections = self.first.collections.clone();
+        ClientMessage::Pull(Pull { collections, segments, ..Pull::all(name.clone(), cursor, self.ack) })
     }
 
     fn read_outbox(&mut self, name: &SpaceName, limits: Limits, step: &mut ClientStep) {

@@ -1,16 +1,19 @@
 //! The server's side of a session.
 
+mod segments;
+
 use std::collections::BTreeMap;
 use std::mem;
 
 use crate::environment::UnixMillis;
-use crate::id::{Lineage, ReplicaId};
-use crate::name::SpaceName;
+use crate::id::{Digest, Lineage, ReplicaId};
+use crate::name::{CollectionName, SpaceName};
+use crate::segment::Piece;
 use crate::sync::append::{Offered, Pushable, fits_transaction};
-use crate::sync::cursor::CursorContent;
+use crate::sync::cursor::{CursorContent, seal_cursor};
 use crate::wire::{
-    Answer, ClientMessage, Cursor, Envelope, Hello, Limits, Mark, Pull, Push, Pushed, RefusalCode, RejectCode,
-    ServerMessage, Welcome,
+    Answer, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_PULL_COLLECTIONS, Mark, Pull, Push, Pushed,
+    RefusalCode, RejectCode, ServerMessage, Welcome,
 };
 
 /// Pages that a session sends before the client has confirmed the first of them.
@@ -68,6 +71,18 @@ pub enum Call {
         /// Places the log must have, with these chains; else the answer is "unknown".
         check: Vec<Mark>,
     },
+    /// Which segments does the space have?
+    Manifest {
+        /// The space.
+        space: SpaceName,
+    },
+    /// Fetch a segment.
+    Segment {
+        /// The space.
+        space: SpaceName,
+        /// The segment's name.
+        digest: Digest,
+    },
 }
 
 /// The backend's answer to a [`Call`].
@@ -88,6 +103,23 @@ pub enum CallResult {
         space: SpaceName,
         /// The page.
         outcome: Option<LogPage>,
+    },
+    /// To [`Call::Manifest`].
+    Manifest {
+        /// The space.
+        space: SpaceName,
+        /// The segments, and the place in the log that they go up to. `None`: there are none, or none that can be
+        /// read.
+        outcome: Option<(Mark, Vec<Piece>)>,
+    },
+    /// To [`Call::Segment`].
+    Segment {
+        /// The space.
+        space: SpaceName,
+        /// The segment's name.
+        digest: Digest,
+        /// Its bytes. `None`: it is not there, or not any more.
+        outcome: Option<Vec<u8>>,
     },
 }
 
@@ -138,6 +170,8 @@ pub struct ServerSession {
     config: ServerConfig,
     replica: Option<ReplicaId>,
     feeds: BTreeMap<SpaceName, Feed>,
+    /// Pulls that will be answered by segments, if there are any.
+    asked: BTreeMap<SpaceName, Pull>,
     closed: bool,
 }
 
@@ -153,6 +187,7 @@ struct Feed {
     more: bool,
     /// The log is known to reach this far.
     known_head: u64,
+    collections: Option<Vec<CollectionName>>,
     /// Places that this session itself pushed.
     own: BTreeMap<u64, Mark>,
 }
@@ -161,7 +196,7 @@ impl ServerSession {
     /// A session that has just been connected.
     #[must_use]
     pub const fn new(config: ServerConfig) -> Self {
-        Self { config, replica: None, feeds: BTreeMap::new(), closed: false }
+        Self { config, replica: None, feeds: BTreeMap::new(), asked: BTreeMap::new(), closed: false }
     }
 
     /// The spaces that the session follows: it wants to hear of commits there.
@@ -187,6 +222,12 @@ impl ServerSession {
                     self.refuse(RefusalCode::Forbidden, "the right to read has ended", &mut step);
                 }
             }
+            ServerEvent::Result(CallResult::Manifest { space, outcome }) => {
+                self.on_manifest(access, &space, outcome, &mut step);
+            }
+            ServerEvent::Result(CallResult::Segment { space, digest, outcome }) => {
+                self.on_segment(access, space, digest, outcome, &mut step);
+            }
             ServerEvent::Committed { space, seq } => {
                 if let Some(feed) = self.feeds.get_mut(&space) {
                     feed.known_head = feed.known_head.max(seq);
@@ -208,6 +249,7 @@ impl ServerSession {
                     feed.pump(&space, step);
                 }
             }
+            (ClientMessage::Segment { space, digest }, Some(_)) => self.on_segment_wanted(access, space, digest, step),
             (ClientMessage::Hello(_), Some(_)) => {
                 self.refuse(RefusalCode::Protocol, "a session has one hello", step);
             }
@@ -259,10 +301,20 @@ impl ServerSession {
     }
 
     fn on_pull(&mut self, access: &dyn Access, pull: Pull, step: &mut ServerStep) {
-        let Pull { space, cursor, ack, live } = pull;
-        if !access.may_read(&space) {
+        if !access.may_read(&pull.space) {
             return self.refuse(RefusalCode::Forbidden, "no right to read this space", step);
         }
+        if pull.collections.as_ref().is_some_and(|names| names.len() > MAX_PULL_COLLECTIONS) {
+            return self.refuse(RefusalCode::Protocol, "too many collections in one pull", step);
+        }
+        if pull.segments {
+            return self.ask_for_segments(pull, step);
+        }
+        self.pull_log(pull, step);
+    }
+
+    fn pull_log(&mut self, pull: Pull, step: &mut ServerStep) {
+        let Pull { space, cursor, ack, live, collections, .. } = pull;
         if self.feeds.len() >= MAX_SPACES && !self.feeds.contains_key(&space) {
             return self.refuse(RefusalCode::Protocol, "too many spaces in one session", step);
         }
@@ -280,6 +332,7 @@ impl ServerSession {
             unconfirmed: 0,
             more: false,
             known_head: after.seq,
+            collections,
             own,
         };
         self.feeds.insert(space.clone(), feed);
@@ -311,7 +364,7 @@ impl ServerSession {
                 feed.own.pop_first();
             }
             if feed.skip_own() {
-                cursor = Some(seal(self.config.lineage, &space, feed.sent));
+                cursor = Some(seal_cursor(self.config.lineage, &space, feed.sent));
             }
         }
         step.send.push(ServerMessage::Pushed(Pushed { id, space: space.clone(), answers, mark, cursor }));
@@ -364,7 +417,7 @@ impl Feed {
         let moved = !rows.is_empty();
         let mut changes = Vec::with_capacity(rows.len());
         for (mark, envelope) in rows {
-            if self.own.remove(&mark.seq).is_none() {
+            if self.own.remove(&mark.seq).is_none() && self.wants(&envelope.collection) {
                 changes.push(envelope);
             }
         }
@@ -373,10 +426,15 @@ impl Feed {
             // Whoever is told "more" is told when there is no more.
             self.answer_due = more;
             self.unconfirmed += u32::from(!changes.is_empty());
-            let cursor = seal(lineage, space, self.sent);
+            let cursor = seal_cursor(lineage, space, self.sent);
             step.send.push(ServerMessage::Changes { space: space.clone(), changes, cursor, more: self.more });
         }
         self.pump(space, step);
+    }
+
+    /// Whether changes of a collection are sent. What the system keeps in a space is everybody's.
+    fn wants(&self, collection: &CollectionName) -> bool {
+        collection.is_system() || self.collections.as_ref().is_none_or(|wanted| wanted.contains(collection))
     }
 
     /// Moves over places that this session pushed itself and that come right after what was sent.
@@ -399,8 +457,4 @@ impl Feed {
             step.calls.push(Call::Read { space: space.clone(), after: self.sent, check: Vec::new() });
         }
     }
-}
-
-fn seal(lineage: Lineage, space: &SpaceName, mark: Mark) -> Cursor {
-    CursorContent { lineage, space: space.clone(), mark }.seal()
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use anabranch_core::SpaceName;
 use anabranch_core::document::canonical_json;
 use rusqlite::params;
 use serde_json::Value;
@@ -39,6 +40,19 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// Notes an entity whose row has been written already.
+    pub(crate) fn touch(&mut self, space: SpaceName, row: &EntityRow) {
+        let (collection, id) = (row.collection.clone(), row.id);
+        self.committed.entities.push(Touched { space, collection, id });
+    }
+
+    /// The entities whose rows have been written.
+    pub(crate) fn touched(self) -> Vec<Touched> {
+        self.committed.entities
+    }
+}
+
+impl Pending {
     /// Adds what a job that has succeeded did.
     pub(crate) fn absorb(&mut self, job: Self) {
         for (key, done) in job.dirty {
@@ -61,7 +75,7 @@ impl Pending {
 
 impl Engine {
     /// Brings the rows of all touched entities up to date, once per transaction however often they were written.
-    pub(super) fn flush(&mut self, pending: &mut Pending) -> Result<(), StoreError> {
+    pub(crate) fn flush(&mut self, pending: &mut Pending) -> Result<(), StoreError> {
         let now = self.environment.now();
         for (key, dirty) in std::mem::take(&mut pending.dirty) {
             let Some(row) = rows::entity_by_key(&self.connection, key)? else { continue };
@@ -120,7 +134,7 @@ impl Engine {
     }
 
     /// Looks again at the entities whose references name one that has been deleted or has come back.
-    fn flush_referring(&self, row: &EntityRow, pending: &mut Pending) -> Result<(), StoreError> {
+    pub(crate) fn flush_referring(&self, row: &EntityRow, pending: &mut Pending) -> Result<(), StoreError> {
         let referring: BTreeSet<_> =
             conflicts::referring(&self.connection, row)?.into_iter().map(|(key, _)| key).collect();
         for key in referring {

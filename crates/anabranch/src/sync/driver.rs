@@ -207,7 +207,7 @@ impl Driver {
         let mut events = Vec::new();
         for space in spaces {
             if self.followed.insert(space.clone()) {
-                let progress = SpaceProgress { space, cursor: None, ack: None };
+                let progress = SpaceProgress::begin(space);
                 events.push(ClientEvent::Follow(progress));
             } else {
                 events.push(ClientEvent::LocalWrite { space });
