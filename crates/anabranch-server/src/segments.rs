@@ -10,11 +10,11 @@ mod shelf;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_core::segment::Piece;
+use anabranch_core::segment::{Piece, SEGMENT_ENTITIES};
 use anabranch_core::sync::LogPage;
 use anabranch_core::wire::Mark;
 use anabranch_core::{Digest, SpaceName};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::backend::{Backend, Commit, PageBudget};
 use shelf::Shelf;
@@ -33,11 +33,13 @@ pub struct SegmentOptions {
     pub min_changes: u64,
     /// How many bytes are kept at most, of all spaces; those that were asked for least recently go first.
     pub max_bytes: u64,
+    /// How many entities a segment has at most: 1 to 8,192. A client applies a segment in one commit.
+    pub max_entities: usize,
 }
 
 impl Default for SegmentOptions {
     fn default() -> Self {
-        Self { folder: None, min_changes: 2_000, max_bytes: 256 << 20 }
+        Self { folder: None, min_changes: 2_000, max_bytes: 256 << 20, max_entities: SEGMENT_ENTITIES }
     }
 }
 
@@ -46,6 +48,9 @@ pub(crate) struct Segments {
     backend: Arc<dyn Backend>,
     shelf: Shelf,
     min_changes: u64,
+    max_entities: usize,
+    /// Counts what has been built.
+    built: watch::Sender<u64>,
     wanted: mpsc::Sender<SpaceName>,
 }
 
@@ -54,10 +59,11 @@ pub(crate) type Wanted = mpsc::Receiver<SpaceName>;
 
 impl Segments {
     pub(crate) fn new(backend: Arc<dyn Backend>, options: SegmentOptions) -> (Self, Wanted) {
-        let SegmentOptions { folder, min_changes, max_bytes } = options;
+        let SegmentOptions { folder, min_changes, max_bytes, max_entities } = options;
         let shelf = Shelf::open(folder, max_bytes, backend.lineage());
         let (wanted, queue) = mpsc::channel(QUEUE);
-        (Self { backend, shelf, min_changes, wanted }, queue)
+        let (built, _) = watch::channel(0);
+        (Self { backend, shelf, min_changes, max_entities, built, wanted }, queue)
     }
 
     /// The segments of a space, and the place in its log that they go up to.
@@ -128,10 +134,21 @@ impl Segments {
         if let Some(made) = self.shelf.current(space).filter(|made| !made.checked) {
             self.check(space, made.mark).await;
         }
-        let made = build::build(self.backend.as_ref(), &self.shelf, space, head).await?;
+        let made = build::build(self.backend.as_ref(), &self.shelf, self.max_entities, space, head).await?;
         tracing::debug!(%space, seq = head.seq, pieces = made.pieces.len(), "built segments");
         self.shelf.put(space, made);
+        self.built.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// Waits until a space's segments go up to a place of its log.
+    pub(crate) async fn reach(&self, space: &SpaceName, seq: u64) {
+        let mut built = self.built.subscribe();
+        while self.shelf.current(space).is_none_or(|made| made.mark.seq < seq) {
+            if built.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Whether a space whose log has come this far should have new segments: each time that it has grown by an

@@ -1,9 +1,11 @@
 //! The listening server.
 
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use anabranch_core::SpaceName;
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -121,20 +123,26 @@ impl Server {
     #[must_use = "dropping the handle stops the server"]
     pub fn spawn(self) -> ServerHandle {
         let (stop, stopped) = oneshot::channel::<()>();
-        let address = self.address;
+        let (address, shared) = (self.address, Arc::clone(&self.shared));
         let task = tokio::spawn(self.run(async {
             drop(stopped.await); // sent or dropped: both mean "stop"
         }));
-        ServerHandle { address, stop, task }
+        ServerHandle { address, stop, task, shared }
     }
 }
 
 /// A running server. Dropping it stops the server as [`shutdown`](Self::shutdown) does, without waiting.
-#[derive(Debug)]
 pub struct ServerHandle {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerHandle").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl ServerHandle {
@@ -144,19 +152,26 @@ impl ServerHandle {
         self.address
     }
 
+    /// Waits until the segments of a space go up to this place of its log, or beyond. They are built in the
+    /// background, and not after every change: for tests and tools.
+    pub async fn segments_reach(&self, space: &SpaceName, seq: u64) {
+        self.shared.segments.reach(space, seq).await;
+    }
+
     /// Stops: finishes and answers the pushes that have arrived, ends the sessions, and returns when that is
     /// done, or after ten seconds.
     ///
     /// # Errors
     /// [`ServerError::Aborted`] if the server's task panicked.
     pub async fn shutdown(self) -> Result<(), ServerError> {
-        drop(self.stop);
+        drop((self.stop, self.shared));
         self.task.await.map_err(|_| ServerError::Aborted)
     }
 
     /// Stops at once, in the middle of whatever it is doing: as a crash would, for tests. What was
     /// acknowledged is durable all the same.
     pub async fn abort(self) {
+        drop(self.shared);
         self.task.abort();
         // It was cancelled, so this is an error, and the one that was asked for.
         drop(self.task.await);

@@ -44,6 +44,8 @@ pub struct Engine {
     pub(crate) repaired: Vec<Touched>,
     /// A remote of which entities are left that are not wanted any more.
     pub(crate) unwanted: Option<i64>,
+    /// Rows are derived again, after an upgrade.
+    pub(crate) projecting: bool,
     stats: Arc<Stats>,
 }
 
@@ -163,6 +165,7 @@ impl Engine {
             broken: false,
             repaired: Vec::new(),
             unwanted: None,
+            projecting: false,
             stats: Arc::default(),
         };
         engine.transaction(|engine| engine.prepare(schema, functions))?;

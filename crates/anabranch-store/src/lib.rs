@@ -37,7 +37,7 @@ pub use engine::{Committed, Engine, Job, Stats, Touched, Undo, Write};
 pub use error::{QuarantineReason, StoreError};
 pub use history::Mine;
 pub use outbox::OutboxPage;
-pub use read::{EntityRecord, LogEntry, QueryRows, Read, RemoteState, Totals};
+pub use read::{EntityRecord, FirstSyncTotals, LogEntry, QueryRows, Read, RemoteState, Totals};
 pub use receive::Received;
 pub use rows::{Origin, RemoteKey};
 pub use store::{OpenMode, Store};

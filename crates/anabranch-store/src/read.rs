@@ -108,6 +108,19 @@ pub struct Totals {
     pub orphaned: u64,
 }
 
+/// How far first syncs have come. Segments that were here already count as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FirstSyncTotals {
+    /// Entities that are here.
+    pub entities: u64,
+    /// Entities that there are.
+    pub entities_total: u64,
+    /// Bytes of segments that are here.
+    pub bytes: u64,
+    /// Bytes of segments that there are.
+    pub bytes_total: u64,
+}
+
 /// What is known about a remote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteState {
@@ -350,6 +363,22 @@ impl<'a> Read<'a> {
             latest = latest.max(row.get(4)?);
         }
         Ok((spaces, latest))
+    }
+
+    /// How far the first syncs that are under way have come, all together; `None` if there are none.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn first_sync(&self) -> Result<Option<FirstSyncTotals>, StoreError> {
+        let mut select = self.connection.prepare_cached(
+            "SELECT count(*), coalesce(sum(entities * applied), 0), coalesce(sum(entities), 0), \
+                    coalesce(sum(bytes * applied), 0), coalesce(sum(bytes), 0) FROM first_sync_pieces",
+        )?;
+        let (pieces, totals): (u64, _) = select.query_row([], |row| {
+            let [entities, entities_total, bytes, bytes_total] = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+            Ok((row.get(0)?, FirstSyncTotals { entities, entities_total, bytes, bytes_total }))
+        })?;
+        Ok((pieces > 0).then_some(totals))
     }
 
     /// Every entity's heads, in order of id.

@@ -90,7 +90,7 @@ pub use environment::SystemEnvironment;
 pub use error::Error;
 pub use exchange::Exchanged;
 pub use replica::{OpenOptions, Replica};
-pub use status::{Phase, Status};
+pub use status::{FirstSyncProgress, Phase, Status};
 pub use sync::{FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Transport, WebSocket};
 pub use text_session::{TextCursor, TextSession};
 pub use transaction::Transaction;

@@ -234,10 +234,12 @@ impl Replica {
     /// # Errors
     /// If the file cannot be read.
     pub fn status(&self) -> Result<Status, Error> {
-        let (totals, remotes) =
-            self.inner.store.read(|read| read.snapshot(|read| Ok((read.totals()?, read.remotes()?))))?;
+        let (totals, remotes, first_sync) = self
+            .inner
+            .store
+            .read(|read| read.snapshot(|read| Ok((read.totals()?, read.remotes()?, read.first_sync()?))))?;
         let online = self.inner.online.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Status::new(totals, remotes, online))
+        Ok(Status::new(totals, remotes, first_sync, online))
     }
 
     /// Watches the status.

@@ -1,7 +1,7 @@
 //! Honest status.
 
 use anabranch_core::UnixMillis;
-use anabranch_store::{RemoteState, Totals};
+use anabranch_store::{FirstSyncTotals, RemoteState, Totals};
 use serde::Serialize;
 
 /// Where the sync of a replica stands.
@@ -22,6 +22,49 @@ pub enum Phase {
     Waiting,
     /// It will not try again by itself.
     Halted,
+}
+
+/// How far a first sync has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FirstSyncProgress {
+    /// Entities that are here.
+    pub entities: u64,
+    /// Entities that there were when it began.
+    pub entities_total: u64,
+    /// Bytes that have been fetched.
+    pub bytes: u64,
+    /// Bytes that are to be fetched in all.
+    pub bytes_total: u64,
+    /// How long the rest will take at the pace so far, in milliseconds; `None` as long as there is none.
+    pub remaining_millis: Option<u64>,
+}
+
+/// The pace of a first sync, since this process has taken part in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pace {
+    began_at: Option<UnixMillis>,
+    last_at: UnixMillis,
+    /// Bytes that came after the first piece.
+    bytes: u64,
+}
+
+impl Pace {
+    /// Another piece has been applied.
+    pub(crate) fn go_on(self, now: UnixMillis, bytes: u64) -> Self {
+        match self.began_at {
+            // The clock was set back, or this is another first sync, much later.
+            Some(at) if now >= self.last_at && now - self.last_at < 60_000 => {
+                Self { began_at: Some(at), last_at: now, bytes: self.bytes + bytes }
+            }
+            _ => Self { began_at: Some(now), last_at: now, bytes: 0 },
+        }
+    }
+
+    fn remaining(self, left: u64) -> Option<u64> {
+        let took = self.last_at.checked_sub(self.began_at?)?.unsigned_abs();
+        took.checked_mul(left)?.checked_div(self.bytes)
+    }
 }
 
 /// What is pending, parked and contested in a file, and how its sync stands. The counts survive a restart.
@@ -50,6 +93,8 @@ pub struct Status {
     pub quarantined: u64,
     /// Foreign changes that wait for others.
     pub orphaned: u64,
+    /// How far the first sync has come, while there is one: segment by segment.
+    pub first_sync: Option<FirstSyncProgress>,
     /// When replica and server last agreed in everything.
     pub last_success_at: Option<UnixMillis>,
     /// When the next attempt is due.
@@ -67,10 +112,21 @@ pub(crate) struct Online {
     pub(crate) owner: u64,
     pub(crate) phase: Phase,
     pub(crate) next_retry_at: Option<UnixMillis>,
+    pub(crate) pace: Pace,
 }
 
 impl Status {
-    pub(crate) fn new(totals: Totals, remotes: Vec<RemoteState>, online: Online) -> Self {
+    pub(crate) fn new(
+        totals: Totals,
+        remotes: Vec<RemoteState>,
+        first_sync: Option<FirstSyncTotals>,
+        online: Online,
+    ) -> Self {
+        let first_sync = first_sync.map(|totals| {
+            let FirstSyncTotals { entities, entities_total, bytes, bytes_total } = totals;
+            let remaining_millis = online.pace.remaining(bytes_total.saturating_sub(bytes));
+            FirstSyncProgress { entities, entities_total, bytes, bytes_total, remaining_millis }
+        });
         let remote = remotes.into_iter().max_by_key(|remote| (remote.last_success_at, remote.url.is_some()));
         let Totals {
             entities,
@@ -98,6 +154,7 @@ impl Status {
             open_conflicts,
             quarantined,
             orphaned,
+            first_sync,
             last_success_at,
             next_retry_at: online.next_retry_at,
             failures,

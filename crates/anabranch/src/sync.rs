@@ -1,16 +1,19 @@
 //! Sync with a server: configure, start, follow.
 
 mod driver;
+mod first_sync;
 mod link;
 mod websocket;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anabranch_core::sync::Halt;
-use anabranch_core::{ErrorKind, SpaceName};
-use anabranch_store::Commit as StoreCommit;
+use anabranch_core::wire::MAX_PULL_COLLECTIONS;
+use anabranch_core::{CollectionName, ErrorKind, SpaceName};
+use anabranch_store::{Commit as StoreCommit, StoreError};
 use tokio::sync::mpsc;
 
 use crate::Commit;
@@ -57,11 +60,16 @@ fn describe(halt: &Halt) -> String {
     }
 }
 
+/// Collections by name; `None` for all.
+type Wanted = Option<BTreeSet<CollectionName>>;
+
 /// Sync with one server, not started yet. Made by [`Replica::sync`].
 pub struct Sync {
     replica: Replica,
     url: String,
     spaces: Vec<SpaceName>,
+    /// Which collections of these spaces are wanted, if that is to be changed.
+    collections: Option<Wanted>,
     /// A WebSocket to the URL if there is none.
     transport: Option<Arc<dyn Transport>>,
 }
@@ -84,6 +92,8 @@ pub struct SyncReport {
     pub refused: u64,
     /// Changes that came and were new.
     pub pulled: u64,
+    /// Segments that came, of a first sync.
+    pub segments: u64,
     /// Flights of messages that were sent and answered.
     pub round_trips: u64,
     /// Bytes sent, in frames.
@@ -94,7 +104,7 @@ pub struct SyncReport {
 
 impl Sync {
     pub(crate) const fn new(replica: Replica, url: String) -> Self {
-        Self { replica, url, spaces: Vec::new(), transport: None }
+        Self { replica, url, spaces: Vec::new(), collections: None, transport: None }
     }
 
     /// Syncs this space even if nothing is in it yet. Spaces that are in the file are synced anyway.
@@ -104,6 +114,31 @@ impl Sync {
     pub fn space(mut self, name: &str) -> Result<Self, Error> {
         self.spaces.push(SpaceName::new(name)?);
         Ok(self)
+    }
+
+    /// Syncs these collections only, of the spaces that are named by [`space`](Self::space); what the library keeps
+    /// in a space itself comes along.
+    ///
+    /// The file remembers this for each server and space, until it is changed: syncs that say nothing of
+    /// collections keep to it. Collections that are added are fetched from the beginning. Those that are dropped
+    /// leave this file, entity by entity, once the server has what was written to them here.
+    ///
+    /// # Errors
+    /// If a name breaks the rules of [`CollectionName`], or there are more than 256.
+    pub fn collections<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self, Error> {
+        let names = names.into_iter().map(CollectionName::new).collect::<Result<BTreeSet<_>, _>>()?;
+        if names.len() > MAX_PULL_COLLECTIONS {
+            return Err(Error::invalid(format!("more than {MAX_PULL_COLLECTIONS} collections by name")));
+        }
+        self.collections = Some(Some(names));
+        Ok(self)
+    }
+
+    /// Syncs all collections again of the spaces that are named by [`space`](Self::space).
+    #[must_use]
+    pub fn all_collections(mut self) -> Self {
+        self.collections = Some(None);
+        self
     }
 
     /// Reaches the server through `transport` instead of a WebSocket to the URL.
@@ -152,7 +187,7 @@ impl Sync {
     }
 
     fn driver(self, mode: Mode, commands: mpsc::UnboundedReceiver<Command>) -> Result<Driver, Error> {
-        let (url, spaces) = (self.url.clone(), self.spaces.clone());
+        let (url, spaces, collections) = (self.url.clone(), self.spaces.clone(), self.collections.clone());
         let transport = match self.transport {
             Some(transport) => transport,
             None => web_socket(&url)?,
@@ -160,9 +195,13 @@ impl Sync {
         // Held while the remote is found and marked, so that two syncs that start together do not share one.
         let mut in_use = self.replica.inner.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         let others: Vec<_> = in_use.iter().copied().collect();
-        let remote = self.replica.store().write(move |write| {
+        let remote: StoreCommit<_, StoreError> = self.replica.store().write(move |write| {
             spaces.iter().try_for_each(|space| write.ensure_space(space))?;
-            write.ensure_remote(&url, &others)
+            let remote = write.ensure_remote(&url, &others)?;
+            if let Some(wanted) = collections {
+                spaces.iter().try_for_each(|space| write.want_collections(remote, space, wanted.clone()))?;
+            }
+            Ok(remote)
         });
         let remote = remote.wait()?;
         in_use.insert(remote);

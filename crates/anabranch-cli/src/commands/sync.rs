@@ -6,7 +6,7 @@ use anabranch::{Replica, SyncReport};
 use serde_json::json;
 
 use crate::args::Sync;
-use crate::commands::{self, watch};
+use crate::commands::{self, progress, watch};
 use crate::error::CliError;
 use crate::output::{Output, count, size};
 
@@ -20,15 +20,25 @@ pub(crate) fn run(arguments: &Sync, output: &mut Output) -> Result<(), CliError>
         })?,
     };
     if arguments.watch {
-        return watch::run(&replica, &url, &arguments.space.space, output);
+        return watch::run(&replica, configured(&replica, &url, arguments)?, &url, output);
     }
-    let sync = replica.sync(&url).space(&arguments.space.space)?;
+    let sync = configured(&replica, &url, arguments)?;
+    let _shown = progress::show(&replica, output)?;
     let report = sync.now(Duration::from_secs(arguments.timeout.into())).wait();
     let report = report.map_err(|error| failure(&replica, &url, &error))?;
     let mut object = json!(report);
     object["url"] = url.clone().into();
     object["pending"] = replica.status()?.pending.into();
     output.either(&object, format_args!("{url}: {}", describe(&report)))
+}
+
+fn configured(replica: &Replica, url: &str, arguments: &Sync) -> Result<anabranch::Sync, CliError> {
+    let sync = replica.sync(url).space(&arguments.space.space)?;
+    match arguments.collections.as_slice() {
+        [] => Ok(sync),
+        [all] if all == "all" => Ok(sync.all_collections()),
+        names => Ok(sync.collections(names)?),
+    }
 }
 
 /// The report in a line.

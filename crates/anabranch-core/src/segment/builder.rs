@@ -45,6 +45,7 @@ pub struct SegmentBuilder {
     size: usize,
     ops: usize,
     expanded: usize,
+    max_entities: usize,
 }
 
 impl SegmentBuilder {
@@ -63,7 +64,15 @@ impl SegmentBuilder {
             size: 256,
             ops: 0,
             expanded: 0,
+            max_entities: SEGMENT_ENTITIES,
         }
+    }
+
+    /// The same, full at this number of entities already; at least one, at most [`SEGMENT_ENTITIES`].
+    #[must_use]
+    pub fn with_max_entities(mut self, most: usize) -> Self {
+        self.max_entities = most.clamp(1, SEGMENT_ENTITIES);
+        self
     }
 
     /// Whether nothing has been added.
@@ -77,7 +86,7 @@ impl SegmentBuilder {
     pub fn is_full(&self) -> bool {
         let Columns { counts, forms, .. } = &self.columns;
         self.size >= SEGMENT_BYTES
-            || counts.len() >= SEGMENT_ENTITIES
+            || counts.len() >= self.max_entities
             || forms.len() >= SEGMENT_CHANGES
             || self.ops >= SEGMENT_OPS
             || self.expanded >= SEGMENT_EXPANDED

@@ -32,6 +32,7 @@ const LEAST: EntityId = EntityId::from_bytes([0; 16]);
 pub(super) async fn build(
     backend: &dyn Backend,
     shelf: &Shelf,
+    max_entities: usize,
     space: &SpaceName,
     head: Mark,
 ) -> Result<Made, BackendError> {
@@ -40,13 +41,14 @@ pub(super) async fn build(
         Some(made) => touched(backend, space, made.mark.seq, head.seq).await?,
         None => BTreeSet::new(),
     };
+    let source = Source { backend, shelf, space, head, max_entities };
     let mut pieces = Vec::new();
     for collection in backend.collections(space.clone()).await? {
         let parts = before.iter().flat_map(|made| &made.pieces).filter(|part| part.piece.collection == collection);
         for range in ranges(parts.cloned().collect(), &collection, &touched) {
             match range.clean {
                 Some(parts) => pieces.extend(parts),
-                None => rebuild(backend, shelf, space, &collection, (range.from, range.to), head, &mut pieces).await?,
+                None => source.rebuild(&collection, (range.from, range.to), &mut pieces).await?,
             }
         }
     }
@@ -105,44 +107,53 @@ fn ranges(parts: Vec<Part>, collection: &CollectionName, touched: &BTreeSet<(Col
     ranges
 }
 
-async fn rebuild(
-    backend: &dyn Backend,
-    shelf: &Shelf,
-    space: &SpaceName,
-    collection: &CollectionName,
-    (from, to): (EntityId, Option<EntityId>),
+/// What segments are built from, and where they go.
+struct Source<'a> {
+    backend: &'a dyn Backend,
+    shelf: &'a Shelf,
+    space: &'a SpaceName,
     head: Mark,
-    pieces: &mut Vec<Part>,
-) -> Result<(), BackendError> {
-    let mut cutter = Cutter::new(collection.clone());
-    let mut next = Some((from, 0));
-    while let Some(from) = next {
-        let range = Histories { collection: collection.clone(), from, to, up_to: head.seq };
-        let page = backend.histories(space.clone(), range, STEP).await?;
-        next = page.next;
-        let is_last = next.is_none();
-        // Deflating takes its time: that is done where it keeps nobody waiting.
-        let cut = tokio::task::spawn_blocking(move || {
-            cutter.take(page.changes);
-            if is_last {
-                cutter.finish();
+    max_entities: usize,
+}
+
+impl Source<'_> {
+    async fn rebuild(
+        &self,
+        collection: &CollectionName,
+        (from, to): (EntityId, Option<EntityId>),
+        pieces: &mut Vec<Part>,
+    ) -> Result<(), BackendError> {
+        let mut cutter = Cutter::new(collection.clone(), self.max_entities);
+        let mut next = Some((from, 0));
+        while let Some(from) = next {
+            let range = Histories { collection: collection.clone(), from, to, up_to: self.head.seq };
+            let page = self.backend.histories(self.space.clone(), range, STEP).await?;
+            next = page.next;
+            let is_last = next.is_none();
+            // Deflating takes its time: that is done where it keeps nobody waiting.
+            let cut = tokio::task::spawn_blocking(move || {
+                cutter.take(page.changes);
+                if is_last {
+                    cutter.finish();
+                }
+                cutter
+            });
+            cutter = cut.await.map_err(|_| BackendError::internal("building a segment panicked"))?;
+            for (Built { piece, first, bytes }, continues) in std::mem::take(&mut cutter.done) {
+                if !self.shelf.store(&piece.digest, bytes).await {
+                    return Err(BackendError::internal("a segment could not be kept"));
+                }
+                pieces.push(Part { piece, first, continues });
             }
-            cutter
-        });
-        cutter = cut.await.map_err(|_| BackendError::internal("building a segment panicked"))?;
-        for (Built { piece, first, bytes }, continues) in std::mem::take(&mut cutter.done) {
-            if !shelf.store(&piece.digest, bytes).await {
-                return Err(BackendError::internal("a segment could not be kept"));
-            }
-            pieces.push(Part { piece, first, continues });
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Cuts a range of entities into segments.
 struct Cutter {
     collection: CollectionName,
+    max_entities: usize,
     builder: SegmentBuilder,
     /// The segment begins in the middle of an entity's history.
     continues: bool,
@@ -152,9 +163,9 @@ struct Cutter {
 }
 
 impl Cutter {
-    fn new(collection: CollectionName) -> Self {
-        let builder = SegmentBuilder::new(collection.clone());
-        Self { collection, builder, continues: false, last: None, done: Vec::new() }
+    fn new(collection: CollectionName, max_entities: usize) -> Self {
+        let builder = SegmentBuilder::new(collection.clone()).with_max_entities(max_entities);
+        Self { collection, max_entities, builder, continues: false, last: None, done: Vec::new() }
     }
 
     fn take(&mut self, changes: Vec<(EntityId, Change)>) {
@@ -169,7 +180,8 @@ impl Cutter {
     }
 
     fn finish(&mut self) {
-        let full = std::mem::replace(&mut self.builder, SegmentBuilder::new(self.collection.clone()));
+        let next = SegmentBuilder::new(self.collection.clone()).with_max_entities(self.max_entities);
+        let full = std::mem::replace(&mut self.builder, next);
         self.done.extend(full.finish().map(|built| (built, self.continues)));
     }
 }

@@ -47,7 +47,9 @@ impl Engine {
             rows::set_meta(&self.connection, "projection", PROJECTION)?;
             views::rebuild(&self.connection, &self.schema)?;
             let before = stored.as_ref().filter(|_| projected == Some(PROJECTION));
+            self.projecting = true;
             self.project_again(before)?;
+            self.projecting = false;
         }
         match rows::meta::<String>(&self.connection, "replica")? {
             Some(id) => self.replica = id.parse()?,

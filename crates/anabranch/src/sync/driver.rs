@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::replica::Replica;
 use crate::status::{Online, Phase};
 use crate::sync::link::{Link, LinkError, Transport};
-use crate::sync::{SyncError, SyncReport};
+use crate::sync::{SyncError, SyncReport, first_sync};
 use crate::watch::Watchers;
 
 /// How long a sync goes on.
@@ -154,7 +154,10 @@ impl Driver {
             () = self.written.notify.notified() => self.written_spaces(),
             event = next_frame(&mut self.link) => {
                 match event {
-                    Ok(frame) => vec![self.read(&frame)],
+                    Ok(frame) => {
+                        let event = self.read(&frame);
+                        vec![first_sync::opened(&self.store, event).await]
+                    }
                     Err(error) => {
                         self.link = None;
                         vec![disconnected(error)]
@@ -288,6 +291,7 @@ impl Driver {
     }
 
     async fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        let applied = first_sync::applied(&batch);
         let (mut pushed, mut duplicates, mut refused) = (0, 0, 0);
         for (_, answer) in &batch.answered {
             match answer {
@@ -302,6 +306,11 @@ impl Driver {
         let remote = self.remote;
         let received = self.store.write(move |write| write.apply_batch(remote, batch)).await?;
         self.store_failures.succeed();
+        if let Some(bytes) = applied {
+            self.report.segments += 1;
+            let now = self.environment.now();
+            self.tell_status(|online| online.pace = online.pace.go_on(now, bytes));
+        }
         if let Some(skew) = received.skew {
             warn!(ahead_millis = skew.ahead_millis, "a change has a stamp far in the future");
         }
@@ -350,6 +359,9 @@ impl Driver {
                 if self.mode == Mode::Once {
                     self.outcome = Some(Err(SyncError::Offline(reason)));
                 }
+            }
+            SyncEvent::SegmentRefused { space, reason } => {
+                warn!(%space, %reason, "a segment cannot be used");
             }
             SyncEvent::ServerLostHistory(space) => {
                 warn!(%space, "the server has lost history; offering everything again");
