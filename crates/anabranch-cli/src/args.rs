@@ -236,6 +236,9 @@ pub(crate) struct Sync {
     /// How long to try.
     #[arg(long, default_value_t = 300, value_name = "SECONDS", conflicts_with = "watch")]
     pub(crate) timeout: u32,
+    /// Only these collections, from now on; `all` for all of them again.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) collections: Vec<String>,
     #[command(flatten)]
     pub(crate) space: InSpace,
 }

@@ -7,6 +7,7 @@
 
 mod columns;
 mod ops;
+mod parts;
 mod reader;
 mod runs;
 
@@ -16,7 +17,8 @@ use self::reader::Reader;
 use crate::id::{Actor, ChangeHash, Digest};
 use crate::stamp::Stamp;
 
-pub(crate) use ops::{Action, Key, ObjectKind, Op, OpName, Ops};
+pub(crate) use ops::{Action, Key, ObjectKind, Op, OpName, Ops, Scalar};
+pub(crate) use parts::Parts;
 
 /// The largest change that is admitted, in bytes.
 pub const MAX_CHANGE_BYTES: usize = 1 << 20;
@@ -129,6 +131,14 @@ impl Change {
             return Err(ChangeError::TooLarge);
         }
         let hash = chunk_hash(&bytes)?;
+        Self::read(bytes, hash)
+    }
+
+    /// Reads a chunk that has this hash.
+    fn read(bytes: Vec<u8>, hash: ChangeHash) -> Result<Self, ChangeError> {
+        if bytes.len() > MAX_CHANGE_BYTES {
+            return Err(ChangeError::TooLarge);
+        }
         let mut reader = Reader::new(&bytes, 9);
         let length = reader.length("the length")?;
         if length != bytes.len() - reader.at() {
@@ -232,6 +242,11 @@ impl Change {
     #[must_use]
     pub fn max_op(&self) -> u64 {
         self.start_op + u64::try_from(self.ops).unwrap_or(MAX_OP) - 1
+    }
+
+    /// How many ops it has.
+    pub(crate) const fn op_count(&self) -> usize {
+        self.ops
     }
 
     /// Its ops, with the actors that they name; the first is its own.

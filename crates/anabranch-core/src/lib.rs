@@ -15,6 +15,7 @@ mod error;
 mod id;
 mod name;
 mod schema;
+pub mod segment;
 mod stamp;
 pub mod sync;
 pub mod wire;

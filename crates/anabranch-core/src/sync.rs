@@ -22,9 +22,10 @@ pub use append::{
 pub use backoff::{Backoff, CIRCUIT_FAILURES, MAX_BACKOFF_MILLIS};
 pub use class::ErrorClass;
 pub use client::{
-    Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, Look, MAX_PUSH_BYTES,
-    MAX_PUSH_CHANGES, OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
+    Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSync, FirstSyncStep, Halt, LinkCommand, Look,
+    MAX_PUSH_BYTES, MAX_PUSH_CHANGES, OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
 };
+pub use cursor::seal_cursor;
 pub use digest::SpaceDigest;
 pub use schedule::{
     Budget, Conditions, Decision, Deferral, MAX_RETRY_AFTER_MILLIS, Reason, Schedule, Scheduler, Situation, Trigger,

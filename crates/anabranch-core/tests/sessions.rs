@@ -33,7 +33,7 @@ fn session(entropy: &mut SplitMix64) -> ClientSession {
     let replica = ReplicaId::mint(NOW, entropy);
     let config =
         ClientConfig { replica, actor: Actor::mint(&replica, entropy), schema_version: 1, adopt: Adopt::Nothing };
-    let progress = SpaceProgress { space: main_space(), cursor: None, ack: None };
+    let progress = SpaceProgress::begin(main_space());
     ClientSession::new(config, None, vec![progress], 0)
 }
 

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use anabranch_core::sync::reconcile::SketchError;
 use anabranch_core::sync::{AppendOutcome, LogPage, Pushable};
 use anabranch_core::wire::{Ask, Mark, Reply};
-use anabranch_core::{Digest, Lineage, ReplicaId, SpaceName};
+use anabranch_core::{Change, CollectionName, Digest, EntityId, Lineage, ReplicaId, SpaceName};
 use tokio::sync::broadcast;
 
 use crate::error::BackendError;
@@ -48,6 +48,28 @@ pub struct PageBudget {
     pub bytes: usize,
     /// The most changes.
     pub changes: usize,
+}
+
+/// Which histories to read: those of a range of a collection's entities, as of a place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Histories {
+    /// The collection.
+    pub collection: CollectionName,
+    /// The first entity, and the place after which its changes begin.
+    pub from: (EntityId, u64),
+    /// The entity before which the range ends; `None` for no end.
+    pub to: Option<EntityId>,
+    /// The place up to which changes count.
+    pub up_to: u64,
+}
+
+/// A page of histories.
+#[derive(Clone, Debug, Default)]
+pub struct HistoryPage {
+    /// Changes with their entities: in ascending order of entities, and each entity's in the order of the log.
+    pub changes: Vec<(EntityId, Change)>,
+    /// Where the next page begins, as [`Histories::from`]; `None` at the end.
+    pub next: Option<(EntityId, u64)>,
 }
 
 /// Where a server keeps the logs of its spaces.
@@ -101,6 +123,24 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`BackendError`] if the storage cannot say.
     fn overview(&self, space: SpaceName) -> BackendFuture<'_, SpaceOverview>;
+
+    /// The collections of a space's entities, in ascending order.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the storage cannot say.
+    fn collections(&self, space: SpaceName) -> BackendFuture<'_, Vec<CollectionName>>;
+
+    /// The entities that have changes after one place and up to another.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the storage cannot say.
+    fn touched(&self, space: SpaceName, after: u64, up_to: u64) -> BackendFuture<'_, Vec<(CollectionName, EntityId)>>;
+
+    /// Reads a page of histories: what segments are made of. Always at least one change, if there is one.
+    ///
+    /// # Errors
+    /// [`BackendError`], also if what is stored is not what was stored.
+    fn histories(&self, space: SpaceName, range: Histories, budget: PageBudget) -> BackendFuture<'_, HistoryPage>;
 
     /// Hints of commits, from now on. A receiver that lags has lost some, and looks at the
     /// [`head`](Backend::head) of every space that it cares about.

@@ -16,6 +16,7 @@ use tracing::Instrument as _;
 
 use crate::access::{Authorize, OpenAccess, SharedAccess};
 use crate::options::{BODY_TIMEOUT, MAX_BODY_BYTES};
+use crate::segments::{self, Segments};
 use crate::session::Sessions;
 use crate::socket::SocketLink;
 use crate::stop::{Stop, reached};
@@ -27,24 +28,27 @@ pub(crate) type Permit = Arc<OwnedSemaphorePermit>;
 /// What the routes share.
 pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
+    pub(crate) segments: Arc<Segments>,
     pub(crate) authorize: Option<Authorize>,
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) stop: watch::Receiver<Stop>,
 }
 
-type Refusal = (StatusCode, &'static str);
+pub(crate) type Refusal = (StatusCode, &'static str);
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/v1/sync", get(sync_by_socket).post(sync_by_post))
         .route("/v1/spaces/{space}", get(overview))
+        .route("/v1/spaces/{space}/segments", get(segments::manifest))
+        .route("/v1/spaces/{space}/segments/{digest}", get(segments::segment))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(shared)
 }
 
 impl Shared {
-    fn access(&self, headers: &HeaderMap) -> Result<SharedAccess, Refusal> {
+    pub(crate) fn access(&self, headers: &HeaderMap) -> Result<SharedAccess, Refusal> {
         if let Some(authorize) = &self.authorize {
             return authorize(headers).ok_or((StatusCode::UNAUTHORIZED, "not authorized\n"));
         }

@@ -3,13 +3,15 @@
 //! A [`Server`] listens and runs one session per WebSocket or `POST`; a [`Backend`] keeps the logs of the
 //! spaces. The default one is [`SqliteBackend`]: one file, acknowledgement only after the commit is on the
 //! disk. What is said in a session is decided by [`anabranch_core::sync::ServerSession`]; this crate moves
-//! bytes and stores them. It relays changes without ever loading a document.
+//! bytes and stores them. It relays changes without ever loading a document, and so builds its segments, too.
 //!
 //! | route | what it does |
 //! | --- | --- |
 //! | `GET /healthz` | `200 ok` |
 //! | `GET /v1/sync` | a WebSocket; one binary message is one [frame](anabranch_core::wire) |
 //! | `POST /v1/sync` | a session in one request: the client's frames in the body, the server's in the response |
+//! | `GET /v1/spaces/{space}/segments` | the space's segments, as JSON: what a first sync fetches |
+//! | `GET /v1/spaces/{space}/segments/{digest}` | a segment: immutable, with `ETag` and `Range` |
 //! | `GET /v1/spaces/{space}` | what a space holds, as JSON: `seq`, `entities`, `changes`, `digest` |
 //!
 //! See [`Server`] for an example.
@@ -22,6 +24,7 @@ mod http;
 mod hub;
 mod options;
 mod post;
+mod segments;
 mod server;
 mod session;
 mod socket;
@@ -30,10 +33,11 @@ mod stop;
 
 pub use access::{Authorize, OpenAccess, SharedAccess};
 pub use anabranch_core::sync::AppendOutcome;
-pub use backend::{Backend, BackendFuture, Commit, PageBudget, Reconciled, SpaceOverview};
+pub use backend::{Backend, BackendFuture, Commit, Histories, HistoryPage, PageBudget, Reconciled, SpaceOverview};
 pub use environment::SystemEnvironment;
 pub use error::{BackendError, BackendErrorKind, ServerError};
 pub use options::ServerOptions;
+pub use segments::SegmentOptions;
 pub use server::{Server, ServerHandle};
 pub use sqlite::{OpenError, SqliteBackend};
 

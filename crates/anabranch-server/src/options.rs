@@ -12,6 +12,7 @@ use crate::access::Authorize;
 use crate::backend::PageBudget;
 use crate::environment::SystemEnvironment;
 use crate::error::ServerError;
+use crate::segments::SegmentOptions;
 
 /// The largest frame with its header: the largest message of a WebSocket.
 pub(crate) const MAX_MESSAGE_BYTES: usize = MAX_FRAME_BYTES + HEADER_BYTES;
@@ -68,6 +69,8 @@ pub struct ServerOptions {
     pub page: PageBudget,
     /// Connections at the same time, sessions included; whoever comes later waits.
     pub max_connections: u32,
+    /// How the segments of first syncs are built and kept.
+    pub segments: SegmentOptions,
     /// Where the time comes from.
     pub environment: Box<dyn Environment>,
 }
@@ -81,6 +84,7 @@ impl Default for ServerOptions {
             limits: Limits { push_changes: MAX_PUSH_CHANGES, push_bytes: MAX_PUSH_BYTES },
             page: PageBudget { bytes: PAGE_BYTES, changes: PAGE_CHANGES },
             max_connections: 4_096,
+            segments: SegmentOptions::default(),
             environment: Box::new(SystemEnvironment),
         }
     }
@@ -95,6 +99,7 @@ impl fmt::Debug for ServerOptions {
             .field("limits", &self.limits)
             .field("page", &self.page)
             .field("max_connections", &self.max_connections)
+            .field("segments", &self.segments)
             .finish_non_exhaustive()
     }
 }

@@ -1,9 +1,11 @@
 //! The listening server.
 
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use anabranch_core::SpaceName;
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -19,6 +21,7 @@ use crate::backend::{Backend, Commit};
 use crate::error::ServerError;
 use crate::http::{Permit, Shared, router};
 use crate::options::{ACCEPT_PAUSE, HEADER_TIMEOUT, MAX_HEAD_BYTES, SHUTDOWN_GRACE, ServerOptions};
+use crate::segments::{Segments, Wanted};
 use crate::session::Sessions;
 use crate::stop::{Stop, reached};
 
@@ -44,6 +47,7 @@ pub struct Server {
     shared: Arc<Shared>,
     stop: watch::Sender<Stop>,
     commits: broadcast::Receiver<Commit>,
+    wanted: Wanted,
     max_connections: u32,
 }
 
@@ -64,10 +68,13 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(Stop::Run);
         let commits = backend.commits();
-        let ServerOptions { authorize, allowed_origins, limits, page, max_connections, environment, .. } = options;
-        let sessions = Sessions::new(backend, environment, limits, page);
-        let shared = Arc::new(Shared { sessions, authorize, allowed_origins, stop: stopped });
-        Ok(Self { listener, address, shared, stop, commits, max_connections })
+        let ServerOptions { authorize, allowed_origins, limits, page, max_connections, environment, segments, .. } =
+            options;
+        let (segments, wanted) = Segments::new(Arc::clone(&backend), segments);
+        let segments = Arc::new(segments);
+        let sessions = Sessions::new(backend, Arc::clone(&segments), environment, limits, page);
+        let shared = Arc::new(Shared { sessions, segments, authorize, allowed_origins, stop: stopped });
+        Ok(Self { listener, address, shared, stop, commits, wanted, max_connections })
     }
 
     /// The address that it listens on.
@@ -79,9 +86,10 @@ impl Server {
     /// Serves until `shutdown` resolves; then takes no more connections, finishes and answers the pushes that
     /// have arrived, and says goodbye to the sessions. Dropping the future ends everything at once.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { listener, address, shared, stop, commits, max_connections } = self;
+        let Self { listener, address, shared, stop, commits, wanted, max_connections } = self;
         tracing::info!(%address, "listening");
         let places = Arc::new(Semaphore::new(usize::try_from(max_connections).unwrap_or(Semaphore::MAX_PERMITS)));
+        let building = shared.segments.run(commits.resubscribe(), wanted);
         let hints = shared.sessions.hub().listen(Arc::clone(shared.sessions.backend()), commits);
         let serving = async {
             tokio::select! {
@@ -98,10 +106,12 @@ impl Server {
                 drop(places.acquire_many(max_connections).await);
             }
         };
-        tokio::pin!(serving, hints);
+        // If the backend gives no hints, pushes and pulls work all the same.
+        let background = async { tokio::join!(hints, building) };
+        tokio::pin!(serving, background);
         tokio::select! {
             () = &mut serving => return,
-            () = &mut hints => {} // the backend gives no hints: pushes and pulls work all the same
+            _ = &mut background => {}
         }
         serving.await;
     }
@@ -113,20 +123,26 @@ impl Server {
     #[must_use = "dropping the handle stops the server"]
     pub fn spawn(self) -> ServerHandle {
         let (stop, stopped) = oneshot::channel::<()>();
-        let address = self.address;
+        let (address, shared) = (self.address, Arc::clone(&self.shared));
         let task = tokio::spawn(self.run(async {
             drop(stopped.await); // sent or dropped: both mean "stop"
         }));
-        ServerHandle { address, stop, task }
+        ServerHandle { address, stop, task, shared }
     }
 }
 
 /// A running server. Dropping it stops the server as [`shutdown`](Self::shutdown) does, without waiting.
-#[derive(Debug)]
 pub struct ServerHandle {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerHandle").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl ServerHandle {
@@ -136,19 +152,26 @@ impl ServerHandle {
         self.address
     }
 
+    /// Waits until the segments of a space go up to this place of its log, or beyond. They are built in the
+    /// background, and not after every change: for tests and tools.
+    pub async fn segments_reach(&self, space: &SpaceName, seq: u64) {
+        self.shared.segments.reach(space, seq).await;
+    }
+
     /// Stops: finishes and answers the pushes that have arrived, ends the sessions, and returns when that is
     /// done, or after ten seconds.
     ///
     /// # Errors
     /// [`ServerError::Aborted`] if the server's task panicked.
     pub async fn shutdown(self) -> Result<(), ServerError> {
-        drop(self.stop);
+        drop((self.stop, self.shared));
         self.task.await.map_err(|_| ServerError::Aborted)
     }
 
     /// Stops at once, in the middle of whatever it is doing: as a crash would, for tests. What was
     /// acknowledged is durable all the same.
     pub async fn abort(self) {
+        drop(self.shared);
         self.task.abort();
         // It was cancelled, so this is an error, and the one that was asked for.
         drop(self.task.await);

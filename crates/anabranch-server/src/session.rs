@@ -13,6 +13,7 @@ use axum::body::Bytes;
 use crate::access::SharedAccess;
 use crate::backend::{Backend, Commit, PageBudget};
 use crate::hub::{Hub, News, Subscription};
+use crate::segments::Segments;
 
 /// The two directions of a session's connection, in frames.
 pub(crate) trait Link: Send {
@@ -42,6 +43,7 @@ pub(crate) enum End {
 /// What all sessions share.
 pub(crate) struct Sessions {
     backend: Arc<dyn Backend>,
+    segments: Arc<Segments>,
     hub: Arc<Hub>,
     environment: Mutex<Box<dyn Environment>>,
     limits: Limits,
@@ -52,12 +54,13 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(crate) fn new(
         backend: Arc<dyn Backend>,
+        segments: Arc<Segments>,
         environment: Box<dyn Environment>,
         limits: Limits,
         page: PageBudget,
     ) -> Self {
         let environment = Mutex::new(environment);
-        Self { backend, hub: Arc::default(), environment, limits, page, next: AtomicU64::new(1) }
+        Self { backend, segments, hub: Arc::default(), environment, limits, page, next: AtomicU64::new(1) }
     }
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
@@ -111,6 +114,14 @@ impl Sessions {
                 let outcome = backend.read(space.clone(), after, check, self.page).await;
                 let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a pull failed")).ok();
                 CallResult::Read { space, outcome }
+            }
+            Call::Manifest { space } => {
+                let outcome = self.segments.manifest(&space).await;
+                CallResult::Manifest { space, outcome }
+            }
+            Call::Segment { space, digest } => {
+                let outcome = self.segments.segment(&space, &digest).await;
+                CallResult::Segment { space, digest, outcome }
             }
         }
     }

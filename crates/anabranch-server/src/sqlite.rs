@@ -2,6 +2,7 @@
 
 mod append;
 mod connection;
+mod histories;
 mod reader;
 mod reconcile;
 mod schema;
@@ -12,14 +13,14 @@ use std::sync::Arc;
 
 use anabranch_core::sync::{AppendOutcome, LogPage, Pushable};
 use anabranch_core::wire::{Ask, Mark};
-use anabranch_core::{Environment, Lineage, ReplicaId, SpaceName};
+use anabranch_core::{CollectionName, EntityId, Environment, Lineage, ReplicaId, SpaceName};
 use rusqlite::Row;
 use tokio::sync::broadcast;
 
 use self::connection::Source;
 use self::reader::Readers;
 use self::writer::Writer;
-use crate::backend::{Backend, BackendFuture, Commit, PageBudget, Reconciled, SpaceOverview};
+use crate::backend::{Backend, BackendFuture, Commit, Histories, HistoryPage, PageBudget, Reconciled, SpaceOverview};
 use crate::error::{BackendError, BackendErrorKind};
 
 /// Hints that a receiver may be behind before it loses some.
@@ -132,6 +133,20 @@ impl Backend for SqliteBackend {
 
     fn overview(&self, space: SpaceName) -> BackendFuture<'_, SpaceOverview> {
         Box::pin(Arc::clone(&self.readers).run(move |connection| reader::overview(connection, &space)))
+    }
+
+    fn collections(&self, space: SpaceName) -> BackendFuture<'_, Vec<CollectionName>> {
+        Box::pin(Arc::clone(&self.readers).run(move |connection| histories::collections(connection, &space)))
+    }
+
+    fn touched(&self, space: SpaceName, after: u64, up_to: u64) -> BackendFuture<'_, Vec<(CollectionName, EntityId)>> {
+        let read = move |connection: &_| histories::touched(connection, &space, after, up_to);
+        Box::pin(Arc::clone(&self.readers).run(read))
+    }
+
+    fn histories(&self, space: SpaceName, range: Histories, budget: PageBudget) -> BackendFuture<'_, HistoryPage> {
+        let read = move |connection: &_| histories::histories(connection, &space, &range, budget);
+        Box::pin(Arc::clone(&self.readers).run(read))
     }
 
     fn commits(&self) -> broadcast::Receiver<Commit> {

@@ -131,7 +131,7 @@ impl Client {
         let mut events = Vec::new();
         for space in std::mem::take(&mut process.written) {
             if process.followed.insert(space.clone()) {
-                let progress = anabranch_core::sync::SpaceProgress { space, cursor: None, ack: None };
+                let progress = anabranch_core::sync::SpaceProgress::begin(space);
                 events.push(ClientEvent::Follow(progress));
             } else {
                 events.push(ClientEvent::LocalWrite { space });

@@ -201,7 +201,8 @@ pub(crate) fn progress(connection: &Connection, remote: RemoteKey) -> Result<Vec
         let chain: Option<[u8; 32]> = row.get(3)?;
         let ack =
             ack_seq.zip(chain).map(|(seq, chain)| Mark { seq: seq.unsigned_abs(), chain: Digest::from_bytes(chain) });
-        Ok(SpaceProgress { space: space(row, 0)?, cursor: row.get::<_, Option<Vec<u8>>>(1)?.map(Cursor), ack })
+        let cursor = row.get::<_, Option<Vec<u8>>>(1)?.map(Cursor);
+        Ok(SpaceProgress { cursor, ack, ..SpaceProgress::begin(space(row, 0)?) })
     })
 }
 

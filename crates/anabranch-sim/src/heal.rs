@@ -33,6 +33,8 @@ impl Fleet {
                 continue;
             }
             if self.is_quiet()? {
+                self.check_converged()?;
+                self.sweep();
                 return self.check_converged();
             }
             ensure(self.time.now() < deadline, || format!("not quiet {BOUND_MINUTES} minutes after all faults ended"))?;
@@ -40,6 +42,15 @@ impl Fleet {
             ensure(waits, || format!("not quiet, and nothing will ever happen: {}", self.unrest()))?;
         }
         Err(Failure::new(format!("still busy after {BOUND_STEPS} steps")))
+    }
+
+    /// The replicas look at the documents that they took without looking.
+    fn sweep(&mut self) {
+        for client in &mut self.clients {
+            if let Some(process) = &mut client.process {
+                while process.engine.sweep().is_some() {}
+            }
+        }
     }
 
     /// What a person has to decide is decided.

@@ -27,6 +27,7 @@ mod log;
 mod model;
 mod op;
 mod run;
+mod segments;
 mod server;
 mod step;
 mod trace;

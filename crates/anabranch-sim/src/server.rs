@@ -13,6 +13,7 @@ use crate::clock::{VirtualTime, WallClock};
 use crate::failure::Failure;
 use crate::log::Log;
 use crate::model::{Hash, Model, hash_of};
+use crate::segments::Segments;
 
 /// Small, so that every run sees an outbox that takes several pushes.
 const LIMITS: Limits = Limits { push_changes: 6, push_bytes: 2_000 };
@@ -52,6 +53,8 @@ pub(crate) struct Server {
     pub(crate) up: bool,
     pub(crate) clock: WallClock,
     planted: Planted,
+    /// In memory: a crash loses them.
+    segments: Segments,
     /// Answered, but not stored yet: a planted bug.
     unstored: Vec<(SpaceName, Vec<Pushable>)>,
 }
@@ -72,12 +75,21 @@ pub(crate) struct Connection {
 impl Server {
     pub(crate) fn new(time: &VirtualTime, seed: u64, planted: Planted) -> Self {
         let clock = WallClock::new(time);
-        Self { disk: Disk::new(seed, planted), backup: None, up: true, clock, planted, unstored: Vec::new() }
+        Self {
+            disk: Disk::new(seed, planted),
+            backup: None,
+            up: true,
+            clock,
+            planted,
+            segments: Segments::default(),
+            unstored: Vec::new(),
+        }
     }
 
     /// The process is gone; the log stays.
     pub(crate) fn crash(&mut self) {
         self.up = false;
+        self.segments = Segments::default();
         self.unstored.clear();
     }
 
@@ -115,6 +127,14 @@ impl Server {
             Call::Read { space, after, check } => {
                 let page = self.disk.log.page(&space, after, &check);
                 (CallResult::Read { space, outcome: Some(page) }, None)
+            }
+            Call::Manifest { space } => {
+                let outcome = self.segments.manifest(self.disk.log.rows(&space));
+                (CallResult::Manifest { space, outcome }, None)
+            }
+            Call::Segment { space, digest } => {
+                let outcome = self.segments.get(&digest);
+                (CallResult::Segment { space, digest, outcome }, None)
             }
         };
         connection.take(self.clock.now(), ServerEvent::Result(result), model)?;

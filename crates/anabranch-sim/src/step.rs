@@ -1,5 +1,6 @@
 //! One thing at a time: what is ready to happen, and its happening.
 
+use anabranch_core::segment::Segment;
 use anabranch_core::sync::reconcile::Item;
 use anabranch_core::sync::{ClientEvent, LinkCommand, Look, SyncEvent};
 use anabranch_core::wire::{self, Ask, ClientMessage, Reply, ServerMessage};
@@ -163,7 +164,8 @@ impl Fleet {
         match wire::decode::<ServerMessage>(&frame) {
             Ok(message) => {
                 self.note(format_args!("client {client} <- {}", Said(&message)));
-                self.clients[client].handle(ClientEvent::Message(message));
+                let event = self.heard(message);
+                self.clients[client].handle(event);
             }
             Err(error) => {
                 self.forsake(client);
@@ -270,6 +272,18 @@ impl Fleet {
         Ok(())
     }
 
+    /// A driver reads segments before the session hears of them.
+    fn heard(&self, message: ServerMessage) -> ClientEvent {
+        match message.into_segment() {
+            Ok((space, digest, bytes)) => {
+                let read = |bytes: Vec<u8>| Segment::open(&digest, &bytes, Some(&self.schema)).map(Box::new);
+                let segment = bytes.map(|bytes| read(bytes).map_err(|error| error.to_string()));
+                ClientEvent::Segment { space, digest, segment }
+            }
+            Err(message) => ClientEvent::Message(*message),
+        }
+    }
+
     fn tell(&mut self, client: usize, event: &SyncEvent) -> Result<(), Failure> {
         self.note(format_args!("client {client}: {event:?}"));
         let Some(process) = &mut self.clients[client].process else { return Ok(()) };
@@ -280,7 +294,11 @@ impl Fleet {
                     .map_err(broken("noting a failure"))?;
             }
             SyncEvent::Halted(halt) => process.halted = Some(halt.clone()),
-            SyncEvent::Online { .. } | SyncEvent::CaughtUp | SyncEvent::ServerLostHistory(_) | SyncEvent::Shown(_) => {}
+            SyncEvent::Online { .. }
+            | SyncEvent::CaughtUp
+            | SyncEvent::SegmentRefused { .. }
+            | SyncEvent::ServerLostHistory(_)
+            | SyncEvent::Shown(_) => {}
         }
         Ok(())
     }
@@ -306,6 +324,7 @@ impl std::fmt::Display for Asked<'_> {
             ClientMessage::Received { space } => write!(f, "received a page of {space}"),
             ClientMessage::Presence { space, .. } => write!(f, "shows something in {space}"),
             ClientMessage::Reconcile { space, ask } => write!(f, "reconcile {space}: {}", asked(ask)),
+            ClientMessage::Segment { space, digest } => write!(f, "segment {digest} of {space}"),
         }
     }
 }
@@ -330,6 +349,12 @@ impl std::fmt::Display for Said<'_> {
             ServerMessage::Refused { code, message, .. } => write!(f, "refused: {code:?}, {message}"),
             ServerMessage::Poke { space } => write!(f, "there is more of {space}"),
             ServerMessage::Presence { space, replica, .. } => write!(f, "{replica} shows something in {space}"),
+            ServerMessage::Manifest { space, manifest } => {
+                write!(f, "{} segments of {space}, up to {}", manifest.pieces.len(), manifest.mark.seq)
+            }
+            ServerMessage::Segment { digest, bytes, .. } => {
+                write!(f, "segment {digest}: {:?} bytes", bytes.as_ref().map(Vec::len))
+            }
         }
     }
 }

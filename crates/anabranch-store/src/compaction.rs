@@ -23,6 +23,10 @@ impl Write<'_> {
         if pending || self.is_purged(&row)? {
             return Ok(false);
         }
+        if self.engine.is_unchecked(key)? {
+            let document = self.engine.take_document(&row)?;
+            self.engine.cache.put(key, document);
+        }
         // From the file, not from the cache: what is folded is what has been stored.
         let document = rows::load_document(&self.engine.connection, &row, &self.engine.actor)?;
         let folded = document.fold().map_err(|source| StoreError::Damaged { entity: row.id, source })?;

@@ -42,6 +42,12 @@ pub struct Engine {
     broken: bool,
     /// Collections that stay in this file.
     pub(crate) local_only: BTreeSet<String>,
+    /// Entities whose rows were repaired while their documents were loaded.
+    pub(crate) repaired: Vec<Touched>,
+    /// A remote of which entities are left that are not wanted any more.
+    pub(crate) unwanted: Option<i64>,
+    /// Rows are derived again, after an upgrade.
+    pub(crate) projecting: bool,
     stats: Arc<Stats>,
 }
 
@@ -160,6 +166,9 @@ impl Engine {
             data_version: 0,
             broken: false,
             local_only: BTreeSet::new(),
+            repaired: Vec::new(),
+            unwanted: None,
+            projecting: false,
             stats: Arc::default(),
         };
         engine.transaction(|engine| engine.prepare(schema, functions))?;
@@ -237,6 +246,7 @@ impl Engine {
             self.run_job(&mut **job, &mut pending)?;
         }
         self.flush(&mut pending)?;
+        pending.committed.entities.append(&mut self.repaired);
         Ok(pending.committed)
     }
 
@@ -300,6 +310,7 @@ impl Engine {
 
     fn roll_back(&mut self) {
         self.cache.clear();
+        self.repaired.clear();
         if !self.connection.is_autocommit()
             && let Err(failure) = self.connection.execute_batch("ROLLBACK")
         {
@@ -338,6 +349,9 @@ impl Engine {
             return Ok(document);
         }
         self.stats.documents_loaded.fetch_add(1, Ordering::Relaxed);
+        if self.is_unchecked(row.key)? {
+            return self.load_unchecked(row);
+        }
         rows::load_document(&self.connection, row, &self.actor)
     }
 }

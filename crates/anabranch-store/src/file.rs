@@ -18,7 +18,11 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 const MIGRATIONS: &[&[&str]] = &[
     &[include_str!("tables.sql")],
     &[include_str!("tables-2.sql")],
-    &[include_str!("tables-3-schedule.sql"), include_str!("tables-3-identity.sql")],
+    &[
+        include_str!("tables-3-schedule.sql"),
+        include_str!("tables-3-identity.sql"),
+        include_str!("tables-3-segments.sql"),
+    ],
 ];
 
 /// Opens the connection that writes, creating file and tables if they are not there.

@@ -10,8 +10,10 @@ use serde_json::{Map, Value};
 
 use crate::attempts::class_from;
 use crate::error::StoreError;
+use crate::first_sync;
 use crate::local_only::NOT_LOCAL;
 use crate::rows::{self, RemoteKey};
+use crate::subset::{self, Subset};
 
 /// The most rows that a query returns.
 const MAX_QUERY_ROWS: usize = 1_000_000;
@@ -106,6 +108,19 @@ pub struct Totals {
     pub quarantined: u64,
     /// Foreign changes that wait for others.
     pub orphaned: u64,
+}
+
+/// How far first syncs have come. Segments that were here already count as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FirstSyncTotals {
+    /// Entities that are here.
+    pub entities: u64,
+    /// Entities that there are.
+    pub entities_total: u64,
+    /// Bytes of segments that are here.
+    pub bytes: u64,
+    /// Bytes of segments that there are.
+    pub bytes_total: u64,
 }
 
 /// What is known about a remote.
@@ -337,7 +352,7 @@ impl<'a> Read<'a> {
     /// How far each space has come with a remote; spaces that have never been synced are included.
     fn progress(&self, remote: RemoteKey) -> Result<(Vec<SpaceProgress>, Option<UnixMillis>), StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT s.name, p.cursor, p.ack_seq, p.ack_chain, p.last_success_at \
+            "SELECT s.name, p.cursor, p.ack_seq, p.ack_chain, p.last_success_at, s.key \
              FROM spaces s LEFT JOIN sync_state p ON p.space = s.key AND p.remote = ? ORDER BY s.name",
         )?;
         let mut rows = statement.query([remote])?;
@@ -348,10 +363,37 @@ impl<'a> Read<'a> {
             let ack_chain: Option<[u8; 32]> = row.get(3)?;
             let ack = ack_seq.zip(ack_chain).map(|(seq, chain)| Mark { seq, chain: Digest::from_bytes(chain) });
             let space = SpaceName::new(row.get::<_, String>(0)?)?;
-            spaces.push(SpaceProgress { space, cursor: cursor.map(Cursor), ack });
+            let key = row.get(5)?;
+            let Subset { wanted, synced } = subset::subset(self.connection, remote, key)?;
+            let first_sync = first_sync::under_way(self.connection, remote, key)?;
+            spaces.push(SpaceProgress {
+                space,
+                cursor: cursor.map(Cursor),
+                ack,
+                // What is wanted and not synced begins at the beginning.
+                had: if wanted == synced { None } else { synced.map(Vec::from_iter) },
+                collections: wanted.map(Vec::from_iter),
+                first_sync,
+            });
             latest = latest.max(row.get(4)?);
         }
         Ok((spaces, latest))
+    }
+
+    /// How far the first syncs that are under way have come, all together; `None` if there are none.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn first_sync(&self) -> Result<Option<FirstSyncTotals>, StoreError> {
+        let mut select = self.connection.prepare_cached(
+            "SELECT count(*), coalesce(sum(entities * applied), 0), coalesce(sum(entities), 0), \
+                    coalesce(sum(bytes * applied), 0), coalesce(sum(bytes), 0) FROM first_sync_pieces",
+        )?;
+        let (pieces, totals): (u64, _) = select.query_row([], |row| {
+            let [entities, entities_total, bytes, bytes_total] = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
+            Ok((row.get(0)?, FirstSyncTotals { entities, entities_total, bytes, bytes_total }))
+        })?;
+        Ok((pieces > 0).then_some(totals))
     }
 
     /// Every entity's heads, in order of id; without what is local-only, as everything that others compare with.

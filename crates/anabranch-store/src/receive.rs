@@ -16,6 +16,7 @@ use crate::cache::EntityKey;
 use crate::engine::Write;
 use crate::error::{QuarantineReason, StoreError};
 use crate::rows::{self, EntityRow, Origin, RemoteKey, SpaceKey};
+use crate::{first_sync, subset};
 
 /// Orphans that one entity may have; what comes beyond is quarantined.
 const MAX_ORPHANS: i64 = 1_000;
@@ -63,10 +64,14 @@ impl Write<'_> {
     /// # Errors
     /// If the database fails. A bad change is no error: it is quarantined.
     pub fn apply_batch(&mut self, remote: RemoteKey, batch: WriteBatch) -> Result<Received, StoreError> {
-        let WriteBatch { space, lineage, incoming, answered, cursor, ack, reoffer, offers, caught_up_at } = batch;
+        let WriteBatch { space, lineage, incoming, first_sync, answered, cursor, ack, reoffer, offers, caught_up_at } =
+            batch;
         let space = rows::ensure_space(&self.engine.connection, &space)?;
         self.pending.sync_state = true;
-        let received = self.receive(space, incoming, Origin::Remote(remote))?;
+        let mut received = self.receive(space, incoming, Origin::Remote(remote))?;
+        if let Some(step) = first_sync {
+            received = self.take_first_sync(remote, space, step)?;
+        }
         let mut lacking = BTreeSet::new();
         let refused =
             answered.iter().any(|(_, answer)| matches!(answer, Answer::Held { .. } | Answer::Rejected { .. }));
@@ -109,6 +114,7 @@ impl Write<'_> {
                      WHERE remote = ? AND space = ?",
                     [remote, space],
                 )?;
+                first_sync::forget(&self.engine.connection, remote, space)?;
                 self.reoffer_space(remote, space)?;
             }
             Reoffer::Everything => {
@@ -116,11 +122,14 @@ impl Write<'_> {
                     "UPDATE sync_state SET cursor = NULL, ack_seq = NULL, ack_chain = NULL WHERE remote = ?",
                     [remote],
                 )?;
+                connection.execute("DELETE FROM first_syncs WHERE remote = ?", [remote])?;
                 self.reoffer_everything(remote)?;
             }
         }
         let connection = &self.engine.connection;
         if let Some(cursor) = cursor {
+            first_sync::forget(connection, remote, space)?;
+            subset::reached(connection, remote, space)?;
             let mut update =
                 connection.prepare_cached("UPDATE sync_state SET cursor = ? WHERE remote = ? AND space = ?")?;
             update.execute(params![cursor.0, remote, space])?;
@@ -131,6 +140,8 @@ impl Write<'_> {
             update.execute(params![i64::try_from(ack.seq)?, ack.chain.as_bytes(), remote, space])?;
         }
         if let Some(at) = caught_up_at {
+            self.drop_unwanted(remote)?;
+            let connection = &self.engine.connection;
             connection.execute("UPDATE sync_state SET last_success_at = ? WHERE remote = ?", [at, remote])?;
             self.forget_attempts(remote)?;
         }
@@ -164,7 +175,7 @@ impl Write<'_> {
         Ok(received)
     }
 
-    fn receive_entity(
+    pub(crate) fn receive_entity(
         &mut self,
         space: SpaceKey,
         id: EntityId,

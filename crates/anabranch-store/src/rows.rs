@@ -152,6 +152,18 @@ pub(crate) fn insert_change(
     origin: Origin,
 ) -> Result<i64, StoreError> {
     let actor = actor_key(connection, change.actor())?;
+    insert_change_of(connection, entity, change, actor, transaction, origin)
+}
+
+/// As [`insert_change`], with the key of the change's actor.
+pub(crate) fn insert_change_of(
+    connection: &Connection,
+    entity: EntityKey,
+    change: &Change,
+    actor: i64,
+    transaction: Option<&[u8]>,
+    origin: Origin,
+) -> Result<i64, StoreError> {
     let mut statement = connection.prepare_cached(
         "INSERT INTO changes (entity, hash, actor, actor_seq, txn, stamp, origin, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     )?;

@@ -262,7 +262,7 @@ where
 
 /// Takes every write that waits, commits them together, and folds a log when nothing waits.
 fn write_loop(mut engine: Engine, jobs: &Receiver<Box<dyn Job>>, listeners: &Mutex<Vec<Listener>>) {
-    while let Ok(first) = jobs.recv() {
+    while let Some(first) = next_job(&mut engine, jobs, listeners) {
         let mut group = vec![first];
         while group.len() < GROUP {
             match jobs.try_recv() {
@@ -276,12 +276,32 @@ fn write_loop(mut engine: Engine, jobs: &Receiver<Box<dyn Job>>, listeners: &Mut
     engine.close();
 }
 
+/// Waits for a job. Meanwhile entities are looked at that came without a document.
+fn next_job(
+    engine: &mut Engine,
+    jobs: &Receiver<Box<dyn Job>>,
+    listeners: &Mutex<Vec<Listener>>,
+) -> Option<Box<dyn Job>> {
+    loop {
+        match jobs.try_recv() {
+            Ok(job) => return Some(job),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+        let Some(committed) = engine.sweep() else { return jobs.recv().ok() };
+        if !committed.entities.is_empty() {
+            tell(listeners, &committed);
+        }
+    }
+}
+
+fn tell(listeners: &Mutex<Vec<Listener>>, committed: &Committed) {
+    let mut listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner);
+    listeners.retain(|listener| listener(committed));
+}
+
 fn commit_group(engine: &mut Engine, group: Vec<Box<dyn Job>>, listeners: &Mutex<Vec<Listener>>) {
-    let tell = |committed: &Committed| {
-        let mut listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        listeners.retain(|listener| listener(committed));
-    };
-    drop(engine.commit_telling(group, tell));
+    drop(engine.commit_telling(group, |committed| tell(listeners, committed)));
 }
 
 /// One fold between two groups: a busy writer is delayed by one document at most.

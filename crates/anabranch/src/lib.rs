@@ -99,7 +99,7 @@ pub use events::{Event, Events};
 pub use exchange::Exchanged;
 pub use presence::{Presence, Present};
 pub use replica::{OpenOptions, Replica};
-pub use status::{Phase, Status};
+pub use status::{FirstSyncProgress, Phase, Status};
 pub use sync::{
     DifferingEntity, FarEnd, Link, LinkError, Sync, SyncHandle, SyncReport, Token, TokenError, TokenRequest, Transport,
     VerifyReport, WebSocket,

@@ -267,7 +267,8 @@ impl Replica {
         let stored = self.inner.store.read(|read| {
             read.snapshot(|read| {
                 let (totals, held, first_refusal) = (read.totals()?, read.held()?, read.first_refusal()?);
-                Ok(Stored { totals, held, first_refusal, remotes: read.remotes()?, schema_version })
+                let first_sync = read.first_sync()?;
+                Ok(Stored { totals, held, first_refusal, first_sync, remotes: read.remotes()?, schema_version })
             })
         })?;
         let online = self.inner.online.lock().unwrap_or_else(PoisonError::into_inner).clone();

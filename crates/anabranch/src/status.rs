@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anabranch_core::UnixMillis;
 use anabranch_core::sync::{CIRCUIT_FAILURES, Deferral, ErrorClass, Reason};
-use anabranch_store::{FirstRefusal, RemoteState, Totals};
+use anabranch_store::{FirstRefusal, FirstSyncTotals, RemoteState, Totals};
 use serde::Serialize;
 
 /// Where the sync of a replica stands.
@@ -27,6 +27,49 @@ pub enum Phase {
     Deferred,
     /// It will not try again by itself.
     Halted,
+}
+
+/// How far a first sync has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FirstSyncProgress {
+    /// Entities that are here.
+    pub entities: u64,
+    /// Entities that there were when it began.
+    pub entities_total: u64,
+    /// Bytes that have been fetched.
+    pub bytes: u64,
+    /// Bytes that are to be fetched in all.
+    pub bytes_total: u64,
+    /// How long the rest will take at the pace so far, in milliseconds; `None` as long as there is none.
+    pub remaining_millis: Option<u64>,
+}
+
+/// The pace of a first sync, since this process has taken part in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pace {
+    began_at: Option<UnixMillis>,
+    last_at: UnixMillis,
+    /// Bytes that came after the first piece.
+    bytes: u64,
+}
+
+impl Pace {
+    /// Another piece has been applied.
+    pub(crate) fn go_on(self, now: UnixMillis, bytes: u64) -> Self {
+        match self.began_at {
+            // The clock was set back, or this is another first sync, much later.
+            Some(at) if now >= self.last_at && now - self.last_at < 60_000 => {
+                Self { began_at: Some(at), last_at: now, bytes: self.bytes + bytes }
+            }
+            _ => Self { began_at: Some(now), last_at: now, bytes: 0 },
+        }
+    }
+
+    fn remaining(self, left: u64) -> Option<u64> {
+        let took = self.last_at.checked_sub(self.began_at?)?.unsigned_abs();
+        took.checked_mul(left)?.checked_div(self.bytes)
+    }
 }
 
 /// What is pending, parked and contested in a file, and how its sync stands. Everything but the phase, and what is
@@ -66,6 +109,8 @@ pub struct Status {
     pub quarantined: u64,
     /// Foreign changes that wait for others.
     pub orphaned: u64,
+    /// How far the first sync has come, while there is one: segment by segment.
+    pub first_sync: Option<FirstSyncProgress>,
     /// When replica and server last agreed in everything. While the phase is [`Live`](Phase::Live) they do now.
     pub last_success_at: Option<UnixMillis>,
     /// Whether that is longer ago than [`OpenOptions::staleness`](crate::OpenOptions::staleness) allows.
@@ -97,6 +142,7 @@ pub(crate) struct Online {
     pub(crate) deferred: Option<Deferral>,
     /// What could not be stored: that the file cannot be written, say.
     pub(crate) trouble: Option<String>,
+    pub(crate) pace: Pace,
 }
 
 /// What the file says.
@@ -104,13 +150,19 @@ pub(crate) struct Stored {
     pub(crate) totals: Totals,
     pub(crate) held: u64,
     pub(crate) first_refusal: Option<FirstRefusal>,
+    pub(crate) first_sync: Option<FirstSyncTotals>,
     pub(crate) remotes: Vec<RemoteState>,
     pub(crate) schema_version: u32,
 }
 
 impl Status {
     pub(crate) fn new(stored: Stored, online: Online, now: UnixMillis, staleness: Option<Duration>) -> Self {
-        let Stored { totals, held, first_refusal, remotes, schema_version } = stored;
+        let Stored { totals, held, first_refusal, first_sync, remotes, schema_version } = stored;
+        let first_sync = first_sync.map(|totals| {
+            let FirstSyncTotals { entities, entities_total, bytes, bytes_total } = totals;
+            let remaining_millis = online.pace.remaining(bytes_total.saturating_sub(bytes));
+            FirstSyncProgress { entities, entities_total, bytes, bytes_total, remaining_millis }
+        });
         let remote = remotes.into_iter().max_by_key(|remote| (remote.last_success_at, remote.url.is_some()));
         let Totals {
             entities,
@@ -143,6 +195,7 @@ impl Status {
             open_conflicts,
             quarantined,
             orphaned,
+            first_sync,
             last_success_at,
             stale,
             next_retry_at: None,

@@ -1,6 +1,7 @@
 //! Sync with a server: configure, start, follow.
 
 mod driver;
+mod first_sync;
 mod handle;
 mod link;
 mod look;
@@ -8,14 +9,16 @@ mod token;
 mod verify;
 mod websocket;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anabranch_core::sync::{Adopt, Conditions, Halt, Schedule};
-use anabranch_core::{ErrorKind, Lineage, SpaceName};
-use anabranch_store::Commit as StoreCommit;
+use anabranch_core::wire::MAX_PULL_COLLECTIONS;
+use anabranch_core::{CollectionName, ErrorKind, Lineage, SpaceName};
+use anabranch_store::{Commit as StoreCommit, StoreError};
 use tokio::sync::mpsc;
 
 use crate::Commit;
@@ -72,11 +75,16 @@ fn describe(halt: &Halt) -> String {
     }
 }
 
+/// Collections by name; `None` for all.
+type Wanted = Option<BTreeSet<CollectionName>>;
+
 /// Sync with one server, not started yet. Made by [`Replica::sync`].
 pub struct Sync {
     replica: Replica,
     url: String,
     spaces: Vec<SpaceName>,
+    /// Which collections of these spaces are wanted, if that is to be changed.
+    collections: Option<Wanted>,
     /// A WebSocket to the URL if there is none.
     transport: Option<Arc<dyn Transport>>,
     plan: Plan,
@@ -114,6 +122,8 @@ pub struct SyncReport {
     pub refused: u64,
     /// Changes that came and were new.
     pub pulled: u64,
+    /// Segments that came, of a first sync.
+    pub segments: u64,
     /// Flights of messages that were sent and answered.
     pub round_trips: u64,
     /// Bytes sent, in frames.
@@ -126,7 +136,7 @@ impl Sync {
     pub(crate) fn new(replica: Replica, url: String) -> Self {
         let (schedule, conditions) = (Schedule::default(), Conditions::default());
         let plan = Plan { token: None, schedule, conditions, adopt: Adopt::Nothing };
-        Self { replica, url, spaces: Vec::new(), transport: None, plan }
+        Self { replica, url, spaces: Vec::new(), collections: None, transport: None, plan }
     }
 
     /// Syncs this space even if nothing is in it yet. Spaces that are in the file are synced anyway.
@@ -136,6 +146,31 @@ impl Sync {
     pub fn space(mut self, name: &str) -> Result<Self, Error> {
         self.spaces.push(SpaceName::new(name)?);
         Ok(self)
+    }
+
+    /// Syncs these collections only, of the spaces that are named by [`space`](Self::space); what the library keeps
+    /// in a space itself comes along.
+    ///
+    /// The file remembers this for each server and space, until it is changed: syncs that say nothing of
+    /// collections keep to it. Collections that are added are fetched from the beginning. Those that are dropped
+    /// leave this file, entity by entity, once the server has what was written to them here.
+    ///
+    /// # Errors
+    /// If a name breaks the rules of [`CollectionName`], or there are more than 256.
+    pub fn collections<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self, Error> {
+        let names = names.into_iter().map(CollectionName::new).collect::<Result<BTreeSet<_>, _>>()?;
+        if names.len() > MAX_PULL_COLLECTIONS {
+            return Err(Error::invalid(format!("more than {MAX_PULL_COLLECTIONS} collections by name")));
+        }
+        self.collections = Some(Some(names));
+        Ok(self)
+    }
+
+    /// Syncs all collections again of the spaces that are named by [`space`](Self::space).
+    #[must_use]
+    pub fn all_collections(mut self) -> Self {
+        self.collections = Some(None);
+        self
     }
 
     /// Reaches the server through `transport` instead of a WebSocket to the URL.
@@ -271,7 +306,7 @@ impl Sync {
     }
 
     fn driver(self, mode: Mode, commands: mpsc::UnboundedReceiver<Command>) -> Result<Driver, Error> {
-        let (url, spaces) = (self.url.clone(), self.spaces.clone());
+        let (url, spaces, collections) = (self.url.clone(), self.spaces.clone(), self.collections.clone());
         let transport = match self.transport {
             Some(transport) => transport,
             None => web_socket(&url)?,
@@ -279,9 +314,13 @@ impl Sync {
         // Held while the remote is found and marked, so that two syncs that start together do not share one.
         let mut in_use = self.replica.inner.in_use.lock().unwrap_or_else(PoisonError::into_inner);
         let others: Vec<_> = in_use.iter().copied().collect();
-        let remote = self.replica.store().write(move |write| {
+        let remote: StoreCommit<_, StoreError> = self.replica.store().write(move |write| {
             spaces.iter().try_for_each(|space| write.ensure_space(space))?;
-            write.ensure_remote(&url, &others)
+            let remote = write.ensure_remote(&url, &others)?;
+            if let Some(wanted) = collections {
+                spaces.iter().try_for_each(|space| write.want_collections(remote, space, wanted.clone()))?;
+            }
+            Ok(remote)
         });
         let remote = remote.wait()?;
         in_use.insert(remote);

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, stderr};
 use std::sync::Arc;
 
-use anabranch_server::{Server, ServerError, ServerOptions, SqliteBackend, SystemEnvironment};
+use anabranch_server::{SegmentOptions, Server, ServerError, ServerOptions, SqliteBackend, SystemEnvironment};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
@@ -14,6 +14,10 @@ use crate::output::Output;
 
 /// The server's file in its folder.
 pub(crate) const FILE: &str = "server.db";
+/// The folder of the segments of first syncs, in the server's. What is in it can be built again.
+const SEGMENTS: &str = "segments";
+/// How large that folder may become.
+const MAX_SEGMENTS_BYTES: u64 = 4 << 30;
 
 pub(crate) fn run(arguments: &Serve, output: &mut Output) -> Result<(), CliError> {
     log_to_stderr();
@@ -25,6 +29,11 @@ pub(crate) fn run(arguments: &Serve, output: &mut Output) -> Result<(), CliError
     runtime.block_on(async {
         let options = ServerOptions {
             allow_public_without_auth: arguments.allow_public_without_auth,
+            segments: SegmentOptions {
+                folder: Some(arguments.dir.join(SEGMENTS)),
+                max_bytes: MAX_SEGMENTS_BYTES,
+                ..SegmentOptions::default()
+            },
             ..ServerOptions::default()
         };
         let server = Server::bind(arguments.listen, Arc::new(backend), options).await.map_err(refused)?;

@@ -4,7 +4,7 @@ use anabranch::Status as ReplicaStatus;
 use serde_json::json;
 
 use crate::args::Status;
-use crate::commands;
+use crate::commands::{self, progress};
 use crate::error::CliError;
 use crate::output::{Output, count, printable, size};
 
@@ -34,6 +34,9 @@ pub(crate) fn run(arguments: &Status, output: &mut Output) -> Result<(), CliErro
             }
         },
     )?;
+    if let Some(progress) = &status.first_sync {
+        line("first sync", progress::describe(progress))?;
+    }
     line("last sync", last_sync.unwrap_or_else(|| "never".to_owned()))?;
     for (name, value) in troubles(&status) {
         line(name, value)?;

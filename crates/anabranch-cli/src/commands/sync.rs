@@ -7,7 +7,7 @@ use anabranch::{ErrorKind, Replica, SyncReport};
 use serde_json::json;
 
 use crate::args::Sync;
-use crate::commands::{self, watch};
+use crate::commands::{self, progress, watch};
 use crate::error::CliError;
 use crate::output::{Output, count, size};
 
@@ -15,9 +15,10 @@ pub(crate) fn run(arguments: &Sync, output: &mut Output) -> Result<(), CliError>
     let replica = commands::open(&arguments.file)?;
     let url = server(&replica, arguments.url.as_deref().or(arguments.server.as_deref()), &arguments.file)?;
     if arguments.watch {
-        return watch::run(&replica, &url, arguments, output);
+        return watch::run(&replica, configured(&replica, &url, arguments)?, &url, output);
     }
     let sync = configured(&replica, &url, arguments)?;
+    let _shown = progress::show(&replica, output)?;
     let report = sync.now(Duration::from_secs(arguments.timeout.into())).wait();
     let report = report.map_err(|error| failure(&replica, &url, &error))?;
     let mut object = json!(report);
@@ -31,9 +32,14 @@ pub(crate) fn run(arguments: &Sync, output: &mut Output) -> Result<(), CliError>
 }
 
 /// The sync that was asked for.
-pub(super) fn configured(replica: &Replica, url: &str, arguments: &Sync) -> Result<anabranch::Sync, CliError> {
+fn configured(replica: &Replica, url: &str, arguments: &Sync) -> Result<anabranch::Sync, CliError> {
     let sync = replica.sync(url).space(&arguments.space.space)?;
-    Ok(if arguments.adopt { sync.adopt() } else { sync })
+    let sync = if arguments.adopt { sync.adopt() } else { sync };
+    match arguments.collections.as_slice() {
+        [] => Ok(sync),
+        [all] if all == "all" => Ok(sync.all_collections()),
+        names => Ok(sync.collections(names)?),
+    }
 }
 
 /// The URL that was given, or the one of the last sync.

@@ -2,30 +2,29 @@
 
 use std::time::Duration;
 
-use anabranch::{ErrorKind, Phase, Replica, Status};
+use anabranch::{ErrorKind, Phase, Replica, Status, Sync};
 use serde_json::json;
 use tokio::signal::ctrl_c;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::args::Sync;
-use crate::commands::sync::configured;
+use crate::commands::progress;
 use crate::error::CliError;
 use crate::output::{Output, count, printable};
 
 /// How often the file is asked whether another process has written to it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-pub(super) fn run(replica: &Replica, url: &str, arguments: &Sync, output: &mut Output) -> Result<(), CliError> {
+pub(super) fn run(replica: &Replica, sync: Sync, url: &str, output: &mut Output) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::Io(format!("cannot start an event loop: {error}")))?;
-    runtime.block_on(watch(replica, url, arguments, output))
+    runtime.block_on(watch(replica, sync, url, output))
 }
 
-async fn watch(replica: &Replica, url: &str, arguments: &Sync, output: &mut Output) -> Result<(), CliError> {
+async fn watch(replica: &Replica, sync: Sync, url: &str, output: &mut Output) -> Result<(), CliError> {
     let mut changes = replica.watch_status();
-    let sync = configured(replica, url, arguments)?.start()?;
+    let sync = sync.start()?;
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // What waits for other servers goes on waiting; only a rise is news.
@@ -75,6 +74,9 @@ fn describe(status: &Status, url: &str) -> String {
         (Phase::Waiting | Phase::Halted, Some(error)) => format!(" ({})", printable(error)),
         _ => String::new(),
     };
+    if let Some(progress) = &status.first_sync {
+        return format!("{phase}{why}: {}; {url}", progress::describe(progress));
+    }
     let pending = count(status.pending, "change");
     format!("{phase}{why}: {pending} pending, {}; {url}", count(status.entities, "entity"))
 }

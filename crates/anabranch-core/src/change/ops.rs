@@ -68,6 +68,41 @@ impl Action {
     }
 }
 
+/// A value, read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Scalar<'a> {
+    Null,
+    Boolean(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Text(&'a str),
+    Bytes(&'a [u8]),
+    Counter(i64),
+    Time(i64),
+}
+
+impl ValueAt {
+    /// The value, out of the chunk that it has been found in.
+    pub(crate) fn read(self, chunk: &[u8]) -> Option<Scalar<'_>> {
+        let at = usize::try_from(self.at).ok()?;
+        let bytes = chunk.get(at..at + usize::try_from(self.length).ok()?)?;
+        let mut reader = Reader::new(bytes, 0);
+        Some(match self.kind {
+            0 => Scalar::Null,
+            1 | 2 => Scalar::Boolean(self.kind == 2),
+            3 => Scalar::Unsigned(reader.unsigned().ok()?),
+            4 => Scalar::Signed(reader.signed().ok()?),
+            5 => Scalar::Float(f64::from_le_bytes(bytes.try_into().ok()?)),
+            6 => Scalar::Text(std::str::from_utf8(bytes).ok()?),
+            7 => Scalar::Bytes(bytes),
+            8 => Scalar::Counter(reader.signed().ok()?),
+            9 => Scalar::Time(reader.signed().ok()?),
+            _ => return None,
+        })
+    }
+}
+
 /// One op. Its counter is the change's first op plus its place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Op {
@@ -76,7 +111,17 @@ pub(crate) struct Op {
     pub(crate) key: Key,
     pub(crate) insert: bool,
     pub(crate) action: Action,
+    pub(crate) value: ValueAt,
     predecessors: (u32, u32),
+}
+
+/// The value of an op: what type it has, and where in the chunk it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ValueAt {
+    /// Null, false, true, unsigned, signed, float, text, bytes, counter, time: 0 to 9.
+    pub(crate) kind: u8,
+    pub(crate) at: u32,
+    pub(crate) length: u32,
 }
 
 /// All ops of a change.
@@ -184,7 +229,7 @@ impl<'a> Rows<'a> {
         let key = self.key()?;
         let insert = self.insert.next()?;
         let action = Action::of(self.action.some()?)?;
-        self.value(action)?;
+        let value = self.value(action)?;
         let start = place(predecessors.len())?;
         let count = self.predecessor_count.some()?;
         if count > room(predecessors.len()) {
@@ -195,7 +240,7 @@ impl<'a> Rows<'a> {
             let counter = unsigned(self.predecessor_counter.next()?.ok_or(NAME)?)?;
             predecessors.push(self.name(actor, counter)?);
         }
-        Ok(Op { object, key, insert, action, predecessors: (start, place(predecessors.len())?) })
+        Ok(Op { object, key, insert, action, value, predecessors: (start, place(predecessors.len())?) })
     }
 
     fn key(&mut self) -> Result<Key, ChangeError> {
@@ -226,7 +271,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Checks that the op's value is what its description says, and one that its action can have.
-    fn value(&mut self, action: Action) -> Result<(), ChangeError> {
+    fn value(&mut self, action: Action) -> Result<ValueAt, ChangeError> {
         const VALUE: ChangeError = ChangeError::Inconsistent("a value and its description");
         let meta = self.value_meta.some()?;
         let length = usize::try_from(meta >> 4).map_err(|_| VALUE)?;
@@ -236,6 +281,7 @@ impl<'a> Rows<'a> {
             (None, _) => return Err(VALUE),
         };
         let kind = meta & 0xf;
+        let at = u32::try_from(value.at()).map_err(|_| VALUE)?;
         match kind {
             // Null, false, true.
             0..=2 => {}
@@ -253,7 +299,11 @@ impl<'a> Rows<'a> {
             Action::Make(_) | Action::Delete => kind == 0,
             Action::Increment => kind == 4,
         };
-        if value.is_at_end() && suits { Ok(()) } else { Err(VALUE) }
+        if !value.is_at_end() || !suits {
+            return Err(VALUE);
+        }
+        let kind = u8::try_from(kind).map_err(|_| VALUE)?;
+        Ok(ValueAt { kind, at, length: u32::try_from(length).map_err(|_| VALUE)? })
     }
 
     /// Checks that all columns end with the last op, and that no actor was listed in vain.

@@ -122,7 +122,7 @@ impl State {
     }
 
     /// Fills in the defaults, and lists the rules that are broken.
-    fn complete(&mut self, schema: &Collection) {
+    pub(super) fn complete(&mut self, schema: &Collection) {
         for (name, field) in &schema.fields {
             if let Some(default) = field.default.as_ref().filter(|_| !self.fields.contains_key(name.as_str())) {
                 self.fields.insert(name.to_string(), default.clone());

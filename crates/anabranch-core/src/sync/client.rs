@@ -1,5 +1,6 @@
 //! The client's side of a session: push, pull and live changes over one link, with backoff.
 
+mod first_sync;
 mod give_way;
 mod reconcile;
 mod step;
@@ -19,8 +20,8 @@ use crate::wire::{
 use self::reconcile::Reconciling;
 
 pub use step::{
-    Adopt, ClientConfig, ClientEvent, ClientStep, Halt, LinkCommand, Look, OutboxItem, OutboxRead, Reoffer,
-    SpaceProgress, SyncEvent, WriteBatch,
+    Adopt, ClientConfig, ClientEvent, ClientStep, FirstSync, FirstSyncStep, Halt, LinkCommand, Look, OutboxItem,
+    OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
 };
 
 /// The most changes that a client puts in one push.
@@ -73,6 +74,7 @@ struct SpaceSync {
     has_reconciled: bool,
     outbox: Outbox,
     retry_at: Option<UnixMillis>,
+    first: first_sync::First,
 }
 
 /// Where the pushing of one space stands. One push is in flight at a time: the answers to it decide what
@@ -146,6 +148,7 @@ impl ClientSession {
                 self.on_disconnected(now, entropy, reason, retry_after_millis, &mut step);
             }
             ClientEvent::Message(message) => self.on_message(now, entropy, message, &mut step),
+            ClientEvent::Segment { space, digest, segment } => self.on_segment(space, digest, segment, &mut step),
             ClientEvent::Outbox { space, items, retry_at } => self.on_outbox(space, items, retry_at, &mut step),
             ClientEvent::Show { space, data } => {
                 if let Link::Open { .. } = self.link {
@@ -297,6 +300,10 @@ impl ClientSession {
             (ServerMessage::Reconciled { space, reply, at }, Link::Open { .. }) => {
                 self.on_reconciled(space, reply, at, step);
             }
+            (ServerMessage::Manifest { space, manifest }, Link::Open { .. }) => self.on_manifest(space, manifest, step),
+            (ServerMessage::Segment { space, digest, bytes }, Link::Open { .. }) => {
+                self.on_segment(space, digest, first_sync::read(&digest, bytes), step);
+            }
             (_, Link::Greeting) => self.halt(Halt::Protocol("the server did not say welcome".to_owned()), step),
             // Late words of a link that is already given up.
             _ => {}
@@ -365,6 +372,7 @@ impl ClientSession {
         for (name, space) in self.spaces.iter_mut().filter(|_| empty) {
             space.cursor = None;
             space.ack = None;
+            space.first.forget();
             step.events.push(SyncEvent::ServerLostHistory(name.clone()));
         }
         if let Some(name) = self.spaces.keys().next() {
@@ -432,7 +440,8 @@ impl ClientSession {
         }
         // While a space is reconciled, the old ones stay: they tell the next session that it was not finished.
         let going_on = space.reconciling.is_none();
-        let cursor = cursor.filter(|cursor| going_on && cursor.0.len() <= MAX_CURSOR_BYTES);
+        let stands = going_on && !space.first.is_wider();
+        let cursor = cursor.filter(|cursor| stands && cursor.0.len() <= MAX_CURSOR_BYTES);
         let mark = mark.filter(|_| going_on);
         space.ack = mark.or(space.ack);
         space.cursor = cursor.clone().or_else(|| space.cursor.take());
@@ -466,6 +475,7 @@ impl ClientSession {
             step.send.push(ClientMessage::Received { space: name.clone() });
         }
         space.pulled = !more;
+        space.first.reached();
         if space.cursor.as_ref() != Some(&cursor) || !changes.is_empty() {
             space.cursor = Some(cursor.clone());
             let mut batch = WriteBatch::empty(name, lineage);
@@ -494,23 +504,30 @@ impl ClientSession {
 
 impl SpaceSync {
     fn begin(progress: SpaceProgress) -> (SpaceName, Self) {
-        let SpaceProgress { space, cursor, ack } = progress;
-        (
-            space,
-            Self {
-                cursor,
-                ack,
-                pulled: false,
-                reconciling: None,
-                has_reconciled: false,
-                outbox: Outbox::Unknown,
-                retry_at: None,
-            },
-        )
+        let SpaceProgress { space, cursor, ack, collections, had, first_sync } = progress;
+        let first = first_sync::First::new(collections, had, first_sync);
+        let begun = Self {
+            cursor,
+            ack,
+            pulled: false,
+            reconciling: None,
+            has_reconciled: false,
+            outbox: Outbox::Unknown,
+            retry_at: None,
+            first,
+        };
+        (space, begun)
     }
 
-    fn pull(&self, name: &SpaceName) -> ClientMessage {
-        ClientMessage::Pull(Pull { space: name.clone(), cursor: self.cursor.clone(), ack: self.ack, live: true })
+    fn pull(&mut self, name: &SpaceName) -> ClientMessage {
+        if let Some(digest) = self.first.ask() {
+            return ClientMessage::Segment { space: name.clone(), digest };
+        }
+        let begins = self.cursor.is_none() || self.first.is_wider();
+        let segments = begins && self.first.wants_segments();
+        let cursor = if begins && !segments { None } else { self.cursor.clone() };
+        let collections = self.first.collections.clone();
+        ClientMessage::Pull(Pull { collections, segments, ..Pull::all(name.clone(), cursor, self.ack) })
     }
 
     fn read_outbox(&mut self, name: &SpaceName, limits: Limits, step: &mut ClientStep) {

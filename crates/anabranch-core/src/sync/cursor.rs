@@ -27,6 +27,12 @@ impl CursorContent {
     }
 }
 
+/// The cursor of a place in a space's log.
+#[must_use]
+pub fn seal_cursor(lineage: Lineage, space: &SpaceName, mark: Mark) -> Cursor {
+    CursorContent { lineage, space: space.clone(), mark }.seal()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -1,19 +1,21 @@
 //! The server's side of a session.
 
 mod reconcile;
+mod segments;
 
 use std::collections::BTreeMap;
 use std::mem;
 
 use crate::environment::UnixMillis;
-use crate::id::{Lineage, ReplicaId};
-use crate::name::SpaceName;
+use crate::id::{Digest, Lineage, ReplicaId};
+use crate::name::{CollectionName, SpaceName};
+use crate::segment::Piece;
 use crate::sync::append::{AppendOutcome, Offered, Pushable, fits_transaction};
-use crate::sync::cursor::CursorContent;
+use crate::sync::cursor::{CursorContent, seal_cursor};
 use crate::sync::reconcile::SketchError;
 use crate::wire::{
-    Answer, Ask, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_PRESENCE_BYTES, Mark, Pull, Push, Pushed,
-    RefusalCode, RejectCode, Reply, ServerMessage, Welcome,
+    Answer, Ask, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_PRESENCE_BYTES, MAX_PULL_COLLECTIONS, Mark, Pull,
+    Push, Pushed, RefusalCode, RejectCode, Reply, ServerMessage, Welcome,
 };
 
 /// Pages that a session sends before the client has confirmed the first of them.
@@ -78,6 +80,18 @@ pub enum Call {
         /// The question; it keeps the limits.
         ask: Ask,
     },
+    /// Which segments does the space have?
+    Manifest {
+        /// The space.
+        space: SpaceName,
+    },
+    /// Fetch a segment.
+    Segment {
+        /// The space.
+        space: SpaceName,
+        /// The segment's name.
+        digest: Digest,
+    },
 }
 
 /// The backend's answer to a [`Call`].
@@ -105,6 +119,23 @@ pub enum CallResult {
         space: SpaceName,
         /// The end of the log at that moment, and the reply.
         outcome: Option<(Mark, Result<Reply, SketchError>)>,
+    },
+    /// To [`Call::Manifest`].
+    Manifest {
+        /// The space.
+        space: SpaceName,
+        /// The segments, and the place in the log that they go up to. `None`: there are none, or none that can be
+        /// read.
+        outcome: Option<(Mark, Vec<Piece>)>,
+    },
+    /// To [`Call::Segment`].
+    Segment {
+        /// The space.
+        space: SpaceName,
+        /// The segment's name.
+        digest: Digest,
+        /// Its bytes. `None`: it is not there, or not any more.
+        outcome: Option<Vec<u8>>,
     },
 }
 
@@ -170,6 +201,8 @@ pub struct ServerSession {
     config: ServerConfig,
     replica: Option<ReplicaId>,
     feeds: BTreeMap<SpaceName, Feed>,
+    /// Pulls that will be answered by segments, if there are any.
+    asked: BTreeMap<SpaceName, Pull>,
     closed: bool,
 }
 
@@ -187,6 +220,7 @@ struct Feed {
     more: bool,
     /// The log is known to reach this far.
     known_head: u64,
+    collections: Option<Vec<CollectionName>>,
     /// Places that this session itself pushed.
     own: BTreeMap<u64, Mark>,
 }
@@ -195,7 +229,7 @@ impl ServerSession {
     /// A session that has just been connected.
     #[must_use]
     pub const fn new(config: ServerConfig) -> Self {
-        Self { config, replica: None, feeds: BTreeMap::new(), closed: false }
+        Self { config, replica: None, feeds: BTreeMap::new(), asked: BTreeMap::new(), closed: false }
     }
 
     /// The spaces that the session follows: it wants to hear of commits there.
@@ -224,6 +258,12 @@ impl ServerSession {
             ServerEvent::Result(CallResult::Reconciled { space, outcome }) => {
                 self.on_reconciled(access, space, outcome, &mut step);
             }
+            ServerEvent::Result(CallResult::Manifest { space, outcome }) => {
+                self.on_manifest(access, &space, outcome, &mut step);
+            }
+            ServerEvent::Result(CallResult::Segment { space, digest, outcome }) => {
+                self.on_segment(access, space, digest, outcome, &mut step);
+            }
             ServerEvent::Committed { space, seq } => {
                 if let Some(feed) = self.feeds.get_mut(&space) {
                     feed.known_head = feed.known_head.max(seq);
@@ -250,6 +290,7 @@ impl ServerSession {
                 self.on_presence(access, Showing { space, replica, data }, step);
             }
             (ClientMessage::Reconcile { space, ask }, Some(_)) => self.on_reconcile(access, space, ask, step),
+            (ClientMessage::Segment { space, digest }, Some(_)) => self.on_segment_wanted(access, space, digest, step),
             (ClientMessage::Hello(_), Some(_)) => {
                 self.refuse(RefusalCode::Protocol, "a session has one hello", step);
             }
@@ -306,10 +347,20 @@ impl ServerSession {
     }
 
     fn on_pull(&mut self, access: &dyn Access, pull: Pull, step: &mut ServerStep) {
-        let Pull { space, cursor, ack, live } = pull;
-        if !access.may_read(&space) {
+        if !access.may_read(&pull.space) {
             return self.refuse(RefusalCode::Forbidden, "no right to read this space", step);
         }
+        if pull.collections.as_ref().is_some_and(|names| names.len() > MAX_PULL_COLLECTIONS) {
+            return self.refuse(RefusalCode::Protocol, "too many collections in one pull", step);
+        }
+        if pull.segments {
+            return self.ask_for_segments(pull, step);
+        }
+        self.pull_log(pull, step);
+    }
+
+    fn pull_log(&mut self, pull: Pull, step: &mut ServerStep) {
+        let Pull { space, cursor, ack, live, collections, .. } = pull;
         if self.feeds.len() >= MAX_SPACES && !self.feeds.contains_key(&space) {
             return self.refuse(RefusalCode::Protocol, "too many spaces in one session", step);
         }
@@ -328,6 +379,7 @@ impl ServerSession {
             poked: false,
             more: false,
             known_head: after.seq,
+            collections,
             own,
         };
         self.feeds.insert(space.clone(), feed);
@@ -352,7 +404,7 @@ impl ServerSession {
                 feed.own.pop_first();
             }
             if feed.skip_own() {
-                cursor = Some(seal(self.config.lineage, &space, feed.sent));
+                cursor = Some(seal_cursor(self.config.lineage, &space, feed.sent));
             }
         }
         step.send.push(ServerMessage::Pushed(Pushed { id, space: space.clone(), answers, mark: head, cursor }));
@@ -427,7 +479,7 @@ impl Feed {
         let moved = !rows.is_empty();
         let mut changes = Vec::with_capacity(rows.len());
         for (mark, envelope) in rows {
-            if self.own.remove(&mark.seq).is_none() {
+            if self.own.remove(&mark.seq).is_none() && self.wants(&envelope.collection) {
                 changes.push(envelope);
             }
         }
@@ -436,10 +488,15 @@ impl Feed {
             // Whoever is told "more" is told when there is no more.
             self.answer_due = more;
             self.unconfirmed += u32::from(!changes.is_empty());
-            let cursor = seal(lineage, space, self.sent);
+            let cursor = seal_cursor(lineage, space, self.sent);
             step.send.push(ServerMessage::Changes { space: space.clone(), changes, cursor, more: self.more });
         }
         self.pump(space, step);
+    }
+
+    /// Whether changes of a collection are sent. What the system keeps in a space is everybody's.
+    fn wants(&self, collection: &CollectionName) -> bool {
+        collection.is_system() || self.collections.as_ref().is_none_or(|wanted| wanted.contains(collection))
     }
 
     /// Moves over places that this session pushed itself and that come right after what was sent.
@@ -469,8 +526,4 @@ impl Feed {
             step.send.push(ServerMessage::Poke { space: space.clone() });
         }
     }
-}
-
-fn seal(lineage: Lineage, space: &SpaceName, mark: Mark) -> Cursor {
-    CursorContent { lineage, space: space.clone(), mark }.seal()
 }

@@ -5,11 +5,14 @@ use bincode::{Decode, Encode};
 use crate::environment::UnixMillis;
 use crate::id::{Actor, ChangeHash, Digest, EntityId, Lineage, ReplicaId, TransactionId};
 use crate::name::{CollectionName, SpaceName};
+use crate::segment::Manifest;
 
 /// The longest cursor a client stores, in bytes.
 pub const MAX_CURSOR_BYTES: usize = 256;
 /// The most bytes that a replica may show of itself in one space.
 pub const MAX_PRESENCE_BYTES: usize = 1_024;
+/// The most collections that a pull may ask for by name.
+pub const MAX_PULL_COLLECTIONS: usize = 256;
 
 /// A change and what everyone between writer and reader needs to know about it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -71,6 +74,13 @@ pub enum ClientMessage {
         space: SpaceName,
         /// The question.
         ask: Ask,
+    },
+    /// Asks for a segment that a manifest lists.
+    Segment {
+        /// The space.
+        space: SpaceName,
+        /// The segment's name.
+        digest: Digest,
     },
 }
 
@@ -158,6 +168,20 @@ pub struct Pull {
     pub ack: Option<Mark>,
     /// Whether to go on sending changes as they are committed.
     pub live: bool,
+    /// Only these collections, and what the system keeps beside them; `None` for all.
+    pub collections: Option<Vec<CollectionName>>,
+    /// A pull from the beginning, which may be answered by a manifest of segments: the client asks for those, and
+    /// then pulls from the manifest's cursor. A client that has some of the collections already sends its cursor;
+    /// the manifest's is then no later one.
+    pub segments: bool,
+}
+
+impl Pull {
+    /// A pull of a whole space by its log, live.
+    #[must_use]
+    pub const fn all(space: SpaceName, cursor: Option<Cursor>, ack: Option<Mark>) -> Self {
+        Self { space, cursor, ack, live: true, collections: None, segments: false }
+    }
 }
 
 /// What a server sends.
@@ -216,6 +240,22 @@ pub enum ServerMessage {
         /// The end of the log when the question was answered, as a cursor and as an ack mark; with an answer to a
         /// sketch.
         at: Option<(Cursor, Mark)>,
+    },
+    /// The answer to a pull from the beginning, if the space has segments.
+    Manifest {
+        /// The space.
+        space: SpaceName,
+        /// The segments of the collections that the pull asked for.
+        manifest: Manifest,
+    },
+    /// The answer to [`ClientMessage::Segment`].
+    Segment {
+        /// The space.
+        space: SpaceName,
+        /// The segment's name.
+        digest: Digest,
+        /// Its bytes; `None` if the server does not have it any more: it has made others meanwhile.
+        bytes: Option<Vec<u8>>,
     },
 }
 

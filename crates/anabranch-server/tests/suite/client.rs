@@ -41,7 +41,7 @@ pub(crate) fn push(id: u64, changes: Vec<Envelope>) -> ClientMessage {
 }
 
 pub(crate) fn pull(cursor: Option<Cursor>, live: bool) -> ClientMessage {
-    ClientMessage::Pull(Pull { space: space("home"), cursor, ack: None, live })
+    ClientMessage::Pull(Pull { live, ..Pull::all(space("home"), cursor, None) })
 }
 
 pub(crate) struct Client {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use anabranch_core::SpaceName;
 use anabranch_core::document::canonical_json;
 use rusqlite::params;
 use serde_json::Value;
@@ -36,6 +37,19 @@ pub(crate) struct Pending {
     pub(crate) clock_moved: bool,
     /// What has been flushed so far.
     pub(super) committed: Committed,
+}
+
+impl Pending {
+    /// Notes an entity whose row has been written already.
+    pub(crate) fn touch(&mut self, space: SpaceName, row: &EntityRow) {
+        let (collection, id) = (row.collection.clone(), row.id);
+        self.committed.entities.push(Touched { space, collection, id });
+    }
+
+    /// The entities whose rows have been written.
+    pub(crate) fn touched(self) -> Vec<Touched> {
+        self.committed.entities
+    }
 }
 
 impl Pending {
@@ -120,7 +134,7 @@ impl Engine {
     }
 
     /// Looks again at the entities whose references name one that has been deleted or has come back.
-    fn flush_referring(&self, row: &EntityRow, pending: &mut Pending) -> Result<(), StoreError> {
+    pub(crate) fn flush_referring(&self, row: &EntityRow, pending: &mut Pending) -> Result<(), StoreError> {
         let referring: BTreeSet<_> =
             conflicts::referring(&self.connection, row)?.into_iter().map(|(key, _)| key).collect();
         for key in referring {

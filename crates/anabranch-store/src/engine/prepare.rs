@@ -47,8 +47,10 @@ impl Engine {
             rows::set_meta(&self.connection, "projection", PROJECTION)?;
             views::rebuild(&self.connection, &self.schema)?;
             let before = stored.as_ref().filter(|_| projected == Some(PROJECTION));
+            self.projecting = true;
             self.project_again(before)?;
             self.note_local_collections()?;
+            self.projecting = false;
         }
         self.load_local_collections()?;
         match rows::meta::<String>(&self.connection, "replica")? {

@@ -30,7 +30,7 @@ use crate::replica::Replica;
 use crate::status::Online;
 use crate::sync::link::{Link, LinkError, Transport};
 use crate::sync::token::TokenSource;
-use crate::sync::{Plan, SyncError, SyncReport};
+use crate::sync::{Plan, SyncError, SyncReport, first_sync};
 use crate::watch::Watchers;
 
 /// How long a sync goes on.
@@ -220,7 +220,10 @@ impl Driver {
             Ok(()) = self.shown.changed() => self.show_news(),
             event = next_frame(&mut self.link) => {
                 match event {
-                    Ok(frame) => vec![self.read(&frame)],
+                    Ok(frame) => {
+                        let event = self.read(&frame);
+                        vec![first_sync::opened(&self.store, event).await]
+                    }
                     Err(error) => {
                         self.link = None;
                         vec![disconnected(error)]
@@ -297,7 +300,7 @@ impl Driver {
         let mut events = Vec::new();
         for space in spaces {
             if self.followed.insert(space.clone()) {
-                let progress = SpaceProgress { space, cursor: None, ack: None };
+                let progress = SpaceProgress::begin(space);
                 events.push(ClientEvent::Follow(progress));
             } else {
                 events.push(ClientEvent::LocalWrite { space });

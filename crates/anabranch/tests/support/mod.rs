@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch::{Collection, Digest, Replica, Schema, SpaceName, Sync, SystemEnvironment};
-use anabranch_server::{Backend as _, Server, ServerHandle, ServerOptions, SqliteBackend};
+use anabranch_server::{Backend as _, SegmentOptions, Server, ServerHandle, ServerOptions, SqliteBackend};
 use tokio::runtime::Runtime;
 
 /// A hang guard, not a measurement.
@@ -56,14 +56,19 @@ pub(crate) struct TestServer {
     handle: Option<ServerHandle>,
     address: SocketAddr,
     path: PathBuf,
+    segments: SegmentOptions,
 }
 
 impl TestServer {
     pub(crate) fn start(path: PathBuf) -> Self {
+        Self::start_with(path, SegmentOptions::default())
+    }
+
+    pub(crate) fn start_with(path: PathBuf, segments: SegmentOptions) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (handle, address) = runtime.block_on(serve(&path, any));
-        Self { runtime, handle: Some(handle), address, path }
+        let (handle, address) = runtime.block_on(serve(&path, any, segments.clone()));
+        Self { runtime, handle: Some(handle), address, path, segments }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -80,9 +85,22 @@ impl TestServer {
     /// Starts it again, on the same file and port.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let (handle, address) = self.runtime.block_on(serve(&self.path, self.address));
+        let (handle, address) = self.runtime.block_on(serve(&self.path, self.address, self.segments.clone()));
         assert_eq!(address, self.address);
         self.handle = Some(handle);
+    }
+
+    /// Starts it again, and builds segments in another way.
+    pub(crate) fn restart_with(&mut self, segments: SegmentOptions) {
+        self.segments = segments;
+        self.restart();
+    }
+
+    /// Waits until the segments of the `main` space go up to this place of its log.
+    pub(crate) fn segments_reach(&self, seq: u64) {
+        let handle = self.handle.as_ref().expect("it runs");
+        let reached = async { tokio::time::timeout(GUARD, handle.segments_reach(&main_space(), seq)).await };
+        self.runtime.block_on(reached).expect("the segments are built");
     }
 
     /// Stops it, and reads what its file holds of the `main` space: entities, changes, and their digest.
@@ -100,9 +118,10 @@ impl TestServer {
     }
 }
 
-async fn serve(path: &std::path::Path, address: SocketAddr) -> (ServerHandle, SocketAddr) {
+async fn serve(path: &std::path::Path, address: SocketAddr, segments: SegmentOptions) -> (ServerHandle, SocketAddr) {
     let backend = SqliteBackend::open(path, Box::new(SystemEnvironment::new())).expect("a backend");
-    let server = Server::bind(address, Arc::new(backend), ServerOptions::default()).await.expect("a server");
+    let options = ServerOptions { segments, ..ServerOptions::default() };
+    let server = Server::bind(address, Arc::new(backend), options).await.expect("a server");
     let address = server.local_addr();
     (server.spawn(), address)
 }

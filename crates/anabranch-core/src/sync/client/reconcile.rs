@@ -35,8 +35,14 @@ impl ClientSession {
             let reason = "the server does not know the end of its own log".to_owned();
             return self.on_disconnected(now, entropy, reason, None, step);
         }
-        space.begin_reconcile(&name, step);
-        step.events.push(SyncEvent::ServerLostHistory(name));
+        step.events.push(SyncEvent::ServerLostHistory(name.clone()));
+        space.first.forget();
+        if space.first.is_subset() {
+            // Whole spaces are compared, and this one is here in part.
+            self.offer_everything(name, step);
+        } else {
+            space.begin_reconcile(&name, step);
+        }
     }
 
     pub(super) fn on_items(&mut self, name: SpaceName, items: Vec<Item>, step: &mut ClientStep) {

@@ -1,8 +1,9 @@
 //! What goes into the client's machine, and what comes out of it.
 
 use crate::environment::UnixMillis;
-use crate::id::{Actor, Lineage, ReplicaId};
-use crate::name::SpaceName;
+use crate::id::{Actor, Digest, Lineage, ReplicaId};
+use crate::name::{CollectionName, SpaceName};
+use crate::segment::{Manifest, Segment};
 use crate::sync::reconcile::{Compared, Item, Theirs};
 use crate::sync::server::Showing;
 use crate::wire::{Answer, ClientMessage, Cursor, Envelope, Mark, ServerMessage};
@@ -41,6 +42,39 @@ pub struct SpaceProgress {
     pub cursor: Option<Cursor>,
     /// The highest place that the server has acknowledged.
     pub ack: Option<Mark>,
+    /// The collections that are wanted; `None` for all.
+    pub collections: Option<Vec<CollectionName>>,
+    /// The collections that the cursor stands for, if these are fewer than those that are wanted: the others
+    /// begin at the beginning, and whatever the cursor is, there is a first sync.
+    pub had: Option<Vec<CollectionName>>,
+    /// The first sync that is under way.
+    pub first_sync: Option<FirstSync>,
+}
+
+impl SpaceProgress {
+    /// A space that has never been synced, and is wanted whole.
+    #[must_use]
+    pub const fn begin(space: SpaceName) -> Self {
+        Self { space, cursor: None, ack: None, collections: None, had: None, first_sync: None }
+    }
+}
+
+/// A first sync by segments, as the store remembers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstSync {
+    /// What the server offered.
+    pub manifest: Manifest,
+    /// For each of its pieces, whether it has been applied.
+    pub applied: Vec<bool>,
+}
+
+/// What a batch does about a first sync.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FirstSyncStep {
+    /// Begin, or go on with other segments: remember this instead of what was there.
+    Plan(FirstSync),
+    /// Apply a segment, and remember that.
+    Apply(Box<Segment>),
 }
 
 /// What happens to a session.
@@ -59,6 +93,15 @@ pub enum ClientEvent {
     },
     /// The server said something.
     Message(ServerMessage),
+    /// A segment has come, and has been read (or what came is none): the driver may do that beside other work.
+    Segment {
+        /// The space.
+        space: SpaceName,
+        /// The segment that was asked for.
+        digest: Digest,
+        /// What has come; `None` if the server does not have it any more.
+        segment: Option<Result<Box<Segment>, String>>,
+    },
     /// The answer to an [`OutboxRead`].
     Outbox {
         /// The space.
@@ -149,7 +192,7 @@ pub struct OutboxRead {
 }
 
 /// What is to be committed in one transaction, before anything else happens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WriteBatch {
     /// The space.
     pub space: SpaceName,
@@ -157,6 +200,8 @@ pub struct WriteBatch {
     pub lineage: Lineage,
     /// Changes to admit and apply, in order.
     pub incoming: Vec<Envelope>,
+    /// What comes of the space's first sync.
+    pub first_sync: Option<FirstSyncStep>,
     /// What the server answered about pending changes, by the store's keys.
     pub answered: Vec<(i64, Answer)>,
     /// The new cursor.
@@ -226,6 +271,13 @@ pub enum SyncEvent {
     },
     /// Nothing is pending and nothing is left to pull in any space.
     CaughtUp,
+    /// A segment of the space cannot be used. It is tried again, and then the space is synced by its log.
+    SegmentRefused {
+        /// The space.
+        space: SpaceName,
+        /// Why.
+        reason: String,
+    },
     /// The server's log was restored or replaced; what it lost is offered again.
     ServerLostHistory(SpaceName),
     /// Another replica shows something else in a space, or nothing any more. What is shown ends with the session.
@@ -261,6 +313,7 @@ impl WriteBatch {
             space,
             lineage,
             incoming: Vec::new(),
+            first_sync: None,
             answered: Vec::new(),
             cursor: None,
             ack: None,

@@ -1,8 +1,9 @@
 //! Answering the questions of a reconcile. The session remembers nothing between two of them.
 
 use crate::name::SpaceName;
+use crate::sync::cursor::seal_cursor;
 use crate::sync::reconcile::{MAX_ASKED, MAX_KNOWN, MAX_SKETCH_BYTES, MAX_WANTED, SketchError};
-use crate::sync::server::{Access, Call, ServerSession, ServerStep, seal};
+use crate::sync::server::{Access, Call, ServerSession, ServerStep};
 use crate::wire::{Ask, Mark, RefusalCode, Reply, ServerMessage};
 
 impl ServerSession {
@@ -34,7 +35,7 @@ impl ServerSession {
             Err(SketchError::TooMany) => Reply::TooMany,
             Err(error) => return self.refuse(RefusalCode::Protocol, &error.to_string(), step),
         };
-        let at = matches!(reply, Reply::Sketch(_)).then(|| (seal(self.config.lineage, &space, mark), mark));
+        let at = matches!(reply, Reply::Sketch(_)).then(|| (seal_cursor(self.config.lineage, &space, mark), mark));
         step.send.push(ServerMessage::Reconciled { space, reply, at });
     }
 }

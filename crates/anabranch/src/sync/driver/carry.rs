@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::PoisonError;
 
+use anabranch_core::Environment as _;
 use anabranch_core::sync::{ClientEvent, ClientStep, LinkCommand, SyncEvent, WriteBatch};
 use anabranch_core::wire::{self, Answer};
+
 use anabranch_store::StoreError;
 use tracing::warn;
 
 use super::{Driver, disconnected};
 use crate::events::Event;
+use crate::sync::first_sync;
 use crate::sync::link::LinkError;
 
 impl Driver {
@@ -63,6 +66,7 @@ impl Driver {
     }
 
     async fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        let applied = first_sync::applied(&batch);
         let (mut pushed, mut duplicates, mut held, mut rejected) = (0, 0, 0, 0);
         let mut words = None;
         for (_, answer) in &batch.answered {
@@ -83,6 +87,11 @@ impl Driver {
         let remote = self.remote;
         let received = self.store.write(move |write| write.apply_batch(remote, batch)).await?;
         self.store_failures.succeed();
+        if let Some(bytes) = applied {
+            self.report.segments += 1;
+            let now = self.environment.now();
+            self.tell_status(|online| online.pace = online.pace.go_on(now, bytes));
+        }
         if pushed + duplicates + held + rejected > 0 {
             self.watchdog.calm();
         }

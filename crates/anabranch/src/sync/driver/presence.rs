@@ -15,7 +15,7 @@ impl Driver {
             if self.told.get(space) != Some(data) {
                 // Only those who follow a space are seen in it.
                 if self.followed.insert(space.clone()) {
-                    let progress = SpaceProgress { space: space.clone(), cursor: None, ack: None };
+                    let progress = SpaceProgress::begin(space.clone());
                     events.push(ClientEvent::Follow(progress));
                 }
                 events.push(ClientEvent::Show { space: space.clone(), data: Some(data.clone()) });

@@ -43,6 +43,9 @@ impl Driver {
                 warn!(%space, "the server has lost history; finding out what");
                 self.events.tell(Event::ServerLostHistory { space });
             }
+            SyncEvent::SegmentRefused { space, reason } => {
+                warn!(%space, %reason, "a segment cannot be used");
+            }
             SyncEvent::Shown(showing) => self.hear(showing),
             SyncEvent::Halted(Halt::Forbidden(reason)) => {
                 self.on_forbidden(Halt::Forbidden(reason.clone()), reason)?;

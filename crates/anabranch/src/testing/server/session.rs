@@ -149,6 +149,9 @@ impl State {
                 let outcome = self.spaces.entry(space.clone()).or_default().append(batch);
                 CallResult::Appended { id, space, outcome: Some(outcome) }
             }
+            // A first sync is by the log.
+            Call::Manifest { space } => CallResult::Manifest { space, outcome: None },
+            Call::Segment { space, digest } => CallResult::Segment { space, digest, outcome: None },
             Call::Reconcile { space, ask } => {
                 let outcome = self.spaces.entry(space.clone()).or_default().reconcile(&ask);
                 CallResult::Reconciled { space, outcome: Some(outcome) }

@@ -1,0 +1,227 @@
+//! First syncs that are cut off at any frame, and go on in a file that is opened again.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use anabranch::{Entropy as _, Error, Link, LinkError, Replica, Transport, WebSocket};
+use anabranch_core::SplitMix64;
+use anabranch_core::wire::{self, ServerMessage};
+use serde_json::json;
+
+use crate::fleet::{assert_same, none, of, past, replica, small};
+use crate::support::{Folder, GUARD, TestServer};
+
+/// A link that breaks after so many frames from the server, and counts what has come of segments.
+#[derive(Clone)]
+struct Flaky {
+    inner: Arc<WebSocket>,
+    frames: Arc<AtomicI64>,
+    fetched: Arc<AtomicU64>,
+    largest: Arc<AtomicU64>,
+}
+
+impl Flaky {
+    fn new(url: &str) -> Self {
+        let inner = Arc::new(WebSocket::new(url));
+        Self { inner, frames: Arc::default(), fetched: Arc::default(), largest: Arc::default() }
+    }
+
+    fn allow(&self, frames: i64) -> Self {
+        self.frames.store(frames, Ordering::SeqCst);
+        self.clone()
+    }
+
+    fn note(&self, frame: &[u8]) {
+        if let Ok(ServerMessage::Segment { bytes: Some(bytes), .. }) = wire::decode(frame) {
+            let size = u64::try_from(bytes.len()).expect("small");
+            self.fetched.fetch_add(size, Ordering::SeqCst);
+            self.largest.fetch_max(size, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Transport for Flaky {
+    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Link, LinkError>> + Send + '_>> {
+        Box::pin(async {
+            let mut inner = self.inner.connect().await?;
+            let (link, (mut from_client, to_client)) = Link::pair();
+            let flaky = self.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::select! {
+                        frame = from_client.recv() => match frame {
+                            Some(frame) => if inner.outgoing.send(frame).is_err() {
+                                return;
+                            },
+                            None => return,
+                        },
+                        frame = inner.incoming.recv() => {
+                            let Some(Ok(frame)) = frame else { return };
+                            if flaky.frames.fetch_sub(1, Ordering::SeqCst) <= 0 {
+                                return;
+                            }
+                            flaky.note(&frame);
+                            if to_client.send(Ok(frame)).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                }
+            });
+            Ok(link)
+        })
+    }
+}
+
+fn sync(replica: &Replica, flaky: &Flaky, frames: i64, url: &str) -> Result<u64, Error> {
+    let sync = replica.sync(url).space("main")?.transport(flaky.allow(frames));
+    sync.now(GUARD).wait().map(|report| report.segments)
+}
+
+#[test]
+fn a_first_sync_that_is_cut_off_at_any_frame_goes_on_where_it_was() -> Result<(), Error> {
+    let folder = Folder::new();
+    let mut server = TestServer::start_with(folder.path("server.db"), small());
+    past(&server, &folder, 150)?;
+    server.segments_reach(400);
+    let (flaky, url) = (Flaky::new(&server.url()), server.url());
+    let mut dice = SplitMix64::new(11);
+    let mut cuts = 0;
+    loop {
+        // Closed and opened again every time, in whatever state the last cut has left it.
+        let fresh = replica(&folder, "fresh.db");
+        let frames = i64::try_from(dice.next_u64() % 4).expect("small");
+        if sync(&fresh, &flaky, frames, &url).is_ok() {
+            break;
+        }
+        cuts += 1;
+        if cuts > 200 {
+            sync(&fresh, &flaky, i64::MAX, &url)?;
+            break;
+        }
+    }
+    assert!(cuts > 10, "{cuts}");
+    let whole = Flaky::new(&url);
+    let other = replica(&folder, "other.db");
+    sync(&other, &whole, i64::MAX, &url)?;
+    let (fetched, total) = (flaky.fetched.load(Ordering::SeqCst), whole.fetched.load(Ordering::SeqCst));
+    let again = fetched - total;
+    let most = cuts * whole.largest.load(Ordering::SeqCst);
+    assert!(again <= most, "{again} of {total} bytes were fetched again, more than a segment for each of {cuts} cuts");
+
+    server.restart_with(none());
+    let slow = replica(&folder, "slow.db");
+    server.sync(&slow).now(GUARD).wait()?;
+    assert_same(&replica(&folder, "fresh.db"), &slow)
+}
+
+#[test]
+fn a_cut_right_after_each_segment_fetches_nothing_twice() -> Result<(), Error> {
+    let folder = Folder::new();
+    let server = TestServer::start_with(folder.path("server.db"), small());
+    past(&server, &folder, 40)?;
+    server.segments_reach(100);
+    let (flaky, url) = (Flaky::new(&server.url()), server.url());
+    let mut runs = 0;
+    while sync(&replica(&folder, "fresh.db"), &flaky, 3, &url).is_err() {
+        runs += 1;
+        assert!(runs < 100, "no progress");
+    }
+    let whole = Flaky::new(&url);
+    sync(&replica(&folder, "other.db"), &whole, i64::MAX, &url)?;
+    // The last segment before a cut may have come without having been committed.
+    let again = flaky.fetched.load(Ordering::SeqCst) - whole.fetched.load(Ordering::SeqCst);
+    assert!(again <= runs * whole.largest.load(Ordering::SeqCst));
+    Ok(())
+}
+
+#[test]
+fn what_is_written_meanwhile_is_merged_and_pushed() -> Result<(), Error> {
+    let folder = Folder::new();
+    let server = TestServer::start_with(folder.path("server.db"), small());
+    let ids = past(&server, &folder, 60)?;
+    server.segments_reach(200);
+    let (flaky, url) = (Flaky::new(&server.url()), server.url());
+    let fresh = replica(&folder, "fresh.db");
+    let notes = of(&fresh, "notes");
+    let mine = notes.create(json!({ "title": "mine", "body": "before" })).wait()?;
+    let mut edited = 0;
+    for cut in 0.. {
+        if sync(&fresh, &flaky, 2 + cut % 3, &url).is_ok() {
+            break;
+        }
+        notes.edit(mine, |note| note.splice("body", 0, 0, "x")).wait()?;
+        // Those that have come, and those that will come in a segment yet, are written to alike.
+        for id in ids.iter().skip(usize::try_from(cut).expect("small") % 5).step_by(9) {
+            if notes.get(*id)?.is_some_and(|note| !note.deleted) {
+                notes.edit(*id, |note| note.increment("stars", 100)).wait()?;
+                edited += 1;
+            }
+        }
+        assert!(cut < 300, "no progress");
+    }
+    assert!(edited > 10, "{edited}");
+    server.sync(&fresh).now(GUARD).wait()?;
+    assert_eq!(fresh.status()?.pending, 0);
+    let other = replica(&folder, "other.db");
+    server.sync(&other).now(GUARD).wait()?;
+    let space = crate::support::main_space();
+    assert_eq!(fresh.space_digest(&space)?, other.space_digest(&space)?);
+    assert_eq!(fresh.state_digest(&space)?, other.state_digest(&space)?);
+    let stars: u64 = ids.iter().filter_map(|id| of(&other, "notes").get(*id).ok()??.state["stars"].as_u64()).sum();
+    let note = of(&other, "notes").get(mine)?.expect("mine");
+    assert!(note.state["body"].as_str().is_some_and(|body| body.ends_with("before") && body.starts_with('x')));
+    assert!(stars >= 100 * edited, "{stars}");
+    Ok(())
+}
+
+#[test]
+fn the_progress_is_told_while_it_lasts() -> Result<(), Error> {
+    let folder = Folder::new();
+    let server = TestServer::start_with(folder.path("server.db"), small());
+    past(&server, &folder, 40)?;
+    server.segments_reach(100);
+    let (flaky, url) = (Flaky::new(&server.url()), server.url());
+    let fresh = replica(&folder, "fresh.db");
+    assert_eq!(fresh.status()?.first_sync, None);
+    let mut last = 0;
+    // A welcome, a manifest, two segments.
+    while sync(&fresh, &flaky, 4, &url).is_err() {
+        let Some(progress) = fresh.status()?.first_sync else { continue };
+        assert!(progress.entities >= last && progress.entities <= progress.entities_total);
+        assert!(progress.bytes <= progress.bytes_total && progress.bytes_total > 0);
+        last = progress.entities;
+    }
+    assert!(last > 10);
+    assert_eq!(fresh.status()?.first_sync, None);
+    Ok(())
+}
+
+#[test]
+fn segments_that_are_gone_are_replaced_by_newer_ones() -> Result<(), Error> {
+    let folder = Folder::new();
+    let mut server = TestServer::start_with(folder.path("server.db"), small());
+    let ids = past(&server, &folder, 60)?;
+    server.segments_reach(200);
+    let (flaky, url) = (Flaky::new(&server.url()), server.url());
+    let fresh = replica(&folder, "fresh.db");
+    assert!(sync(&fresh, &flaky, 6, &url).is_err());
+    assert!(fresh.status()?.first_sync.is_some());
+    // Everything changes, and the segments in memory are lost with the server's process.
+    let a = replica(&folder, "a.db");
+    for id in &ids {
+        if of(&a, "notes").get(*id)?.is_some_and(|note| !note.deleted) {
+            of(&a, "notes").edit(*id, |note| note.increment("stars", 1)).wait()?;
+        }
+    }
+    server.restart();
+    server.sync(&a).now(GUARD).wait()?;
+    server.segments_reach(200);
+    sync(&fresh, &flaky, i64::MAX, &url)?;
+    let space = crate::support::main_space();
+    assert_eq!(fresh.state_digest(&space)?, a.state_digest(&space)?);
+    assert_eq!(fresh.space_digest(&space)?, a.space_digest(&space)?);
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Some collections of a space only.
+
+use anabranch::{Error, Replica};
+use anabranch_server::SegmentOptions;
+use serde_json::json;
+
+use crate::fleet::{none, of, past, replica, rows, small};
+use crate::support::{Folder, GUARD, TestServer};
+
+fn sync_some(server: &TestServer, replica: &Replica, names: &[&str]) -> Result<u64, Error> {
+    Ok(server.sync(replica).collections(names)?.now(GUARD).wait()?.pulled)
+}
+
+fn count(replica: &Replica, collection: &str) -> Result<u64, Error> {
+    let sql = "SELECT count(*) AS n FROM entities WHERE collection = ?";
+    Ok(replica.query(sql, &[collection.into()])?[0]["n"].as_u64().unwrap_or(0))
+}
+
+fn entities(replica: &Replica, collection: &str) -> Result<Vec<serde_json::Map<String, serde_json::Value>>, Error> {
+    let mut entities = rows(replica)?;
+    entities.retain(|row| row.get("collection").is_some_and(|name| name == collection));
+    Ok(entities)
+}
+
+fn with_and_without_segments(work: impl Fn(SegmentOptions) -> Result<(), Error>) -> Result<(), Error> {
+    work(small())?;
+    work(none())
+}
+
+#[test]
+fn a_subset_is_what_was_asked_for_and_is_remembered() -> Result<(), Error> {
+    with_and_without_segments(|segments| {
+        let folder = Folder::new();
+        let server = TestServer::start_with(folder.path("server.db"), segments.clone());
+        past(&server, &folder, 20)?;
+        if segments.min_changes < 10 {
+            server.segments_reach(50);
+        }
+        let some = replica(&folder, "some.db");
+        sync_some(&server, &some, &["folders"])?;
+        assert_eq!((count(&some, "folders")?, count(&some, "notes")?), (3, 0));
+        assert_eq!(count(&some, "$schema")?, 1);
+        drop(some);
+        // Syncs that say nothing keep to it.
+        let a = replica(&folder, "a.db");
+        of(&a, "folders").create(json!({ "name": "new" })).wait()?;
+        of(&a, "notes").create(json!({ "title": "new" })).wait()?;
+        server.sync(&a).now(GUARD).wait()?;
+        let some = replica(&folder, "some.db");
+        server.sync(&some).now(GUARD).wait()?;
+        assert_eq!((count(&some, "folders")?, count(&some, "notes")?), (4, 0));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_collection_that_is_added_comes_from_its_beginning() -> Result<(), Error> {
+    with_and_without_segments(|segments| {
+        let folder = Folder::new();
+        let server = TestServer::start_with(folder.path("server.db"), segments.clone());
+        past(&server, &folder, 20)?;
+        if segments.min_changes < 10 {
+            server.segments_reach(50);
+        }
+        let (some, all) = (replica(&folder, "some.db"), replica(&folder, "all.db"));
+        sync_some(&server, &some, &["folders"])?;
+        // Both before and after the place of the segments.
+        let a = replica(&folder, "a.db");
+        of(&a, "folders").create(json!({ "name": "new" })).wait()?;
+        of(&a, "notes").create(json!({ "title": "new" })).wait()?;
+        server.sync(&a).now(GUARD).wait()?;
+        sync_some(&server, &some, &["folders", "notes"])?;
+        server.sync(&all).now(GUARD).wait()?;
+        assert_eq!(entities(&some, "folders")?, entities(&all, "folders")?);
+        assert_eq!(entities(&some, "notes")?, entities(&all, "notes")?);
+        // And goes on live.
+        of(&a, "notes").create(json!({ "title": "newer" })).wait()?;
+        server.sync(&a).now(GUARD).wait()?;
+        server.sync(&some).now(GUARD).wait()?;
+        server.sync(&all).now(GUARD).wait()?;
+        assert_eq!(entities(&some, "notes")?, entities(&all, "notes")?);
+        server.sync(&some).all_collections().now(GUARD).wait()?;
+        let space = crate::support::main_space();
+        assert_eq!(some.space_digest(&space)?, all.space_digest(&space)?);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_was_missed_of_the_other_collections_meanwhile_is_not_lost() -> Result<(), Error> {
+    let folder = Folder::new();
+    let mut server = TestServer::start_with(folder.path("server.db"), none());
+    past(&server, &folder, 20)?;
+    let some = replica(&folder, "some.db");
+    sync_some(&server, &some, &["folders"])?;
+    // Folders that this replica has not seen, older than the segments that will bring it the notes.
+    let a = replica(&folder, "a.db");
+    of(&a, "folders").create(json!({ "name": "missed" })).wait()?;
+    server.restart_with(small());
+    server.sync(&a).now(GUARD).wait()?;
+    server.segments_reach(50);
+    let report = server.sync(&some).collections(["folders", "notes"])?.now(GUARD).wait()?;
+    assert!(report.segments > 0);
+    let space = crate::support::main_space();
+    assert_eq!(some.space_digest(&space)?, a.space_digest(&space)?);
+    Ok(())
+}
+
+#[test]
+fn a_collection_that_is_dropped_goes_once_its_edits_are_safe() -> Result<(), Error> {
+    let folder = Folder::new();
+    let mut server = TestServer::start_with(folder.path("server.db"), small());
+    let ids = past(&server, &folder, 20)?;
+    server.segments_reach(50);
+    let some = replica(&folder, "some.db");
+    server.sync(&some).now(GUARD).wait()?;
+    let notes = count(&some, "notes")?;
+    assert!(notes >= 20);
+    of(&some, "notes").edit(ids[0], |note| note.set("title", "unsynced")).wait()?;
+    server.kill();
+    assert!(sync_some(&server, &some, &["folders"]).is_err());
+    assert_eq!(count(&some, "notes")?, 1, "what is pending stays");
+    assert_eq!(of(&some, "notes").get(ids[0])?.expect("the note").state["title"], "unsynced");
+    server.restart();
+    sync_some(&server, &some, &["folders"])?;
+    assert_eq!((count(&some, "notes")?, count(&some, "folders")?), (0, 3));
+    assert_eq!(some.status()?.pending, 0);
+    let a = replica(&folder, "a.db");
+    server.sync(&a).now(GUARD).wait()?;
+    assert!(of(&a, "notes").get(ids[0])?.is_some_and(|note| note.state["title"] == "unsynced" || note.conflicts > 0));
+    // Wanted again, it comes back whole.
+    server.sync(&some).all_collections().now(GUARD).wait()?;
+    let space = crate::support::main_space();
+    assert_eq!(some.space_digest(&space)?, a.space_digest(&space)?);
+    assert_eq!(some.state_digest(&space)?, a.state_digest(&space)?);
+    Ok(())
+}
