@@ -8,13 +8,15 @@ mod changes;
 #[path = "suite/client.rs"]
 mod client;
 
+use std::sync::Arc;
+
 use anabranch_core::wire::{ClientMessage, Envelope};
 use anabranch_core::{ChangeHash, Entropy as _, SplitMix64};
-use anabranch_server::{ServerHandle, SqliteBackend, SystemEnvironment};
+use anabranch_server::{SegmentOptions, Server, ServerHandle, ServerOptions, SqliteBackend, SystemEnvironment};
 use peak_alloc::PeakAlloc;
 
 use changes::{Author, entity, space};
-use client::{Client, guarded, pull, start};
+use client::{Client, guarded, pull};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -54,7 +56,11 @@ fn hashes(changes: &[Envelope]) -> Vec<ChangeHash> {
 async fn a_reader_that_has_stalled_costs_a_window_and_catches_up() {
     let folder = tempfile::tempdir().unwrap();
     let backend = SqliteBackend::open(folder.path().join("log.db"), Box::new(SystemEnvironment)).unwrap();
-    let server = start(backend).await;
+    // Segments are built beside it, at a cost of their own.
+    let segments = SegmentOptions { min_changes: u64::MAX, ..SegmentOptions::default() };
+    let options = ServerOptions { segments, ..ServerOptions::default() };
+    let address = "127.0.0.1:0".parse().unwrap();
+    let server = Server::bind(address, Arc::new(backend), options).await.unwrap().spawn();
     let (mut author, mut dice) = (Author::new(1), SplitMix64::new(1));
     let (first, second) = (changes(&mut author, &mut dice), changes(&mut author, &mut dice));
     let alone = push(&server, 1, &first).await;
