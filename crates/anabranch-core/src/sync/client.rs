@@ -69,6 +69,8 @@ struct SpaceSync {
     cursor: Option<Cursor>,
     ack: Option<Mark>,
     pulled: bool,
+    /// In this session, the server has shown that its log goes on from the cursor and the ack mark.
+    verified: bool,
     reconciling: Option<Reconciling>,
     /// In this session.
     has_reconciled: bool,
@@ -245,6 +247,7 @@ impl ClientSession {
         step.send.push(ClientMessage::Hello(Hello { replica, actor, schema_version, lineage: self.lineage }));
         for (name, space) in &mut self.spaces {
             space.pulled = false;
+            space.verified = false;
             space.reconciling = None;
             space.has_reconciled = false;
             space.outbox = Outbox::Unknown;
@@ -442,7 +445,8 @@ impl ClientSession {
         let going_on = space.reconciling.is_none();
         let stands = going_on && !space.first.is_wider();
         let cursor = cursor.filter(|cursor| stands && cursor.0.len() <= MAX_CURSOR_BYTES);
-        let mark = mark.filter(|_| going_on);
+        // Nor does a mark give way to one of a log that has not been seen to hold it.
+        let mark = mark.filter(|_| going_on && (space.verified || space.ack.is_none()));
         space.ack = mark.or(space.ack);
         space.cursor = cursor.clone().or_else(|| space.cursor.take());
         let mut batch = WriteBatch::empty(name.clone(), lineage);
@@ -474,6 +478,7 @@ impl ClientSession {
             self.told_caught_up = false;
             step.send.push(ClientMessage::Received { space: name.clone() });
         }
+        space.verified = true;
         space.pulled = !more;
         space.first.reached();
         if space.cursor.as_ref() != Some(&cursor) || !changes.is_empty() {
@@ -510,6 +515,7 @@ impl SpaceSync {
             cursor,
             ack,
             pulled: false,
+            verified: false,
             reconciling: None,
             has_reconciled: false,
             outbox: Outbox::Unknown,

@@ -128,8 +128,8 @@ impl ClientSession {
             return self.halt(Halt::Protocol("the server offers segments that nobody asked for".to_owned()), step);
         }
         self.told_caught_up = false;
-        // A server that does not have this place later on was restored.
-        let ack = space.ack.filter(|ack| ack.seq >= manifest.mark.seq).or(Some(manifest.mark));
+        // A server that does not have this place later on was restored; nor had it, if it lacks an earlier mark.
+        let ack = space.ack.or(Some(manifest.mark));
         let plan = space.first.plan(manifest);
         let mut batch = WriteBatch::empty(name.clone(), lineage);
         batch.ack = ack.filter(|ack| ack.seq > 0);
