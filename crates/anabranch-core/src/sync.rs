@@ -9,6 +9,7 @@ mod backoff;
 mod client;
 mod cursor;
 mod digest;
+mod peering;
 pub mod reconcile;
 mod server;
 
@@ -22,6 +23,7 @@ pub use client::{
     MAX_PUSH_CHANGES, OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
 };
 pub use digest::SpaceDigest;
+pub use peering::{Handshake, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, PeerRole, PeerSeal, PeerToken, SEAL_BYTES, TokenError};
 pub use server::{
     Access, Call, CallResult, LogPage, PAGE_BYTES, PAGE_CHANGES, ServerConfig, ServerEvent, ServerSession, ServerStep,
     WINDOW_PAGES,

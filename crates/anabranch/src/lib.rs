@@ -49,7 +49,8 @@
 //!   resolved after the fsync, by `.await` or [`Commit::wait`].
 //! - [`Watch`] gives the latest value, then coalesced changes: to be asked, awaited, streamed, or by a callback.
 //! - [`TextSession`] puts a text field under an editor.
-//! - [`Replica::sync`] pushes, pulls and follows a server; [`Replica::exchange`] needs none.
+//! - [`Replica::sync`] pushes, pulls and follows a server; [`Replica::peer`] and
+//!   [`Replica::exchange`] need none.
 //!
 //! No call needs an async runtime: the library runs its own thread for the event loop. Being offline is never
 //! an error of a local call.
@@ -62,6 +63,7 @@ mod environment;
 mod error;
 mod exchange;
 mod history;
+mod peer;
 mod replica;
 mod status;
 mod sync;
@@ -76,7 +78,7 @@ pub use anabranch_core::document::{
     Action, Contender, Contest, Explanation, FieldDiff, HistoryEntry, State, TextSplice,
 };
 pub use anabranch_core::document::{Edit, Path, Step};
-pub use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
+pub use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, PeerToken, TokenError};
 pub use anabranch_core::{
     ChangeHash, CollectionName, Digest, EntityId, Entropy, Environment, ErrorKind, FieldName, Heads, Lineage,
     ReplicaId, Rule, Schema, SchemaError, SpaceName, UnixMillis,
@@ -91,6 +93,7 @@ pub use edits::Edits;
 pub use environment::SystemEnvironment;
 pub use error::Error;
 pub use exchange::Exchanged;
+pub use peer::{Peer, PeerHandle, PeerListener, PeerReport};
 pub use replica::{OpenOptions, Replica};
 pub use status::{Phase, Status};
 pub use sync::{
