@@ -18,6 +18,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_BYTES: usize = 256;
 /// How long a peer may be silent.
 const SILENCE: Duration = Duration::from_secs(180);
+/// How long a frame may take from its first byte to its last.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(60);
 /// A peer that does not take a frame for this long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Frames that wait to be taken in.
@@ -175,10 +177,19 @@ async fn write<W: AsyncWrite + Send + Unpin>(stream: &mut W, bytes: &[u8]) -> Re
 /// A frame whose body has at most so many bytes; `None` if the stream ends before it.
 async fn read_frame<R: AsyncRead + Send + Unpin>(stream: &mut R, most: usize) -> Result<Option<Vec<u8>>, PeerError> {
     let mut header = [0; HEADER_BYTES];
-    match stream.read(&mut header[..1]).await.map_err(broken)? {
-        0 => return Ok(None),
-        read => stream.read_exact(&mut header[read..]).await.map_err(broken)?,
-    };
+    if stream.read(&mut header[..1]).await.map_err(broken)? == 0 {
+        return Ok(None);
+    }
+    let rest = timeout(FRAME_TIMEOUT, read_rest(stream, header, most)).await;
+    rest.map_err(|_| PeerError::Broken("a frame took too long".to_owned()))?.map(Some)
+}
+
+async fn read_rest<R: AsyncRead + Send + Unpin>(
+    stream: &mut R,
+    mut header: [u8; HEADER_BYTES],
+    most: usize,
+) -> Result<Vec<u8>, PeerError> {
+    stream.read_exact(&mut header[1..]).await.map_err(broken)?;
     let length = wire::body_length(&header).map_err(|error| PeerError::Protocol(error.to_string()))?;
     if length > most {
         return Err(PeerError::Protocol("a frame is too large".to_owned()));
@@ -187,11 +198,7 @@ async fn read_frame<R: AsyncRead + Send + Unpin>(stream: &mut R, most: usize) ->
     let mut frame = header.to_vec();
     let mut body = stream.take(u64::try_from(length).unwrap_or(0));
     body.read_to_end(&mut frame).await.map_err(broken)?;
-    if frame.len() == HEADER_BYTES + length {
-        Ok(Some(frame))
-    } else {
-        Err(PeerError::Broken("it was cut off".to_owned()))
-    }
+    if frame.len() == HEADER_BYTES + length { Ok(frame) } else { Err(PeerError::Broken("it was cut off".to_owned())) }
 }
 
 /// Reads frames and checks their seals, until the stream ends or nobody listens any more.
