@@ -10,6 +10,7 @@ mod class;
 mod client;
 mod cursor;
 mod digest;
+mod peering;
 pub mod reconcile;
 mod schedule;
 mod server;
@@ -27,6 +28,9 @@ pub use client::{
 };
 pub use cursor::seal_cursor;
 pub use digest::SpaceDigest;
+pub use peering::{
+    Handshake, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, PeerRole, PeerSeal, PeerToken, PeerTokenError, SEAL_BYTES,
+};
 pub use schedule::{
     Budget, Conditions, Decision, Deferral, MAX_RETRY_AFTER_MILLIS, Reason, Schedule, Scheduler, Situation, Trigger,
     Work, decide,

@@ -7,10 +7,14 @@
 
 mod codec;
 mod message;
+mod peer;
 
-pub use codec::{DecodeError, EncodeError, HEADER_BYTES, MAX_FRAME_BYTES, PROTOCOL_VERSION, decode, encode, split};
+pub use codec::{
+    DecodeError, EncodeError, HEADER_BYTES, MAX_FRAME_BYTES, PROTOCOL_VERSION, body_length, decode, encode, split,
+};
 pub use message::{
     Answer, Ask, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_CURSOR_BYTES, MAX_PRESENCE_BYTES,
     MAX_PULL_COLLECTIONS, Mark, Missing, Pull, Push, Pushed, RefusalCode, RejectCode, Reply, ServerMessage, Wanted,
     Welcome,
 };
+pub use peer::{PeerHello, PeerMessage};

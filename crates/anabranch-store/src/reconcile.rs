@@ -51,7 +51,7 @@ impl Read<'_> {
     pub fn heads_of(&self, space: &SpaceName, id: EntityId) -> Result<Heads, StoreError> {
         let Some(space) = rows::space_key(self.connection(), space)? else { return Ok(Heads::default()) };
         let row = rows::find_entity(self.connection(), space, id)?;
-        row.map_or(Ok(Heads::default()), |row| heads(self.connection(), &row))
+        row.map_or(Ok(Heads::default()), |row| rows::entity_heads(self.connection(), row.key))
     }
 }
 
@@ -109,7 +109,7 @@ impl Write<'_> {
         theirs: &Theirs,
         remote: Option<RemoteKey>,
     ) -> Result<Option<Difference>, StoreError> {
-        if heads(&self.engine.connection, row)? == theirs.heads {
+        if rows::entity_heads(&self.engine.connection, row.key)? == theirs.heads {
             return Ok(None);
         }
         let document = self.engine.take_document(row)?;
@@ -180,12 +180,6 @@ impl Write<'_> {
     }
 }
 
-fn heads(connection: &Connection, row: &EntityRow) -> Result<Heads, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT heads FROM entities WHERE key = ?")?;
-    let heads: Vec<u8> = statement.query_row([row.key], |row| row.get(0))?;
-    Ok(Heads::from_bytes(&heads)?)
-}
-
 fn folded_heads(connection: &Connection, row: &EntityRow) -> Result<Vec<ChangeHash>, StoreError> {
     let mut statement = connection.prepare_cached("SELECT heads FROM snapshots WHERE entity = ?")?;
     let heads: Option<Vec<u8>> = statement.query_row([row.key], |row| row.get(0)).optional()?;
@@ -197,7 +191,7 @@ fn known(connection: &Connection, row: &EntityRow) -> Result<Vec<ChangeHash>, St
     let mut statement = connection.prepare_cached("SELECT hash FROM changes WHERE entity = ? ORDER BY seq DESC")?;
     let hashes = statement.query_map([row.key], |row| row.get::<_, [u8; 32]>(0))?;
     let newest_first = hashes.map(|hash| Ok(ChangeHash::from_bytes(hash?))).collect::<Result<Vec<_>, StoreError>>()?;
-    let mut known = sample(&heads(connection, row)?, &newest_first);
+    let mut known = sample(&rows::entity_heads(connection, row.key)?, &newest_first);
     known.truncate(MAX_KNOWN - FOLDED_HEADS);
     known.extend(folded_heads(connection, row)?.into_iter().take(FOLDED_HEADS));
     Ok(known)

@@ -195,6 +195,29 @@ pub(crate) fn logged_changes(connection: &Connection, entity: EntityKey) -> Resu
     Ok(changes)
 }
 
+/// One of an entity's change rows, verified against its hash.
+pub(crate) fn logged_change(
+    connection: &Connection,
+    entity: EntityKey,
+    hash: &ChangeHash,
+) -> Result<Option<Change>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT bytes FROM changes WHERE entity = ? AND hash = ?")?;
+    let bytes: Option<Vec<u8>> = statement.query_row(params![entity, hash.as_bytes()], |row| row.get(0)).optional()?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    let change = Change::parse(bytes).map_err(|_| StoreError::DamagedRow("a change cannot be read"))?;
+    if change.hash() != *hash {
+        return Err(StoreError::DamagedRow("a change does not have its hash"));
+    }
+    Ok(Some(change))
+}
+
+/// An entity's heads, as its row has them.
+pub(crate) fn entity_heads(connection: &Connection, entity: EntityKey) -> Result<Heads, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT heads FROM entities WHERE key = ?")?;
+    let heads: Vec<u8> = statement.query_row([entity], |row| row.get(0))?;
+    Ok(Heads::from_bytes(&heads)?)
+}
+
 /// Loads an entity's document: the snapshot, then what the log has beside it.
 pub(crate) fn load_document(connection: &Connection, row: &EntityRow, actor: &Actor) -> Result<Document, StoreError> {
     let mut statement = connection.prepare_cached("SELECT document FROM snapshots WHERE entity = ?")?;

@@ -1,10 +1,7 @@
 //! Transactions: changes of several entities that stand or fall together, here, on the wire and elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use anabranch_core::sync::fits_transaction;
-use anabranch_core::wire::Envelope;
-use anabranch_core::{Change, ChangeHash, EntityId, Heads, SpaceName, TransactionId};
+use anabranch_core::{Change, ChangeHash, TransactionId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::cache::EntityKey;
@@ -93,51 +90,6 @@ impl Write<'_> {
 
     fn execute(&self, sql: &str) -> Result<(), StoreError> {
         Ok(self.engine.connection.execute_batch(sql)?)
-    }
-
-    /// What a replica with the heads `theirs` must be given at once, so that it never holds a part of a
-    /// transaction: the changes that it lacks of an entity, and of all entities that share a transaction with one
-    /// of these, and so on.
-    ///
-    /// Folded changes have left their transactions.
-    ///
-    /// # Errors
-    /// If the entity is not there, or a document cannot be loaded.
-    pub fn changes_beyond_together(
-        &mut self,
-        space: &SpaceName,
-        id: EntityId,
-        theirs: &BTreeMap<EntityId, Heads>,
-    ) -> Result<Vec<Envelope>, StoreError> {
-        let nothing = Heads::default();
-        let mut together = Vec::new();
-        let (mut entities, mut transactions) = (BTreeSet::from([id]), BTreeSet::new());
-        let mut open = vec![id];
-        while let Some(id) = open.pop() {
-            let envelopes = self.changes_beyond(space, id, theirs.get(&id).unwrap_or(&nothing))?;
-            for transaction in envelopes.iter().filter_map(|envelope| envelope.transaction) {
-                if transactions.insert(transaction) {
-                    let others = self.entities_of(space, &transaction)?;
-                    open.extend(others.into_iter().filter(|other| entities.insert(*other)));
-                }
-            }
-            together.extend(envelopes);
-        }
-        Ok(together)
-    }
-
-    /// The entities of a space that a transaction has changed.
-    fn entities_of(&self, space: &SpaceName, transaction: &TransactionId) -> Result<Vec<EntityId>, StoreError> {
-        let mut statement = self.engine.connection.prepare_cached(
-            "SELECT DISTINCT e.id FROM changes c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space \
-             WHERE c.txn = ? AND s.name = ?",
-        )?;
-        let mut found = statement.query(params![transaction.as_bytes(), space.as_str()])?;
-        let mut entities = Vec::new();
-        while let Some(row) = found.next()? {
-            entities.push(row.get::<_, String>(0)?.parse()?);
-        }
-        Ok(entities)
     }
 }
 

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use anabranch_core::document::EditError;
-use anabranch_core::sync::Halt;
+use anabranch_core::sync::{Halt, PeerTokenError};
 use anabranch_core::{EntityId, ErrorKind, FieldName, Lineage, NameError, ParseIdError, Rule, SchemaError};
 use anabranch_store::StoreError;
 
+use crate::peer::PeerError;
 use crate::sync::SyncError;
 
 /// Any failure of this library. [`Error::kind`] says what to do about it; the text is for a person.
@@ -29,6 +30,10 @@ enum Source {
     Invalid(String),
     #[error(transparent)]
     Sync(SyncError),
+    #[error(transparent)]
+    Peer(PeerError),
+    #[error(transparent)]
+    Token(PeerTokenError),
 }
 
 impl Error {
@@ -39,6 +44,8 @@ impl Error {
             Source::Store(error) => error.kind(),
             Source::Name(_) | Source::Schema(_) | Source::Id(_) | Source::Invalid(_) => ErrorKind::Invalid,
             Source::Sync(error) => error.kind(),
+            Source::Peer(error) => error.kind(),
+            Source::Token(_) => ErrorKind::Invalid,
         }
     }
 
@@ -96,6 +103,8 @@ impl std::error::Error for Error {
             Source::Schema(error) => Some(error),
             Source::Id(error) => Some(error),
             Source::Sync(error) => Some(error),
+            Source::Peer(error) => Some(error),
+            Source::Token(error) => Some(error),
             Source::Invalid(_) => None,
         }
     }
@@ -111,7 +120,7 @@ macro_rules! from {
     };
 }
 
-from! { StoreError => Store, NameError => Name, SchemaError => Schema, ParseIdError => Id, SyncError => Sync }
+from! { StoreError => Store, NameError => Name, SchemaError => Schema, ParseIdError => Id, SyncError => Sync, PeerError => Peer, PeerTokenError => Token }
 
 impl From<EditError> for Error {
     fn from(error: EditError) -> Self {

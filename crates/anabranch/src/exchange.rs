@@ -1,19 +1,8 @@
-//! Two open replicas, no server.
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use anabranch_core::wire::Envelope;
-use anabranch_core::{EntityId, Heads, SpaceName};
+//! Two open replicas, no server and no network.
 
 use crate::error::Error;
+use crate::peer;
 use crate::replica::Replica;
-
-/// Changes that are handed over in one commit, unless transactions join more.
-const BATCH_CHANGES: usize = 1_000;
-
-/// Every entity's heads.
-type AllHeads = BTreeMap<EntityId, Heads>;
 
 /// What an exchange moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,58 +15,20 @@ pub struct Exchanged {
 
 impl Replica {
     /// Exchanges changes with another open replica, both ways, until both hold the same (unless something is
-    /// written meanwhile). Blocks; each side commits as it goes, so an interruption loses nothing.
+    /// written meanwhile): what two [peers](crate::Peer) do, inside one process. Blocks; each side commits as it goes,
+    /// so an interruption loses nothing. Not to be called from an async task.
     ///
     /// # Errors
     /// If one of the files cannot be read or written.
     pub fn exchange(&self, other: &Self) -> Result<Exchanged, Error> {
-        let ours = self.store().read(|read| read.spaces())?;
-        let theirs = other.store().read(|read| read.spaces())?;
-        let mut exchanged = Exchanged::default();
-        for space in ours.into_iter().chain(theirs).collect::<BTreeSet<_>>() {
-            let our_heads = self.heads(&space)?;
-            let their_heads = other.heads(&space)?;
-            exchanged.sent += self.hand_over(other, &space, &our_heads, &their_heads)?;
-            exchanged.received += other.hand_over(self, &space, &their_heads, &our_heads)?;
-        }
-        Ok(exchanged)
-    }
-
-    fn heads(&self, space: &SpaceName) -> Result<Arc<AllHeads>, Error> {
-        Ok(Arc::new(self.store().read(|read| read.heads(space))?.into_iter().collect()))
-    }
-
-    /// Hands over what the other lacks. A batch never ends inside a transaction: what a transaction joins is
-    /// collected and applied together.
-    fn hand_over(
-        &self,
-        other: &Self,
-        space: &SpaceName,
-        ours: &AllHeads,
-        theirs: &Arc<AllHeads>,
-    ) -> Result<usize, Error> {
-        let (mut handed_over, mut batch, mut done) = (0, Vec::new(), BTreeSet::new());
-        for (id, heads) in ours {
-            if theirs.get(id) == Some(heads) || done.contains(id) {
-                continue;
-            }
-            let (of, id, known) = (space.clone(), *id, Arc::clone(theirs));
-            let together = self.store().write(move |write| write.changes_beyond_together(&of, id, &known)).wait()?;
-            done.extend(together.iter().map(|envelope| envelope.entity));
-            batch.extend(together);
-            if batch.len() >= BATCH_CHANGES {
-                handed_over += other.take_over(space, std::mem::take(&mut batch))?;
-            }
-        }
-        Ok(handed_over + other.take_over(space, batch)?)
-    }
-
-    fn take_over(&self, space: &SpaceName, batch: Vec<Envelope>) -> Result<usize, Error> {
-        if batch.is_empty() {
-            return Ok(0);
-        }
-        let space = space.clone();
-        let received = self.store().write(move |write| write.apply_peer(&space, batch)).wait()?;
-        Ok(received.applied)
+        let (promise, commit) = anabranch_store::Commit::<_, Error>::pending();
+        let (one, other) = (self.clone(), other.clone());
+        drop(self.runtime()?.spawn(async move {
+            let outcome = peer::exchange(&one, &other).await;
+            promise.resolve(outcome.map_err(Error::from));
+        }));
+        let report = commit.wait()?;
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Ok(Exchanged { sent: count(report.sent), received: count(report.received) })
     }
 }

@@ -49,7 +49,8 @@
 //!   resolved after the fsync, by `.await` or [`Commit::wait`].
 //! - [`Watch`] gives the latest value, then coalesced changes: to be asked, awaited, streamed, or by a callback.
 //! - [`TextSession`] puts a text field under an editor.
-//! - [`Replica::sync`] pushes, pulls and follows a server; [`Replica::exchange`] needs none.
+//! - [`Replica::sync`] pushes, pulls and follows a server; [`Replica::peer`] and
+//!   [`Replica::exchange`] need none.
 //!
 //! No call needs an async runtime: the library runs its own thread for the event loop. Being offline is never
 //! an error of a local call.
@@ -63,6 +64,7 @@ mod error;
 mod events;
 mod exchange;
 mod history;
+mod peer;
 mod presence;
 mod replica;
 mod status;
@@ -79,7 +81,8 @@ pub use anabranch_core::document::{
 };
 pub use anabranch_core::document::{Edit, Path, Step};
 pub use anabranch_core::sync::{
-    Budget, Conditions, Deferral, ErrorClass, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Reason, Schedule, Trigger,
+    Budget, Conditions, Deferral, ErrorClass, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, PeerToken,
+    PeerTokenError, Reason, Schedule, Trigger,
 };
 pub use anabranch_core::{
     ChangeHash, CollectionName, Digest, EntityId, Entropy, Environment, ErrorKind, FieldName, Heads, Lineage,
@@ -97,6 +100,7 @@ pub use environment::SystemEnvironment;
 pub use error::Error;
 pub use events::{Event, Events};
 pub use exchange::Exchanged;
+pub use peer::{Peer, PeerHandle, PeerListener, PeerReport};
 pub use presence::{Presence, Present};
 pub use replica::{OpenOptions, Replica};
 pub use status::{FirstSyncProgress, Phase, Status};

@@ -114,7 +114,16 @@ pub fn decode<M: Decode<()>>(frame: &[u8]) -> Result<M, DecodeError> {
 /// # Errors
 /// [`DecodeError`] if the bytes do not start with one whole frame.
 pub fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
-    let header = bytes.get(..HEADER_BYTES).ok_or(DecodeError::Length)?;
+    let header = bytes.first_chunk().ok_or(DecodeError::Length)?;
+    let length = body_length(header)?;
+    bytes.split_at_checked(HEADER_BYTES + length).ok_or(DecodeError::Length)
+}
+
+/// How many bytes follow a frame's header, for whoever reads frames from a stream.
+///
+/// # Errors
+/// [`DecodeError`] if it is no header of a frame, or the frame is too large.
+pub fn body_length(header: &[u8; HEADER_BYTES]) -> Result<usize, DecodeError> {
     if header[..2] != MAGIC {
         return Err(DecodeError::NotAFrame);
     }
@@ -123,10 +132,7 @@ pub fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
     }
     let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
     let length = usize::try_from(length).map_err(|_| DecodeError::TooLarge)?;
-    if length > MAX_FRAME_BYTES {
-        return Err(DecodeError::TooLarge);
-    }
-    bytes.split_at_checked(HEADER_BYTES + length).ok_or(DecodeError::Length)
+    if length > MAX_FRAME_BYTES { Err(DecodeError::TooLarge) } else { Ok(length) }
 }
 
 fn decode_body<M: Decode<()>>(body: &[u8]) -> Result<M, DecodeError> {

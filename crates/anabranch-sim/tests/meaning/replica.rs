@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use anabranch_core::document::State;
 use anabranch_core::sync::{OutboxRead, WriteBatch};
-use anabranch_core::wire::Envelope;
+use anabranch_core::wire::{Envelope, Wanted};
 use anabranch_core::{
     EntityId, Entropy, Environment, ErrorKind, Heads, Lineage, Schema, SpaceName, SplitMix64, UnixMillis,
 };
 use anabranch_sim::Dice;
-use anabranch_store::{OpenMode, Store, StoreError};
+use anabranch_store::{Handover, OpenMode, Store, StoreError};
 use serde_json::{Map, Value};
 
 use super::acts::{Act, Known, carry_out};
@@ -177,9 +177,13 @@ impl Replica {
         let lacking: Vec<_> =
             ours.into_iter().filter(|(id, heads)| theirs.get(id) != Some(heads)).map(|(id, _)| id).collect();
         let work = move |write: &mut anabranch_store::Write<'_>| {
+            let known =
+                |id| Wanted { entity: id, known: theirs.get(&id).map_or_else(Vec::new, |h| h.hashes().to_vec()) };
+            let wanted: Vec<_> = lacking.into_iter().map(known).collect();
+            let mut handover = Handover::of(write.lacked(&space(), &wanted)?);
             let mut all = Vec::new();
-            for id in lacking {
-                all.extend(write.changes_beyond_together(&space(), id, &theirs)?);
+            while let Some((batch, _)) = handover.next_batch() {
+                all.extend(write.hand_over(&batch)?);
             }
             Ok::<_, StoreError>(all)
         };

@@ -39,15 +39,19 @@ pub fn reply<I: ReconcileIndex>(
 ) -> Result<Result<Reply, SketchError>, I::Error> {
     match ask {
         Ask::Sketch(message) => Ok(answer_sketch(index.items()?, message).map(Reply::Sketch)),
-        Ask::Heads(entities) => heads_of(index, entities).map(Ok),
+        Ask::Heads(entities) => heads_reply(entities.iter().map(|entity| index.heads(entity))).map(Ok),
         Ask::Changes { wanted, skip } => Page::default().fill(index, wanted, *skip, bytes, changes).map(Ok),
     }
 }
 
-fn heads_of<I: ReconcileIndex>(index: &mut I, entities: &[EntityId]) -> Result<Reply, I::Error> {
+/// Answers with these heads, or with as many of them as one answer may hold.
+///
+/// # Errors
+/// Those of the heads.
+pub fn heads_reply<E>(all: impl Iterator<Item = Result<Heads, E>>) -> Result<Reply, E> {
     let (mut found, mut bytes) = (Vec::new(), 0);
-    for entity in entities {
-        let heads = index.heads(entity)?.hashes().to_vec();
+    for heads in all {
+        let heads = heads?.hashes().to_vec();
         bytes += heads.len() * 32;
         if bytes > HEADS_BYTES && !found.is_empty() {
             break;

@@ -1,0 +1,214 @@
+//! What both sides of a session do: take changes in, and hand them over.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anabranch_core::wire::{Envelope, PeerMessage, Wanted};
+use anabranch_core::{ReplicaId, SpaceName};
+use anabranch_store::{BATCH_BYTES, BATCH_CHANGES, Handover, MOST_BATCHES_AT_ONCE, Store};
+use tokio::sync::Notify;
+
+use crate::peer::channel::Channel;
+use crate::peer::{PeerError, PeerReport};
+
+/// The most spaces in a session.
+const MAX_SPACES: usize = 1_024;
+/// Entities that the store looks at in one go.
+const LOOK_AT: usize = 256;
+/// Changes in one frame, in number and in bytes: they fit with room to spare, since one has at most 1 MiB.
+const FRAME_CHANGES: usize = 2_000;
+const FRAME_BYTES: usize = 512 << 10;
+
+/// Which spaces may be exchanged.
+pub(super) struct Allowed {
+    /// Of this side; none means all.
+    ours: Vec<SpaceName>,
+    /// What the other side restricts it to.
+    theirs: Option<HashSet<SpaceName>>,
+}
+
+impl Allowed {
+    pub(super) const fn new(ours: Vec<SpaceName>) -> Self {
+        Self { ours, theirs: None }
+    }
+
+    pub(super) fn restrict(&mut self, spaces: &[SpaceName], only: bool) {
+        self.theirs = only.then(|| spaces.iter().cloned().collect());
+    }
+
+    pub(super) fn includes(&self, space: &SpaceName) -> bool {
+        let ours = self.ours.is_empty() || self.ours.contains(space);
+        ours && self.theirs.as_ref().is_none_or(|theirs| theirs.contains(space))
+    }
+}
+
+/// One side of a session with a peer.
+pub(super) struct Session {
+    pub(super) store: Store,
+    pub(super) channel: Channel,
+    pub(super) allowed: Allowed,
+    /// Spaces in which something has happened on the other side.
+    pub(super) poked: BTreeSet<SpaceName>,
+    /// Changes that have come since the last commit.
+    buffer: Vec<Envelope>,
+    report: PeerReport,
+}
+
+impl Session {
+    pub(super) const fn new(store: Store, channel: Channel, peer: ReplicaId, allowed: Allowed) -> Self {
+        let report = PeerReport { peer, sent: 0, received: 0, refused: 0, bytes_sent: 0, bytes_received: 0 };
+        Self { store, channel, allowed, poked: BTreeSet::new(), buffer: Vec::new(), report }
+    }
+
+    pub(super) fn report(&self) -> PeerReport {
+        let (bytes_sent, bytes_received) = (self.channel.bytes_sent, self.channel.bytes_received);
+        PeerReport { bytes_sent, bytes_received, ..self.report }
+    }
+
+    /// The spaces that this side names.
+    pub(super) fn spaces(&self) -> Result<PeerMessage, PeerError> {
+        let only = !self.allowed.ours.is_empty();
+        let mut spaces = if only { self.allowed.ours.clone() } else { self.store.read(|read| read.spaces())? };
+        spaces.truncate(MAX_SPACES);
+        Ok(PeerMessage::Spaces { spaces, only })
+    }
+
+    pub(super) fn check_space(&self, space: &SpaceName) -> Result<(), PeerError> {
+        let refused = || PeerError::Protocol(format!("the space {space} is not exchanged"));
+        self.allowed.includes(space).then_some(()).ok_or_else(refused)
+    }
+
+    /// Hands over what the other side lacks of these entities. If that is nothing, it says so only if `asked`.
+    pub(super) async fn hand_over(
+        &mut self,
+        space: &SpaceName,
+        wanted: Vec<Wanted>,
+        asked: bool,
+    ) -> Result<(), PeerError> {
+        let mut lacked = Vec::new();
+        for some in wanted.chunks(LOOK_AT) {
+            let (of, some) = (space.clone(), some.to_vec());
+            let more: Vec<_> =
+                self.store.write_on_rows(move |write| write.lacked(&of, &some)).await.map_err(PeerError::Store)?;
+            lacked.extend(more);
+        }
+        let mut handover = Handover::of(lacked);
+        let mut last = !asked;
+        while let Some((batch, is_last)) = handover.next_batch() {
+            let changes: Vec<Envelope> =
+                self.store.write(move |write| write.hand_over(&batch)).await.map_err(PeerError::Store)?;
+            self.send_batch(space, changes, is_last).await?;
+            last = is_last;
+        }
+        if !last {
+            self.send_batch(space, Vec::new(), true).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a batch, in as many frames as it needs, and waits until the other side has committed it.
+    async fn send_batch(&mut self, space: &SpaceName, changes: Vec<Envelope>, last: bool) -> Result<(), PeerError> {
+        let mut changes = changes.into_iter().peekable();
+        loop {
+            let (mut frame, mut bytes) = (Vec::new(), 0);
+            while let Some(change) = changes.next_if(|change| {
+                frame.is_empty() || (frame.len() < FRAME_CHANGES && bytes + change.change.len() <= FRAME_BYTES)
+            }) {
+                bytes += change.change.len();
+                frame.push(change);
+            }
+            let whole = changes.peek().is_none();
+            let (space, last) = (space.clone(), last && whole);
+            self.channel.send(&PeerMessage::Changes { space, changes: frame, whole, last }).await?;
+            if whole {
+                break;
+            }
+        }
+        match self.answer_of_peer().await? {
+            PeerMessage::Received { taken } => self.report.sent += taken,
+            _ => return Err(PeerError::Protocol("it did not confirm what it was sent".to_owned())),
+        }
+        Ok(())
+    }
+
+    /// Takes changes in, and commits them when they are whole; or before, if they are more than can be held.
+    pub(super) async fn take(
+        &mut self,
+        space: &SpaceName,
+        changes: Vec<Envelope>,
+        whole: bool,
+    ) -> Result<(), PeerError> {
+        self.check_space(space)?;
+        self.buffer.extend(changes);
+        let bytes: usize = self.buffer.iter().map(|envelope| envelope.change.len()).sum();
+        let too_many = self.buffer.len() > 2 * MOST_BATCHES_AT_ONCE * BATCH_CHANGES
+            || bytes > 2 * MOST_BATCHES_AT_ONCE * BATCH_BYTES;
+        let mut taken = 0;
+        if (whole || too_many) && !self.buffer.is_empty() {
+            let (of, changes) = (space.clone(), std::mem::take(&mut self.buffer));
+            let received = self.store.write(move |write| write.apply_peer(&of, changes)).await;
+            let received = received.map_err(PeerError::Store)?;
+            taken = u64::try_from(received.applied).unwrap_or(u64::MAX);
+            self.report.received += taken;
+            self.report.refused += u64::try_from(received.quarantined).unwrap_or(u64::MAX);
+        }
+        if whole {
+            self.channel.send(&PeerMessage::Received { taken }).await?;
+        }
+        Ok(())
+    }
+
+    /// The next message that is not a poke.
+    pub(super) async fn answer_of_peer(&mut self) -> Result<PeerMessage, PeerError> {
+        loop {
+            match self.channel.receive().await? {
+                None => return Err(PeerError::Broken("it was closed".to_owned())),
+                Some(PeerMessage::Poke(space)) => self.note_poke(space),
+                Some(message) => return Ok(message),
+            }
+        }
+    }
+
+    pub(super) fn note_poke(&mut self, space: SpaceName) {
+        if self.poked.len() < MAX_SPACES && self.allowed.includes(&space) {
+            self.poked.insert(space);
+        }
+    }
+}
+
+/// The spaces in which something has been committed since somebody last looked. A set, so it cannot grow without bound.
+#[derive(Default)]
+pub(super) struct Written {
+    spaces: Mutex<BTreeSet<SpaceName>>,
+    notify: Notify,
+}
+
+impl Written {
+    /// Listens to a store, as long as this is held.
+    pub(super) fn of(store: &Store) -> Arc<Self> {
+        let written = Arc::new(Self::default());
+        let listener = Arc::downgrade(&written);
+        store.on_commit(move |committed| {
+            let Some(written) = listener.upgrade() else { return false };
+            if !committed.entities.is_empty() {
+                let mut spaces = written.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+                spaces.extend(committed.entities.iter().map(|touched| touched.space.clone()));
+                drop(spaces);
+                written.notify.notify_one();
+            }
+            true
+        });
+        written
+    }
+
+    /// Waits until there are some. Nothing is lost if the future is dropped.
+    pub(super) async fn next(&self) -> BTreeSet<SpaceName> {
+        loop {
+            let spaces = std::mem::take(&mut *self.spaces.lock().unwrap_or_else(PoisonError::into_inner));
+            if !spaces.is_empty() {
+                return spaces;
+            }
+            self.notify.notified().await;
+        }
+    }
+}
