@@ -20,6 +20,7 @@ use tracing::{debug, error};
 use crate::cache::{DocumentCache, EntityKey};
 use crate::error::StoreError;
 use crate::file;
+use crate::read::Read;
 use crate::rows::{self, EntityRow};
 use crate::transaction::OpenTransaction;
 
@@ -42,6 +43,9 @@ pub struct Engine {
     broken: bool,
     /// Collections that stay in this file.
     pub(crate) local_only: BTreeSet<String>,
+    pub(crate) sign_out: SignOut,
+    /// The replica's id is the file's.
+    is_prepared: bool,
     stats: Arc<Stats>,
 }
 
@@ -49,6 +53,15 @@ impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("replica", &self.replica).finish_non_exhaustive()
     }
+}
+
+/// Whether everything has been erased: then nothing is written before the file is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SignOut {
+    No,
+    /// In a transaction that has not been committed.
+    UnderWay,
+    Done,
 }
 
 /// Counters since the file was opened.
@@ -160,9 +173,12 @@ impl Engine {
             data_version: 0,
             broken: false,
             local_only: BTreeSet::new(),
+            sign_out: SignOut::No,
+            is_prepared: false,
             stats: Arc::default(),
         };
         engine.transaction(|engine| engine.prepare(schema, functions))?;
+        engine.is_prepared = true;
         Ok(engine)
     }
 
@@ -258,6 +274,9 @@ impl Engine {
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
+        if self.sign_out == SignOut::Done {
+            return Err(StoreError::SignedOut);
+        }
         if self.broken {
             self.connection = file::open_writer(&self.path)?;
             self.broken = false;
@@ -271,6 +290,9 @@ impl Engine {
             self.data_version = version;
             self.cache.clear();
             self.check_schema()?;
+            if self.is_prepared {
+                self.check_signed_in()?;
+            }
             self.reload_clock()?;
         }
         Ok(())
@@ -291,7 +313,12 @@ impl Engine {
     }
 
     fn finish_commit(&mut self) -> Result<(), StoreError> {
-        let Err(failure) = self.connection.execute_batch("COMMIT") else { return Ok(()) };
+        let Err(failure) = self.connection.execute_batch("COMMIT") else {
+            if self.sign_out == SignOut::UnderWay {
+                self.sign_out = SignOut::Done;
+            }
+            return Ok(());
+        };
         // The disk failed at the worst moment. Nothing in memory can be trusted; look at the file afresh.
         self.roll_back();
         self.broken = true;
@@ -300,6 +327,9 @@ impl Engine {
 
     fn roll_back(&mut self) {
         self.cache.clear();
+        if self.sign_out == SignOut::UnderWay {
+            self.sign_out = SignOut::No;
+        }
         if !self.connection.is_autocommit()
             && let Err(failure) = self.connection.execute_batch("ROLLBACK")
         {
@@ -371,6 +401,11 @@ impl Write<'_> {
 
     pub(crate) fn now(&self) -> i64 {
         self.engine.environment.now()
+    }
+
+    /// Reads what the transaction sees.
+    pub(crate) const fn as_read(&self) -> Read<'_> {
+        Read::new(&self.engine.connection)
     }
 }
 

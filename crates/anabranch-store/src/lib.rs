@@ -24,6 +24,7 @@ mod outbox;
 mod read;
 mod receive;
 mod rows;
+mod sign_out;
 mod store;
 mod transaction;
 mod views;

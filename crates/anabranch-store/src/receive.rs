@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension as _, params};
 use tracing::warn;
 
 use crate::cache::EntityKey;
-use crate::engine::Write;
+use crate::engine::{SignOut, Write};
 use crate::error::{QuarantineReason, StoreError};
 use crate::rows::{self, EntityRow, Origin, RemoteKey, SpaceKey};
 
@@ -60,6 +60,9 @@ impl Write<'_> {
     /// # Errors
     /// If the database fails. A bad change is no error: it is quarantined.
     pub fn apply_batch(&mut self, remote: RemoteKey, batch: WriteBatch) -> Result<Received, StoreError> {
+        if self.engine.sign_out != SignOut::No {
+            return Err(StoreError::SignedOut);
+        }
         let WriteBatch { space, lineage, incoming, answered, cursor, ack, reoffer, caught_up_at } = batch;
         let space = rows::ensure_space(&self.engine.connection, &space)?;
         self.pending.sync_state = true;
@@ -128,6 +131,9 @@ impl Write<'_> {
     /// # Errors
     /// If the database fails. A bad change is no error: it is quarantined.
     pub fn apply_peer(&mut self, space: &SpaceName, incoming: Vec<Envelope>) -> Result<Received, StoreError> {
+        if self.engine.sign_out != SignOut::No {
+            return Err(StoreError::SignedOut);
+        }
         let space = rows::ensure_space(&self.engine.connection, space)?;
         self.receive(space, incoming, Origin::Peer)
     }

@@ -29,8 +29,8 @@ impl Driver {
                 self.refreshed = false;
                 self.watchdog.calm();
                 self.agreed_at = Some(self.environment.now());
-                self.waiting.drain(..).for_each(|promise| promise.resolve(Ok(())));
                 self.events.tell(Event::CaughtUp);
+                self.waiting.drain(..).for_each(|promise| promise.resolve(Ok(())));
                 if matches!(self.mode, Mode::Once { .. }) {
                     self.report.finished = true;
                     self.outcome = Some(Ok(()));
