@@ -228,6 +228,9 @@ pub(crate) struct Sync {
     /// How long to try.
     #[arg(long, default_value_t = 300, value_name = "SECONDS", conflicts_with = "watch")]
     pub(crate) timeout: u32,
+    /// Sign in with the token in this environment variable.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) token_env: Option<String>,
     #[command(flatten)]
     pub(crate) space: InSpace,
 }

@@ -19,10 +19,14 @@ pub(crate) fn run(arguments: &Sync, output: &mut Output) -> Result<(), CliError>
             CliError::Usage(format!("no server is known yet: anabranch sync {file} http://HOST:PORT"))
         })?,
     };
-    if arguments.watch {
-        return watch::run(&replica, &url, &arguments.space.space, output);
+    let mut sync = replica.sync(&url).space(&arguments.space.space)?;
+    if let Some(name) = &arguments.token_env {
+        let unset = |_| CliError::Usage(format!("the environment has no {name}"));
+        sync = sync.token(std::env::var(name).map_err(unset)?);
     }
-    let sync = replica.sync(&url).space(&arguments.space.space)?;
+    if arguments.watch {
+        return watch::run(&replica, sync, &url, output);
+    }
     let report = sync.now(Duration::from_secs(arguments.timeout.into())).wait();
     let report = report.map_err(|error| failure(&replica, &url, &error))?;
     let mut object = json!(report);

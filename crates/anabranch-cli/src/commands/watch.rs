@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anabranch::{ErrorKind, Phase, Replica, Status};
+use anabranch::{ErrorKind, Phase, Replica, Status, Sync};
 use serde_json::json;
 use tokio::signal::ctrl_c;
 use tokio::time::{MissedTickBehavior, interval};
@@ -13,17 +13,17 @@ use crate::output::{Output, count, printable};
 /// How often the file is asked whether another process has written to it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-pub(super) fn run(replica: &Replica, url: &str, space: &str, output: &mut Output) -> Result<(), CliError> {
+pub(super) fn run(replica: &Replica, sync: Sync, url: &str, output: &mut Output) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::Io(format!("cannot start an event loop: {error}")))?;
-    runtime.block_on(watch(replica, url, space, output))
+    runtime.block_on(watch(replica, sync, url, output))
 }
 
-async fn watch(replica: &Replica, url: &str, space: &str, output: &mut Output) -> Result<(), CliError> {
+async fn watch(replica: &Replica, sync: Sync, url: &str, output: &mut Output) -> Result<(), CliError> {
     let mut changes = replica.watch_status();
-    let sync = replica.sync(url).space(space)?.start()?;
+    let sync = sync.start()?;
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // What waits for other servers goes on waiting; only a rise is news.
@@ -67,10 +67,12 @@ fn describe(status: &Status, url: &str) -> String {
         Phase::Syncing => "syncing",
         Phase::Live => "live",
         Phase::Waiting => "offline, trying again soon",
+        Phase::Deferred => "waiting",
         _ => "halted",
     };
     let why = match (&status.phase, &status.last_error) {
         (Phase::Waiting | Phase::Halted, Some(error)) => format!(" ({})", printable(error)),
+        (Phase::Deferred, _) => status.waits_because().map(|why| format!(" ({why})")).unwrap_or_default(),
         _ => String::new(),
     };
     let pending = count(status.pending, "change");
