@@ -32,8 +32,10 @@ enum Happening {
     Cut,
     /// Something on the way finds the last push too large.
     TooLarge,
-    /// The store answers the oldest read.
+    /// The store looks into the outbox for the oldest read.
     Read,
+    /// What it has found arrives; more may have been written meanwhile.
+    Found,
     /// Time passes, or the clock is set back.
     Pass(i64),
     Suspend,
@@ -69,6 +71,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Cut),
         1 => Just(Happening::TooLarge),
         8 => Just(Happening::Read),
+        8 => Just(Happening::Found),
         4 => (-100_000_000i64..400_000).prop_map(Happening::Pass),
         1 => Just(Happening::Suspend),
         2 => Just(Happening::Start),
@@ -95,6 +98,7 @@ struct World {
     outbox: BTreeMap<i64, Item>,
     next_key: i64,
     reads: VecDeque<OutboxRead>,
+    found: VecDeque<ClientEvent>,
     connecting: bool,
     connected: bool,
     to_server: VecDeque<ClientMessage>,
@@ -137,6 +141,7 @@ impl World {
             outbox: BTreeMap::new(),
             next_key: 1,
             reads: VecDeque::new(),
+            found: VecDeque::new(),
             connecting: false,
             connected: false,
             to_server: VecDeque::new(),
@@ -185,6 +190,8 @@ impl World {
         self.to_server.clear();
         self.to_client.clear();
         self.in_flight.clear();
+        self.reads.clear();
+        self.found.clear();
     }
 
     fn commit(&mut self, batch: WriteBatch) {
@@ -232,7 +239,13 @@ impl World {
     fn read(&mut self) {
         let Some(read) = self.reads.pop_front() else { return };
         let (items, retry_at) = self.page(&read);
-        self.handle(ClientEvent::Outbox { space: read.space, items, retry_at });
+        self.found.push_back(ClientEvent::Outbox { space: read.space, items, retry_at });
+    }
+
+    fn found(&mut self) {
+        if let Some(event) = self.found.pop_front() {
+            self.handle(event);
+        }
     }
 
     fn connect(&mut self, there: bool) {
@@ -256,8 +269,6 @@ impl World {
 
     fn too_large(&mut self) {
         if self.connected && !self.in_flight.is_empty() {
-            self.to_server.clear();
-            self.to_client.clear();
             self.handle(ClientEvent::TooLarge { reason: "413".to_owned() });
         }
     }
@@ -331,7 +342,6 @@ impl World {
 
     fn restart(&mut self) {
         self.hang_up();
-        self.reads.clear();
         self.session = session(&mut self.entropy, self.failures);
         self.handle(ClientEvent::Start);
     }
@@ -345,6 +355,7 @@ impl World {
             Happening::Cut => self.cut(),
             Happening::TooLarge => self.too_large(),
             Happening::Read => self.read(),
+            Happening::Found => self.found(),
             Happening::Pass(millis) => self.pass(millis),
             Happening::Suspend => {
                 self.suspended = true;
@@ -363,7 +374,8 @@ impl World {
 
     /// Whether something is under way that will call the session again.
     fn is_under_way(&self) -> bool {
-        self.connecting || !self.to_server.is_empty() || !self.to_client.is_empty() || !self.reads.is_empty()
+        let (sent, found) = (self.to_server.len() + self.to_client.len(), self.reads.len() + self.found.len());
+        self.connecting || sent + found > 0
     }
 
     /// What a server would take now or later.
@@ -379,6 +391,7 @@ impl World {
             self.serve(Mood::Takes);
             self.deliver();
             self.read();
+            self.found();
             if self.is_under_way() {
                 continue;
             }
