@@ -239,6 +239,9 @@ pub(crate) struct Sync {
     /// Only these collections, from now on; `all` for all of them again.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) collections: Vec<String>,
+    /// Sign in with the token in this environment variable.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) token_env: Option<String>,
     #[command(flatten)]
     pub(crate) space: InSpace,
 }

@@ -9,6 +9,7 @@ use crate::engine::Write;
 use crate::error::StoreError;
 use crate::read::Read;
 use crate::rows::RemoteKey;
+use crate::sign_out::unsent_by_collection;
 
 /// A failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,10 @@ pub struct Unsent {
     pub refused: u64,
     /// When the oldest was written.
     pub oldest_at: Option<UnixMillis>,
+    /// How many entities of which collection, the most first.
+    pub collections: Vec<(CollectionName, u64)>,
     /// The newest change that was looked at: what is written later is not among the above.
+    #[serde(skip)]
     pub(crate) newest: i64,
 }
 
@@ -135,7 +139,16 @@ impl Read<'_> {
             [],
             |row| row.get(0),
         )?;
-        Ok(Unsent { changes, bytes, entities, refused, oldest_at: oldest.map(|stamp| stamp >> 16), newest })
+        let collections = unsent_by_collection(self.connection())?;
+        Ok(Unsent {
+            changes,
+            bytes,
+            entities,
+            refused,
+            oldest_at: oldest.map(|stamp| stamp >> 16),
+            collections,
+            newest,
+        })
     }
 
     /// The first change that a server refused, if there is one.

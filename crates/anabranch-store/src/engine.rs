@@ -20,6 +20,7 @@ use tracing::{debug, error, warn};
 use crate::cache::{DocumentCache, EntityKey};
 use crate::error::StoreError;
 use crate::file;
+use crate::read::Read;
 use crate::rows::{self, EntityRow};
 use crate::transaction::OpenTransaction;
 
@@ -48,6 +49,9 @@ pub struct Engine {
     pub(crate) unwanted: Option<i64>,
     /// Rows are derived again, after an upgrade.
     pub(crate) projecting: bool,
+    pub(crate) sign_out: SignOut,
+    /// The replica's id is the file's.
+    is_prepared: bool,
     stats: Arc<Stats>,
 }
 
@@ -55,6 +59,15 @@ impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("replica", &self.replica).finish_non_exhaustive()
     }
+}
+
+/// Whether everything has been erased: then nothing is written before the file is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SignOut {
+    No,
+    /// In a transaction that has not been committed.
+    UnderWay,
+    Done,
 }
 
 /// Counters since the file was opened.
@@ -169,9 +182,12 @@ impl Engine {
             repaired: Vec::new(),
             unwanted: None,
             projecting: false,
+            sign_out: SignOut::No,
+            is_prepared: false,
             stats: Arc::default(),
         };
         engine.transaction(|engine| engine.prepare(schema, functions))?;
+        engine.is_prepared = true;
         Ok(engine)
     }
 
@@ -268,6 +284,9 @@ impl Engine {
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
+        if self.sign_out == SignOut::Done {
+            return Err(StoreError::SignedOut);
+        }
         if self.broken {
             self.connection = file::open_writer(&self.path)?;
             self.broken = false;
@@ -281,6 +300,9 @@ impl Engine {
             self.data_version = version;
             self.cache.clear();
             self.check_schema()?;
+            if self.is_prepared {
+                self.check_signed_in()?;
+            }
             self.reload_clock()?;
         }
         Ok(())
@@ -301,7 +323,12 @@ impl Engine {
     }
 
     fn finish_commit(&mut self) -> Result<(), StoreError> {
-        let Err(failure) = self.connection.execute_batch("COMMIT") else { return Ok(()) };
+        let Err(failure) = self.connection.execute_batch("COMMIT") else {
+            if self.sign_out == SignOut::UnderWay {
+                self.sign_out = SignOut::Done;
+            }
+            return Ok(());
+        };
         // The disk failed at the worst moment. Nothing in memory can be trusted; look at the file afresh.
         self.roll_back();
         self.broken = true;
@@ -311,6 +338,9 @@ impl Engine {
     fn roll_back(&mut self) {
         self.cache.clear();
         self.repaired.clear();
+        if self.sign_out == SignOut::UnderWay {
+            self.sign_out = SignOut::No;
+        }
         if !self.connection.is_autocommit()
             && let Err(failure) = self.connection.execute_batch("ROLLBACK")
         {
@@ -394,6 +424,11 @@ impl Write<'_> {
 
     pub(crate) fn now(&self) -> i64 {
         self.engine.environment.now()
+    }
+
+    /// Reads what the transaction sees.
+    pub(crate) const fn as_read(&self) -> Read<'_> {
+        Read::new(&self.engine.connection)
     }
 }
 

@@ -119,6 +119,12 @@ pub enum StoreError {
     /// The replica has been closed.
     #[error("the replica is closed")]
     Closed,
+    /// There is more that no server has than its user was told of: look again.
+    #[error("something has been written since: look again at what is unsent")]
+    UnsentChanged,
+    /// The replica has been signed out.
+    #[error("signed out: the file has to be opened again")]
+    SignedOut,
     /// A bug: something panicked while it wrote. Nothing was stored.
     #[error("a write panicked; nothing of it was stored")]
     Panicked,
@@ -135,7 +141,9 @@ impl StoreError {
             Self::NoEntity(_) | Self::Deleted(_) | Self::Purged(_) | Self::UnknownVersion(_) | Self::NotRefused(_) => {
                 ErrorKind::NotFound
             }
-            Self::ConflictChanged(_) | Self::Referenced { .. } | Self::NotPurgeable(_) => ErrorKind::Refused,
+            Self::ConflictChanged(_) | Self::Referenced { .. } | Self::NotPurgeable(_) | Self::UnsentChanged => {
+                ErrorKind::Refused
+            }
             Self::EntityExists(_)
             | Self::Rule { .. }
             | Self::CascadeTooLarge(_)
@@ -150,6 +158,7 @@ impl StoreError {
             | Self::Query(_)
             | Self::TransactionSpaces
             | Self::TransactionTooLarge
+            | Self::SignedOut
             | Self::Closed => ErrorKind::Invalid,
             Self::NotAReplica(_) | Self::Damaged { .. } | Self::DamagedRow(_) => ErrorKind::Damaged,
             Self::Sqlite(error) => sqlite_kind(error),
@@ -186,6 +195,7 @@ impl StoreError {
                 Self::Sqlite(rusqlite::Error::SqliteFailure(*code, text.clone()))
             }
             Self::OutOfRange => Self::OutOfRange,
+            Self::SignedOut => Self::SignedOut,
             other => Self::Aborted(other.to_string()),
         }
     }

@@ -28,6 +28,7 @@ mod receive;
 mod reconcile;
 mod rewrite;
 mod rows;
+mod sign_out;
 mod store;
 mod subset;
 mod transaction;

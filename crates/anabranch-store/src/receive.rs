@@ -13,7 +13,7 @@ use tracing::warn;
 
 use self::forks::Settled;
 use crate::cache::EntityKey;
-use crate::engine::Write;
+use crate::engine::{SignOut, Write};
 use crate::error::{QuarantineReason, StoreError};
 use crate::rows::{self, EntityRow, Origin, RemoteKey, SpaceKey};
 use crate::{first_sync, subset};
@@ -64,6 +64,9 @@ impl Write<'_> {
     /// # Errors
     /// If the database fails. A bad change is no error: it is quarantined.
     pub fn apply_batch(&mut self, remote: RemoteKey, batch: WriteBatch) -> Result<Received, StoreError> {
+        if self.engine.sign_out != SignOut::No {
+            return Err(StoreError::SignedOut);
+        }
         let WriteBatch { space, lineage, incoming, first_sync, answered, cursor, ack, reoffer, offers, caught_up_at } =
             batch;
         let space = rows::ensure_space(&self.engine.connection, &space)?;
@@ -153,6 +156,9 @@ impl Write<'_> {
     /// # Errors
     /// If the database fails. A bad change is no error: it is quarantined.
     pub fn apply_peer(&mut self, space: &SpaceName, incoming: Vec<Envelope>) -> Result<Received, StoreError> {
+        if self.engine.sign_out != SignOut::No {
+            return Err(StoreError::SignedOut);
+        }
         let space = rows::ensure_space(&self.engine.connection, space)?;
         self.receive(space, incoming, Origin::Peer)
     }

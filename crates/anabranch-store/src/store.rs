@@ -251,8 +251,10 @@ where
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
-        let Self { result, promise, .. } = *self;
+        let Self { work, result, promise, .. } = *self;
+        let has_run = work.is_none();
         promise.resolve(match (result, outcome) {
+            (_, Err(error)) if !has_run => Err(error.into()),
             (Ok(value), Ok(())) => Ok(value),
             (Ok(_), Err(error)) => Err(error.into()),
             (Err(error), _) => Err(error),

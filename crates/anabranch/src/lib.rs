@@ -49,8 +49,9 @@
 //!   resolved after the fsync, by `.await` or [`Commit::wait`].
 //! - [`Watch`] gives the latest value, then coalesced changes: to be asked, awaited, streamed, or by a callback.
 //! - [`TextSession`] puts a text field under an editor.
-//! - [`Replica::sync`] pushes, pulls and follows a server; [`Replica::peer`] and
-//!   [`Replica::exchange`] need none.
+//! - [`Replica::sync`] pushes, pulls and follows a server; [`Replica::peer`] and [`Replica::exchange`] need none.
+//!   [`Replica::status`] and [`Replica::events`] say how it stands.
+//! - [`testing`] has a server in memory, a link with faults and a clock to set, for your own tests.
 //!
 //! No call needs an async runtime: the library runs its own thread for the event loop. Being offline is never
 //! an error of a local call.
@@ -132,4 +133,8 @@ mod guides {
     struct Evolving;
     #[doc = include_str!("../../../docs/src/history.md")]
     struct History;
+    #[doc = include_str!("../../../docs/src/saved.md")]
+    struct Saved;
+    #[doc = include_str!("../../../docs/src/scheduling.md")]
+    struct Scheduling;
 }

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use anabranch_core::document::Contender;
 use anabranch_core::{Digest, Environment, Functions, ReplicaId, Schema, SpaceName};
-use anabranch_store::{OpenMode, QueryRows, RemoteKey, Store, StoreError};
+use anabranch_store::{OpenMode, QueryRows, RemoteKey, Store, StoreError, Unsent};
 use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
+use crate::Commit;
 use crate::collection::Space;
 use crate::environment::{SharedEnvironment, SystemEnvironment};
 use crate::error::Error;
@@ -273,6 +274,45 @@ impl Replica {
         })?;
         let online = self.inner.online.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Status::new(stored, online, self.inner.environment.now(), self.inner.staleness))
+    }
+
+    /// What is here and on no server yet: what would be lost if this device were, or if its user signed out. Changes
+    /// of local-only collections are meant to be nowhere else and are not counted.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn unsent(&self) -> Result<Unsent, Error> {
+        Ok(self.inner.store.read(|read| read.unsent())?)
+    }
+
+    /// Signs out, or makes room for another account: erases everything that is synced and forgets every server; only
+    /// what is local-only stays. `seen` is what [`unsent`](Self::unsent) said and the user agreed to lose; with
+    /// anything newer in the outbox nothing is erased. A sync that is under way ends.
+    ///
+    /// This handle takes no more writes. Open the file again: it is then another replica, with nothing in it.
+    /// The bytes are overwritten, and gone from the disk for good when the file is closed.
+    ///
+    /// ```
+    /// # use anabranch::{Replica, Schema};
+    /// # fn main() -> Result<(), anabranch::Error> {
+    /// # let folder = tempfile::tempdir().expect("a temporary folder");
+    /// # let schema = Schema::from_toml("version = 1\n[collections.notes.fields]\ntitle = { kind = \"register\" }")?;
+    /// # let phone = Replica::open(folder.path().join("phone.db"), schema)?;
+    /// # phone.space("home")?.untyped("notes")?.create(serde_json::json!({ "title": "Lunch" })).wait()?;
+    /// let unsent = phone.unsent()?;
+    /// if !unsent.is_empty() {
+    ///     println!("{} changes are on no server and would be lost; sync first?", unsent.changes);
+    /// }
+    /// phone.sign_out(unsent).wait()?;
+    /// assert_eq!(phone.status()?.entities, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If more is unsent than `seen` says, or the file cannot be written.
+    pub fn sign_out(&self, seen: Unsent) -> Commit<()> {
+        self.inner.store.write(move |write| Ok(write.sign_out(&seen)?))
     }
 
     /// Watches the status.

@@ -23,17 +23,9 @@ pub(crate) fn run(arguments: &Status, output: &mut Output) -> Result<(), CliErro
     output.line(format!("{}  replica {}", arguments.file.display(), replica.id()))?;
     let mut line = |name: &str, value: String| output.line(format!("  {name:<12}{value}"));
     line("server", status.url.as_deref().map_or_else(|| "none yet".to_owned(), printable))?;
+    line("schema", format!("version {}", status.schema_version))?;
     line("entities", status.entities.to_string())?;
-    line(
-        "pending",
-        match status.pending {
-            0 => "nothing".to_owned(),
-            pending => {
-                let since = oldest.map(|at| format!(", the oldest of {at}")).unwrap_or_default();
-                format!("{} ({}){since}", count(pending, "change"), size(status.pending_bytes))
-            }
-        },
-    )?;
+    line("pending", pending(&status, oldest.as_deref()))?;
     if let Some(progress) = &status.first_sync {
         line("first sync", progress::describe(progress))?;
     }
@@ -41,7 +33,19 @@ pub(crate) fn run(arguments: &Status, output: &mut Output) -> Result<(), CliErro
     for (name, value) in troubles(&status) {
         line(name, value)?;
     }
+    if let Some(at) = time(status.next_retry_at)? {
+        line("next try", at)?;
+    }
     Ok(())
+}
+
+fn pending(status: &ReplicaStatus, oldest: Option<&str>) -> String {
+    if status.pending == 0 {
+        return "nothing".to_owned();
+    }
+    let age = status.oldest_pending_age_millis.map(|age| format!(" ({} ago)", duration(age))).unwrap_or_default();
+    let since = oldest.map(|at| format!(", the oldest of {at}{age}")).unwrap_or_default();
+    format!("{} ({}){since}", count(status.pending, "change"), size(status.pending_bytes))
 }
 
 /// What a person may have to look at.
@@ -50,6 +54,7 @@ fn troubles(status: &ReplicaStatus) -> Vec<(&'static str, String)> {
         ("to decide", status.open_conflicts, "conflict"),
         ("contested", status.conflicts, "value"),
         ("refused", status.parked, "change"),
+        ("held", status.held, "change"),
         ("quarantined", status.quarantined, "foreign change"),
         ("waiting", status.orphaned, "foreign change"),
     ];
@@ -58,9 +63,43 @@ fn troubles(status: &ReplicaStatus) -> Vec<(&'static str, String)> {
         .filter(|(_, number, _)| *number > 0)
         .map(|(name, number, thing)| (name, count(number, thing)))
         .collect();
+    if let Some(first) = &status.first_refusal {
+        let place = format!("{} {} in {}", first.collection, first.entity, first.space);
+        troubles.push(("first of them", format!("{place}: {}", printable(&first.error))));
+    }
     if status.failures > 0 {
         let why = status.last_error.as_deref().unwrap_or("for an unknown reason");
-        troubles.push(("failed", format!("{} in a row: {}", count(status.failures.into(), "attempt"), printable(why))));
+        let rarely = if status.circuit_open { "; it is tried only now and then" } else { "" };
+        let attempts = count(status.failures.into(), "attempt");
+        troubles.push(("failed", format!("{attempts} in a row: {}{rarely}", printable(why))));
+    } else if let Some(error) = &status.last_error {
+        troubles.push(("failed", printable(error)));
+    }
+    if let Some(ahead) = status.clock_skew_millis {
+        let side = if ahead > 0 { "behind" } else { "ahead of" };
+        troubles.push(("clock", format!("{} {side} the server's", duration(ahead.saturating_abs()))));
     }
     troubles
+}
+
+/// A length of time in its largest unit.
+fn duration(millis: i64) -> String {
+    let seconds = millis / 1_000;
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_of_time_is_told_in_its_largest_unit() {
+        let told = [999, 119_000, 120_000, 7_199_000, 7_200_000, 172_800_000].map(duration);
+        assert_eq!(told, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 days"]);
+    }
 }

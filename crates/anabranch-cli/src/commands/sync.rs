@@ -34,7 +34,11 @@ pub(crate) fn run(arguments: &Sync, output: &mut Output) -> Result<(), CliError>
 /// The sync that was asked for.
 fn configured(replica: &Replica, url: &str, arguments: &Sync) -> Result<anabranch::Sync, CliError> {
     let sync = replica.sync(url).space(&arguments.space.space)?;
-    let sync = if arguments.adopt { sync.adopt() } else { sync };
+    let mut sync = if arguments.adopt { sync.adopt() } else { sync };
+    if let Some(name) = &arguments.token_env {
+        let unset = |_| CliError::Usage(format!("the environment has no {name}"));
+        sync = sync.token(std::env::var(name).map_err(unset)?);
+    }
     match arguments.collections.as_slice() {
         [] => Ok(sync),
         [all] if all == "all" => Ok(sync.all_collections()),

@@ -68,10 +68,12 @@ fn describe(status: &Status, url: &str) -> String {
         Phase::Syncing => "syncing",
         Phase::Live => "live",
         Phase::Waiting => "offline, trying again soon",
+        Phase::Deferred => "waiting",
         _ => "halted",
     };
     let why = match (&status.phase, &status.last_error) {
         (Phase::Waiting | Phase::Halted, Some(error)) => format!(" ({})", printable(error)),
+        (Phase::Deferred, _) => status.waits_because().map(|why| format!(" ({why})")).unwrap_or_default(),
         _ => String::new(),
     };
     if let Some(progress) = &status.first_sync {

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anabranch_core::sync::ErrorClass;
 use anabranch_core::{Entropy as _, SplitMix64};
 use tokio::sync::watch;
 
@@ -44,6 +45,7 @@ struct State {
     cut_in: Option<u64>,
     faults: Faults,
     dice: SplitMix64,
+    frame_limit: usize,
     connections: u64,
     frames: u64,
 }
@@ -65,6 +67,7 @@ impl Link {
             cut_in: None,
             faults: Faults::default(),
             dice: SplitMix64::new(0),
+            frame_limit: usize::MAX,
             connections: 0,
             frames: 0,
         };
@@ -108,6 +111,12 @@ impl Link {
     /// From now on frames suffer these faults, by a generator with this seed.
     pub fn set_faults(&self, seed: u64, faults: Faults) {
         self.change(|state| (state.faults, state.dice) = (faults, SplitMix64::new(seed)));
+    }
+
+    /// Something on the way takes no frame to the server that is larger than this, in bytes: the connection is closed
+    /// because of its size, as proxies do.
+    pub fn set_frame_limit(&self, bytes: usize) {
+        self.change(|state| state.frame_limit = bytes);
     }
 
     /// How many connections have been attempted.
@@ -158,6 +167,11 @@ impl Link {
             let Some(frame) = frame else { return };
             if !self.let_through(cuts).await {
                 return;
+            }
+            let too_large = frame.as_ref().is_ok_and(|frame| to_server && frame.len() > self.lock().frame_limit);
+            if too_large {
+                let error = LinkError::new("what was sent is too large").of_class(ErrorClass::TooLarge);
+                return drop(to_client.send(Err(error)).await);
             }
             let fate = self.lock().fate();
             let copies = match fate {

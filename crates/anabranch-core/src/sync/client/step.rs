@@ -293,7 +293,8 @@ pub struct ClientStep {
     pub batch: Option<WriteBatch>,
     /// Sent in order.
     pub send: Vec<ClientMessage>,
-    /// Reads of the outbox; the answers come back as [`ClientEvent::Outbox`].
+    /// Reads of the outbox; the answers come back as [`ClientEvent::Outbox`]. One that comes after the link has been
+    /// closed is thrown away: a later session would take it for the answer to its own read.
     pub reads: Vec<OutboxRead>,
     /// Looks into the store; the answers come back as [`ClientEvent::Items`] and [`ClientEvent::Compared`].
     pub looks: Vec<Look>,

@@ -22,33 +22,34 @@ impl Driver {
             if now >= end_at && self.outcome.is_none() {
                 // What was done stays done, and the report says what is left.
                 self.outcome = Some(Ok(()));
-                return;
             }
             self.wake(end_at);
         }
-        if let Some(at) = self.begin_again_at {
-            if now < at {
-                return self.wake(at);
+        if self.outcome.is_none() && self.is_ready(now) {
+            if self.link.is_some() {
+                self.attend_link(now).await;
+            } else {
+                self.watchdog.sleep();
             }
-            match self.remember() {
-                Ok(()) => self.begun_again(now),
-                Err(error) => {
-                    self.start_over(&error);
-                    self.begin_again_at.into_iter().for_each(|at| self.wake(at));
-                    return;
-                }
+            if self.link.is_none() && self.connecting.is_none() && self.outcome.is_none() {
+                self.attend_schedule(now).await;
             }
-        }
-        if self.link.is_some() {
-            self.attend_link(now).await;
-        } else {
-            self.watchdog.sleep();
-        }
-        if self.link.is_none() && self.connecting.is_none() && self.outcome.is_none() {
-            self.attend_schedule(now).await;
         }
         self.attend_staleness(now);
         self.publish();
+    }
+
+    /// Whether the session can be relied on. After a failure of the file it is made anew, once the file can be read.
+    fn is_ready(&mut self, now: UnixMillis) -> bool {
+        let Some(at) = self.begin_again_at else { return true };
+        if now >= at {
+            match self.remember() {
+                Ok(()) => self.begun_again(now),
+                Err(error) => self.start_over(&error),
+            }
+        }
+        self.begin_again_at.into_iter().for_each(|at| self.wake(at));
+        self.begin_again_at.is_none()
     }
 
     fn begun_again(&mut self, now: UnixMillis) {

@@ -108,7 +108,7 @@ impl Driver {
     pub(super) fn start_over(&mut self, error: &StoreError) {
         self.link = None;
         self.connecting = None;
-        if matches!(self.mode, Mode::Once { .. }) || matches!(error, StoreError::Closed) {
+        if matches!(self.mode, Mode::Once { .. }) || matches!(error, StoreError::Closed | StoreError::SignedOut) {
             self.outcome = Some(Err(SyncError::Offline(error.to_string())));
             return;
         }

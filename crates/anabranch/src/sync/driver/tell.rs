@@ -31,8 +31,8 @@ impl Driver {
                 self.agreed_at = Some(self.environment.now());
                 // Whoever waits for this may look at the status next.
                 self.publish();
-                self.waiting.drain(..).for_each(|promise| promise.resolve(Ok(())));
                 self.events.tell(Event::CaughtUp);
+                self.waiting.drain(..).for_each(|promise| promise.resolve(Ok(())));
                 if matches!(self.mode, Mode::Once { .. }) {
                     self.report.finished = true;
                     self.outcome = Some(Ok(()));

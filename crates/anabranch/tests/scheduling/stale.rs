@@ -1,0 +1,105 @@
+//! How old a view is, how far clocks are apart, and what the server made of a change.
+
+use std::time::Duration;
+
+use anabranch::testing::Refusal;
+use anabranch::{Error, Event};
+use serde_json::json;
+
+use crate::support::{NOW, World, caught_up, expect, expect_caught_up, notes, schema, until_live, write};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[test]
+fn g12_crossing_the_bound_of_staleness_is_an_event() -> Result<(), Error> {
+    let world = World::new();
+    let phone = world.open_with("phone.db", schema(""), Some(HOUR));
+    let mut events = phone.events();
+    let stale = |event: &Event| match event {
+        Event::Stale { last_success_at } => Some(*last_success_at),
+        _ => None,
+    };
+    assert!(phone.status()?.stale, "it has never agreed with a server");
+    let sync = world.sync(&phone).start()?;
+    caught_up(&sync)?;
+    assert!(!phone.status()?.stale);
+    // However long nothing happens: it is live.
+    world.pass(10 * 3_600_000);
+    write(&phone, "one");
+    caught_up(&sync)?;
+    assert!(!until_live(&phone).stale);
+
+    world.link.go_offline();
+    let lost = world.clock.now();
+    expect(&mut events, "offline", |event| matches!(event, Event::Offline { .. }).then_some(()));
+    assert!(!phone.status()?.stale);
+    world.pass(3_600_001);
+    let last = expect(&mut events, "stale", stale).expect("they did agree");
+    assert!((lost - 120_000..=lost).contains(&last), "it knows when: {last}");
+    assert!(phone.status()?.stale);
+    drop((sync, events, phone));
+
+    // A restart knows it, too.
+    let phone = world.open_with("phone.db", schema(""), Some(HOUR));
+    assert!(phone.status()?.stale && phone.status()?.last_success_at.is_some());
+    let mut events = phone.events();
+    let sync = world.sync(&phone).start()?;
+    expect(&mut events, "stale", stale);
+    world.link.go_online();
+    sync.retry_now();
+    expect_caught_up(&mut events);
+    assert!(!phone.status()?.stale);
+    Ok(())
+}
+
+#[test]
+fn clocks_that_are_far_apart_are_an_event_and_in_the_status() -> Result<(), Error> {
+    let world = World::new();
+    // The phone's own clock is an hour ahead.
+    let phone_clock = anabranch::testing::Clock::at(NOW + 3_600_000);
+    let phone = anabranch::Replica::at(world.path("phone.db"))
+        .environment(phone_clock.environment())
+        .open_or_create(schema(""))?;
+    let mut events = phone.events();
+    let sync = world.sync(&phone).start()?;
+    let skew = expect(&mut events, "skew", |event| match event {
+        Event::ClockSkew { ahead_millis } => Some(*ahead_millis),
+        _ => None,
+    });
+    caught_up(&sync)?;
+    assert_eq!((skew, phone.status()?.clock_skew_millis), (-3_600_000, Some(-3_600_000)));
+    // Put right, and connected again.
+    phone_clock.set(NOW);
+    world.link.cut();
+    expect(&mut events, "offline", |event| matches!(event, Event::Offline { .. }).then_some(()));
+    sync.retry_now();
+    expect_caught_up(&mut events);
+    assert_eq!(phone.status()?.clock_skew_millis, None);
+    Ok(())
+}
+
+#[test]
+fn g09_what_a_server_refuses_or_holds_is_told_and_counted() -> Result<(), Error> {
+    let world = World::new();
+    let phone = world.open("phone.db");
+    let mut events = phone.events();
+    let folders = phone.space("home")?.untyped("folders")?;
+    let folder = folders.create(json!({ "name": "closed" })).wait()?;
+    let child = notes(&phone).create(json!({ "title": "inside", "folder": folder })).wait()?;
+    let free = write(&phone, "free");
+    world.server.refuse(|collection, _| (collection == "folders").then(|| Refusal::reject("the year is closed")));
+    let _sync = world.sync(&phone).start()?;
+    let rejected = expect(&mut events, "rejected", |event| match event {
+        Event::Rejected { changes, message } => Some((*changes, message.clone())),
+        _ => None,
+    });
+    assert_eq!(rejected, (1, "the year is closed".to_owned()));
+    let status = crate::support::until(&phone, "parked", |status| status.parked == 1 && status.held == 1);
+    let refusal = status.first_refusal.expect("the first");
+    assert_eq!((refusal.entity, refusal.space.as_str()), (folder, "home"));
+    assert!(refusal.error.contains("the year is closed"));
+    let entity = phone.space("home")?.get(child)?.expect("the child");
+    assert_eq!((entity.pending, entity.can_purge), (1, false));
+    assert_eq!(world.server.entities("home"), [free]);
+    Ok(())
+}
