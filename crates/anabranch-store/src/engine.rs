@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_core::document::Document;
 use anabranch_core::{
@@ -35,6 +35,8 @@ pub struct Engine {
     pub(crate) clock: Clock,
     replica: ReplicaId,
     pub(crate) actor: Actor,
+    /// The same, for whoever asks from another thread.
+    shared_actor: Arc<Mutex<Actor>>,
     pub(crate) cache: DocumentCache,
     /// Changes when another process commits.
     data_version: i64,
@@ -153,6 +155,7 @@ impl Engine {
             environment,
             clock: Clock::default(),
             replica,
+            shared_actor: Arc::new(Mutex::new(actor.clone())),
             actor,
             cache: DocumentCache::default(),
             data_version: 0,
@@ -317,9 +320,19 @@ impl Engine {
     /// Takes a new actor if this one is ours: somebody else has written under it, so it is not ours alone.
     pub(crate) fn renew_actor_if(&mut self, forked: &Actor) {
         if *forked == self.actor {
-            self.actor = Actor::mint(&self.replica, self.environment.entropy());
+            let actor = Actor::mint(&self.replica, self.environment.entropy());
+            self.set_actor(actor);
             warn!(new = %self.actor, "another copy of this file writes under the same actor; taking a new one");
         }
+    }
+
+    pub(crate) fn set_actor(&mut self, actor: Actor) {
+        self.actor = actor.clone();
+        *self.shared_actor.lock().unwrap_or_else(PoisonError::into_inner) = actor;
+    }
+
+    pub(crate) fn shared_actor(&self) -> Arc<Mutex<Actor>> {
+        Arc::clone(&self.shared_actor)
     }
 
     fn reload_clock(&mut self) -> Result<(), StoreError> {

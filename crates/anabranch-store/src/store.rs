@@ -49,7 +49,7 @@ struct Inner {
     path: PathBuf,
     schema: Arc<Schema>,
     replica: ReplicaId,
-    actor: Actor,
+    actor: Arc<Mutex<Actor>>,
     stats: Arc<Stats>,
     listeners: Arc<Mutex<Vec<Listener>>>,
     readers: Mutex<Vec<Connection>>,
@@ -96,7 +96,7 @@ impl Store {
             path: path.to_owned(),
             schema: Arc::clone(engine.schema()),
             replica: engine.replica(),
-            actor: engine.actor().clone(),
+            actor: engine.shared_actor(),
             stats: Arc::clone(engine.stats()),
             listeners: Arc::clone(&listeners),
             readers: Mutex::default(),
@@ -198,10 +198,10 @@ impl Store {
         self.inner.replica
     }
 
-    /// The actor of this open.
+    /// The actor that this process writes under now. It changes if another copy of the file turns out to use it, too.
     #[must_use]
-    pub fn actor(&self) -> &Actor {
-        &self.inner.actor
+    pub fn actor(&self) -> Actor {
+        self.inner.actor.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Counters since the file was opened.

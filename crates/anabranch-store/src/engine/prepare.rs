@@ -54,7 +54,8 @@ impl Engine {
             None => rows::set_meta(&self.connection, "replica", self.replica.to_string())?,
         }
         // Never reused: a file that was copied or restored must not write under its original's name.
-        self.actor = Actor::mint(&self.replica, self.environment.entropy());
+        let actor = Actor::mint(&self.replica, self.environment.entropy());
+        self.set_actor(actor);
         self.reload_clock()
     }
 

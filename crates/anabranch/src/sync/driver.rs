@@ -469,7 +469,7 @@ fn session(store: &Store, remote: RemoteKey) -> Result<(ClientSession, BTreeSet<
         state.map(|state| (state.lineage, state.spaces, state.failures)).unwrap_or_default();
     let followed = spaces.iter().map(|progress| progress.space.clone()).collect();
     let config =
-        ClientConfig { replica: store.replica(), actor: store.actor().clone(), schema_version: store.schema().version };
+        ClientConfig { replica: store.replica(), actor: store.actor(), schema_version: store.schema().version };
     Ok((ClientSession::new(config, lineage, spaces, failures), followed))
 }
 
