@@ -189,7 +189,7 @@ fn a_rewrite_names_its_original_and_is_what_that_was() {
     let refused = writer.edit(splice(0, 0, "x"));
     let title = writer.edit(set("title", json!("two")));
     let stamp = writer.tick();
-    let undo = writer.document.undo(&notes(), stamp, &|_| true).unwrap()[0].hash();
+    let undo = writer.document.undo(&notes(), stamp, &|_, _| true).unwrap()[0].hash();
     let rewritten = writer.document.rewrite(&Removal::discarding([refused])).unwrap();
     let [(_, none), (_, of_title), (_, of_undo)] = &rewritten.changes[..] else { panic!("three changes") };
     assert!(none.is_empty());

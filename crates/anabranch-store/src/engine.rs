@@ -22,6 +22,7 @@ use crate::error::StoreError;
 use crate::file;
 use crate::rows::{self, EntityRow};
 use crate::transaction::OpenTransaction;
+use crate::witness::Witness;
 
 pub(crate) use flush::{Dirty, Pending};
 
@@ -37,6 +38,11 @@ pub struct Engine {
     pub(crate) actor: Actor,
     /// The same, for whoever asks from another thread.
     shared_actor: Arc<Mutex<Actor>>,
+    /// All that this open has written under.
+    pub(crate) session_actors: Vec<Actor>,
+    /// The last stamp before this open.
+    pub(crate) opened_at: Stamp,
+    witness: Option<Witness>,
     pub(crate) cache: DocumentCache,
     /// Changes when another process commits.
     data_version: i64,
@@ -139,7 +145,18 @@ impl Engine {
         path: &Path,
         schema: Option<Schema>,
         functions: &Functions,
+        environment: Box<dyn Environment>,
+    ) -> Result<Self, StoreError> {
+        Self::open_watched(path, schema, functions, environment, None)
+    }
+
+    /// As [`Engine::open_with`], with a witness of what the file was when it was last seen.
+    pub(crate) fn open_watched(
+        path: &Path,
+        schema: Option<Schema>,
+        functions: &Functions,
         mut environment: Box<dyn Environment>,
+        witness: Option<Witness>,
     ) -> Result<Self, StoreError> {
         if schema.is_none() && !path.exists() {
             return Err(StoreError::NotInitialised(path.display().to_string()));
@@ -156,6 +173,9 @@ impl Engine {
             clock: Clock::default(),
             replica,
             shared_actor: Arc::new(Mutex::new(actor.clone())),
+            session_actors: Vec::new(),
+            opened_at: Stamp::ZERO,
+            witness,
             actor,
             cache: DocumentCache::default(),
             data_version: 0,
@@ -163,6 +183,8 @@ impl Engine {
             stats: Arc::default(),
         };
         engine.transaction(|engine| engine.prepare(schema, functions))?;
+        engine.opened_at = engine.clock.last();
+        engine.note_sight(true);
         Ok(engine)
     }
 
@@ -328,6 +350,7 @@ impl Engine {
 
     pub(crate) fn set_actor(&mut self, actor: Actor) {
         self.actor = actor.clone();
+        self.session_actors.push(actor.clone());
         *self.shared_actor.lock().unwrap_or_else(PoisonError::into_inner) = actor;
     }
 
@@ -384,6 +407,44 @@ impl Write<'_> {
 
     pub(crate) fn now(&self) -> i64 {
         self.engine.environment.now()
+    }
+}
+
+impl Engine {
+    /// Takes the actor of the last open if the witness knows this file, or else a new one. A file that was copied or
+    /// restored must not write under its original's name.
+    fn choose_actor(&mut self) -> Result<(), StoreError> {
+        let witness = self.witness.as_mut();
+        let kept = witness.map(|witness| witness.take_over(&self.connection, &self.replica)).transpose()?.flatten();
+        let actor = kept.unwrap_or_else(|| Actor::mint(&self.replica, self.environment.entropy()));
+        self.set_actor(actor);
+        Ok(())
+    }
+
+    /// Keeps the witness in the file's folder up to date, now and then.
+    pub(crate) fn note_sight(&mut self, at_once: bool) {
+        let now = self.environment.now();
+        if let Some(witness) = &mut self.witness {
+            witness.look(&self.connection, self.replica, now, at_once);
+        }
+    }
+
+    /// Leaves the file tidy: the write-ahead log is merged into it, and the witness knows who wrote last.
+    pub(crate) fn close(mut self) {
+        let left = match &mut self.witness {
+            Some(_) if self.broken => None,
+            Some(witness) => witness.leave(&mut self.connection, &self.actor),
+            None => None,
+        };
+        if let Err(failure) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+            debug!(%failure, "the last checkpoint was left to the next open");
+        }
+        self.note_sight(true);
+        let Self { connection, witness, .. } = self;
+        drop(connection);
+        if let (Some(mut witness), Some(left)) = (witness, left) {
+            witness.close(left);
+        }
     }
 }
 

@@ -26,6 +26,7 @@ mod rows;
 mod store;
 mod transaction;
 mod views;
+mod witness;
 
 pub use cache::EntityKey;
 pub use commit::{Commit, Promise};
@@ -39,3 +40,4 @@ pub use read::{EntityRecord, LogEntry, QueryRows, Read, RemoteState, Totals};
 pub use receive::Received;
 pub use rows::{Origin, RemoteKey};
 pub use store::{OpenMode, Store};
+pub use witness::{Loss, LostFile};

@@ -18,6 +18,7 @@ use crate::file;
 use crate::outbox::OutboxPage;
 use crate::read::Read;
 use crate::rows::RemoteKey;
+use crate::witness::{self, LostFile, Witness};
 
 /// Writes that may wait for the writer; whoever writes faster blocks.
 const QUEUE: usize = 4_096;
@@ -89,7 +90,8 @@ impl Store {
             OpenMode::Existing => None,
             OpenMode::Create(schema) | OpenMode::Either(schema) => Some(schema),
         };
-        let engine = Engine::open_with(path, schema, functions, environment)?;
+        let witness = Witness::of(path, schema.is_none())?;
+        let engine = Engine::open_watched(path, schema, functions, environment, Some(witness))?;
         let listeners: Arc<Mutex<Vec<Listener>>> = Arc::default();
         let (queue, jobs) = sync_channel(QUEUE);
         let mut inner = Inner {
@@ -204,6 +206,19 @@ impl Store {
         self.inner.actor.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What is known to have been lost with a file that was here before, until [`Store::forget_lost`].
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn lost(&self) -> Result<Option<LostFile>, StoreError> {
+        self.read(|read| witness::lost(read.connection()))
+    }
+
+    /// Somebody has been told of the loss.
+    pub fn forget_lost(&self) -> Commit<()> {
+        self.write(|write| witness::forget_lost(&write.engine.connection))
+    }
+
     /// Counters since the file was opened.
     #[must_use]
     pub fn stats(&self) -> &Stats {
@@ -271,6 +286,7 @@ fn write_loop(mut engine: Engine, jobs: &Receiver<Box<dyn Job>>, listeners: &Mut
             }
         }
         commit_group(&mut engine, group, listeners);
+        engine.note_sight(false);
         compact_one(&mut engine);
     }
     engine.close();

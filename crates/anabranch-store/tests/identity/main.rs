@@ -4,3 +4,4 @@ mod device;
 mod discarding;
 mod forks;
 mod server;
+mod witness;
