@@ -206,17 +206,12 @@ impl Store {
         self.inner.actor.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What is known to have been lost with a file that was here before, until [`Store::forget_lost`].
+    /// What is known to have been lost with a file that was here before, until [`Write::forget_lost`].
     ///
     /// # Errors
     /// If the database fails.
     pub fn lost(&self) -> Result<Option<LostFile>, StoreError> {
         self.read(|read| witness::lost(read.connection()))
-    }
-
-    /// Somebody has been told of the loss.
-    pub fn forget_lost(&self) -> Commit<()> {
-        self.write(|write| witness::forget_lost(&write.engine.connection))
     }
 
     /// Counters since the file was opened.

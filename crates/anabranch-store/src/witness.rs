@@ -17,6 +17,7 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
+use crate::engine::Write;
 use crate::error::StoreError;
 use crate::rows;
 
@@ -246,9 +247,15 @@ pub(crate) fn lost(connection: &Connection) -> Result<Option<LostFile>, StoreErr
     Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
 }
 
-pub(crate) fn forget_lost(connection: &Connection) -> Result<(), StoreError> {
-    connection.execute("DELETE FROM meta WHERE key = 'lost'", [])?;
-    Ok(())
+impl Write<'_> {
+    /// Somebody has been told of what was lost.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn forget_lost(&mut self) -> Result<(), StoreError> {
+        self.engine.connection.execute("DELETE FROM meta WHERE key = 'lost'", [])?;
+        Ok(())
+    }
 }
 
 fn read(path: &Path) -> Option<Sight> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use anabranch_core::document::EditError;
 use anabranch_core::{EntityId, ErrorKind, FieldName, NameError, ParseIdError, Rule, SchemaError};
-use anabranch_store::StoreError;
+use anabranch_store::{LostFile, StoreError};
 
 use crate::sync::SyncError;
 
@@ -61,6 +61,15 @@ impl Error {
     pub fn referenced_by(&self) -> Option<(EntityId, &str)> {
         match &self.source {
             Source::Store(StoreError::Referenced { by, field, .. }) => Some((*by, field)),
+            _ => None,
+        }
+    }
+
+    /// The file that was there and is gone, or has lost its end: why it was not opened. Nothing has been touched.
+    #[must_use]
+    pub fn lost(&self) -> Option<&LostFile> {
+        match &self.source {
+            Source::Store(StoreError::Lost(lost)) => Some(lost),
             _ => None,
         }
     }

@@ -62,6 +62,7 @@ mod environment;
 mod error;
 mod exchange;
 mod history;
+mod outbox;
 mod replica;
 mod status;
 mod sync;
@@ -82,7 +83,10 @@ pub use anabranch_core::{
     Schema, SchemaError, SpaceName, UnixMillis,
 };
 pub use anabranch_derive::Entity;
-pub use anabranch_store::{Conflict, ConflictKind, ConflictValue, EntityRecord, LogEntry, Mine, QueryRows, StoreError};
+pub use anabranch_store::{
+    Conflict, ConflictKind, ConflictValue, Discarded, EntityRecord, LogEntry, Loss, LostFile, Mine, OutboxEntry,
+    OutboxState, QueryRows, Resend, StoreError,
+};
 pub use collection::{Collection, Json, Space};
 pub use conflicts::Choice;
 pub use edits::Edits;
@@ -110,6 +114,8 @@ struct Readme;
 /// Compiles and runs the examples of the guides.
 #[cfg(doctest)]
 mod guides {
+    #[doc = include_str!("../../../docs/src/backups.md")]
+    struct Backups;
     #[doc = include_str!("../../../docs/src/conflicts.md")]
     struct Conflicts;
     #[doc = include_str!("../../../docs/src/evolving.md")]

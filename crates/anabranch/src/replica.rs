@@ -15,7 +15,7 @@ use crate::collection::Space;
 use crate::environment::SystemEnvironment;
 use crate::error::Error;
 use crate::status::{Online, Status};
-use crate::sync::Sync;
+use crate::sync::{Sync, Turns};
 use crate::watch::{Scope, Watch, Watchers};
 
 /// One device's copy of the data: a handle to one open file. Cheap to clone; the file is closed with the last.
@@ -32,6 +32,7 @@ pub(crate) struct Inner {
     pub(crate) online: Arc<Mutex<Online>>,
     /// The remotes that syncs are under way with.
     pub(crate) in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
+    pub(crate) turns: Arc<Turns>,
     runtime: OnceLock<Runtime>,
 }
 
@@ -168,7 +169,14 @@ impl OpenOptions {
             notified.notify(committed);
             true
         });
-        let inner = Inner { store, watchers, online: Arc::default(), in_use: Arc::default(), runtime: OnceLock::new() };
+        let inner = Inner {
+            store,
+            watchers,
+            online: Arc::default(),
+            in_use: Arc::default(),
+            turns: Arc::default(),
+            runtime: OnceLock::new(),
+        };
         Ok(Replica { inner: Arc::new(inner) })
     }
 }

@@ -22,6 +22,8 @@ pub enum Phase {
     Waiting,
     /// It will not try again by itself.
     Halted,
+    /// Another process syncs this file with this server; this one takes over when that ends.
+    Elsewhere,
 }
 
 /// What is pending, parked and contested in a file, and how its sync stands. The counts survive a restart.

@@ -2,6 +2,7 @@
 
 mod driver;
 mod link;
+mod turn;
 mod websocket;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::error::Error;
 use crate::replica::Replica;
 
 pub use link::{FarEnd, Link, LinkError, Transport};
+pub(crate) use turn::Turns;
 pub use websocket::WebSocket;
 
 use driver::{Command, Driver, Mode};
@@ -29,6 +31,9 @@ pub(crate) enum SyncError {
     /// The server could not be reached, or the connection broke.
     #[error("offline: {0}")]
     Offline(String),
+    /// Somebody else syncs this file with this server.
+    #[error("another process syncs this file with this server; what is pending goes with that")]
+    Elsewhere,
     /// The deadline came first.
     #[error("the deadline came before everything was synced")]
     Deadline,
@@ -40,7 +45,7 @@ pub(crate) enum SyncError {
 impl SyncError {
     pub(crate) const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Offline(_) | Self::Deadline => ErrorKind::Retry,
+            Self::Offline(_) | Self::Deadline | Self::Elsewhere => ErrorKind::Retry,
             Self::Halted(_) => ErrorKind::Refused,
         }
     }
@@ -114,7 +119,8 @@ impl Sync {
     }
 
     /// Starts to sync in the background: pushes what is pending, pulls what is new, follows changes as they
-    /// come, and reconnects with backoff. It goes on until the handle is dropped.
+    /// come, and reconnects with backoff. It goes on until the handle is dropped. While another process syncs this file
+    /// with the server, it waits ([`Phase::Elsewhere`](crate::Phase::Elsewhere)), and takes over when that ends.
     ///
     /// # Errors
     /// If the event loop cannot be started or the file cannot be written, or the URL needs the feature `tls` and this
@@ -130,7 +136,8 @@ impl Sync {
         Ok(SyncHandle { commands, replica })
     }
 
-    /// Syncs once: resolves when everything is on both sides, or to an error when the server cannot be reached
+    /// Syncs once: resolves when everything is on both sides, or to an error when the server cannot be reached, or
+    /// another process syncs this file with it,
     /// or `deadline` has passed, or at once if the URL needs the feature `tls` and this build lacks it. What was done
     /// by then stays done.
     pub fn now(self, deadline: Duration) -> Commit<SyncReport> {

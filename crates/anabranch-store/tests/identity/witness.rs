@@ -99,7 +99,7 @@ fn a_file_that_vanished_is_told_apart_from_a_new_one() -> Outcome {
         // Until somebody has been told, however often it is opened.
         let again = Device::open(&path, 3);
         assert!(again.store.lost()?.is_some());
-        again.store.forget_lost().wait()?;
+        again.store.write(|write| write.forget_lost()).wait()?;
         assert_eq!(again.store.lost()?, None);
     }
     Ok(())
@@ -150,7 +150,7 @@ fn g10_a_file_that_was_set_back_or_exchanged_says_so() -> Outcome {
     let restored = Device::open(&path, 3);
     let lost = restored.store.lost()?.expect("it is older than it was");
     assert_eq!((lost.loss, lost.pending), (Loss::Restored, 1));
-    restored.store.forget_lost().wait()?;
+    restored.store.write(|write| write.forget_lost()).wait()?;
     drop(restored);
     // Another replica's file in the same place.
     let other = folder.path().join("other.db");
@@ -159,7 +159,7 @@ fn g10_a_file_that_was_set_back_or_exchanged_says_so() -> Outcome {
     let exchanged = Device::open(&path, 5);
     assert_eq!(exchanged.store.lost()?.map(|lost| lost.loss), Some(Loss::Replaced));
     // An ordinary restart is no loss.
-    exchanged.store.forget_lost().wait()?;
+    exchanged.store.write(|write| write.forget_lost()).wait()?;
     drop(exchanged);
     assert_eq!(Device::open(&path, 6).store.lost()?, None);
     Ok(())

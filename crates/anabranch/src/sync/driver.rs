@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::replica::Replica;
 use crate::status::{Online, Phase};
 use crate::sync::link::{Link, LinkError, Transport};
-use crate::sync::{SyncError, SyncReport};
+use crate::sync::{SyncError, SyncReport, Turns};
 use crate::watch::Watchers;
 
 /// How long a sync goes on.
@@ -42,17 +42,18 @@ pub(super) enum Command {
 }
 
 pub(super) struct Driver {
-    store: Store,
+    pub(super) store: Store,
+    pub(super) turns: Arc<Turns>,
     watchers: Arc<Watchers>,
     online: Arc<Mutex<Online>>,
     /// The remotes that syncs of this replica are under way with.
     in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
     /// This sync's number among those of the replica.
     number: u64,
-    remote: RemoteKey,
+    pub(super) remote: RemoteKey,
     transport: Arc<dyn Transport>,
-    mode: Mode,
-    commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) mode: Mode,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
     written: Arc<Written>,
     environment: SystemEnvironment,
     session: ClientSession,
@@ -61,7 +62,7 @@ pub(super) struct Driver {
     connecting: Option<JoinHandle<Result<Link, LinkError>>>,
     deadline: Option<UnixMillis>,
     store_failures: Backoff,
-    waiting: Vec<Promise<(), Error>>,
+    pub(super) waiting: Vec<Promise<(), Error>>,
     report: SyncReport,
     /// Spaces that this sync has pushed to; each gets to carry this replica's schema, once.
     pushed_to: BTreeSet<SpaceName>,
@@ -108,6 +109,7 @@ impl Driver {
         };
         Ok(Self {
             store,
+            turns: Arc::clone(&replica.inner.turns),
             watchers: Arc::clone(&replica.inner.watchers),
             online,
             in_use: Arc::clone(&replica.inner.in_use),
@@ -134,6 +136,7 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self) -> Result<SyncReport, SyncError> {
+        let _turn = self.take_turn().await?;
         self.handle(ClientEvent::Start).await;
         while self.outcome.is_none() {
             let event = self.next_event().await;
@@ -433,7 +436,7 @@ impl Driver {
     }
 
     /// Changes what the status says, unless a later sync of the same replica speaks now.
-    fn tell_status(&self, change: impl FnOnce(&mut Online)) {
+    pub(super) fn tell_status(&self, change: impl FnOnce(&mut Online)) {
         let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
         let before = online.clone();
         if online.owner == self.number {
