@@ -46,6 +46,12 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Show what is pending, and how the sync stands.
     Status(Status),
+    /// Show what no server has accepted yet, and why.
+    Outbox(Outbox),
+    /// Offer what the server has refused again.
+    Resend(Resend),
+    /// Give up what the server has refused of an entity; later edits are written again without it.
+    Discard(Discard),
     /// Bring a deleted entity back.
     Restore(OneEntity),
     /// Purge a deleted entity: its history goes for good, once the server has agreed.
@@ -264,6 +270,37 @@ pub(crate) struct Verify {
 pub(crate) struct Status {
     /// The replica.
     pub(crate) file: PathBuf,
+}
+
+/// `outbox`.
+#[derive(Debug, Args)]
+pub(crate) struct Outbox {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// Only what the server has refused.
+    #[arg(long)]
+    pub(crate) refused: bool,
+    /// How many changes at most.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) limit: u32,
+}
+
+/// `resend`.
+#[derive(Debug, Args)]
+pub(crate) struct Resend {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// A change, as `outbox` prints it, or an entity, or the beginning of either; everything by default.
+    pub(crate) id: Option<String>,
+}
+
+/// `discard`.
+#[derive(Debug, Args)]
+pub(crate) struct Discard {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// A change, as `outbox` prints it, or an entity for all that was refused of it, or the beginning of either.
+    pub(crate) id: String,
 }
 
 /// A command about one entity.

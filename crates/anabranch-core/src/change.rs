@@ -101,7 +101,7 @@ pub struct Change {
     start_op: u64,
     stamp: Stamp,
     purges: Option<Digest>,
-    rewrites: Option<ChangeHash>,
+    rewrites: Option<Rewrite>,
     /// How many ops it has.
     ops: usize,
     /// Where the list of other actors begins.
@@ -159,7 +159,7 @@ impl Change {
         let stamp = Stamp::from_raw(reader.signed()?).ok_or(ChangeError::OutOfRange("the stamp"))?;
         let message = reader.message()?;
         let purges = purged_version(message);
-        let rewrites = rewritten(message).map(|(original, _)| original).filter(|_| actor.is_derived());
+        let rewrites = rewritten(message).map(|(rewrite, _)| rewrite).filter(|_| actor.is_derived());
         let others_at = reader.at();
         if actor.is_derived() && actor != Self::derived_actor(&bytes, actor_end, actor.as_bytes().len()) {
             return Err(ChangeError::ForgedActor);
@@ -268,21 +268,39 @@ impl Change {
         self.purges
     }
 
-    /// The change that this one was written from, if it is a *rewrite*: a change by a derived actor with the
-    /// message `$rewrite <hash>`, in lower-case digits, whose original has been refused its place. Of the two, a
-    /// server takes only one.
+    /// What this change was written from, if it is a *rewrite*: a change by a derived actor with the message
+    /// `$rewrite <hash>`, in lower-case digits, whose original has been refused its place. Of a change and all that
+    /// was written from it, a server takes only one.
     #[must_use]
-    pub const fn rewrite_of(&self) -> Option<ChangeHash> {
+    pub const fn rewrite_of(&self) -> Option<Rewrite> {
         self.rewrites
     }
 }
 
-/// The original's hash, and what that said of itself, in the message of a change that was written again.
-pub(crate) fn rewritten(message: &str) -> Option<(ChangeHash, &str)> {
+/// What a rewrite was written from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rewrite {
+    /// The change that somebody wrote; if a rewrite had to be written again, it is still that of the first.
+    pub original: ChangeHash,
+    /// Which part of it this is, from 0 on: one that names very many writers comes in several.
+    pub part: u32,
+}
+
+impl std::fmt::Display for Rewrite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{REWRITE_NOTE}{}", self.original)?;
+        if self.part > 0 { write!(f, "+{}", self.part) } else { Ok(()) }
+    }
+}
+
+/// What a change was written from, and what that said of itself, by the message.
+pub(crate) fn rewritten(message: &str) -> Option<(Rewrite, &str)> {
     let rest = message.strip_prefix(REWRITE_NOTE)?;
-    let (digits, said) = rest.split_once(' ').unwrap_or((rest, ""));
-    let hash: ChangeHash = digits.parse().ok()?;
-    (hash.to_string() == digits).then_some((hash, said))
+    let (name, said) = rest.split_once(' ').unwrap_or((rest, ""));
+    let (digits, part) = name.split_once('+').unwrap_or((name, "0"));
+    let rewrite = Rewrite { original: digits.parse().ok()?, part: part.parse().ok()? };
+    // One spelling only.
+    (rewrite.to_string().get(REWRITE_NOTE.len()..) == Some(name)).then_some((rewrite, said))
 }
 
 pub(crate) fn purged_version(message: &str) -> Option<Digest> {

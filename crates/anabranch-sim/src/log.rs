@@ -1,12 +1,12 @@
 //! The server's log in memory: a backend as simple as can be. Core decides, this stores.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 
 use anabranch_core::sync::reconcile::{Item, ReconcileIndex, SketchError, reply};
 use anabranch_core::sync::{AppendOutcome, LogIndex, LogPage, LogRow, Offered, Pushable, advance_heads, append};
 use anabranch_core::wire::{Ask, Envelope, Mark, Reply};
-use anabranch_core::{Actor, ChangeHash, CollectionName, Digest, EntityId, Heads, SpaceName};
+use anabranch_core::{Actor, ChangeHash, CollectionName, Digest, EntityId, Heads, Rewrite, SpaceName};
 
 use crate::bug::{Bug, Planted};
 
@@ -31,6 +31,8 @@ struct SpaceLog {
     /// Each entity's heads, and whether it has been purged.
     heads: HashMap<EntityId, (Heads, bool)>,
     forgetful: bool,
+    /// The changes that others have been written from.
+    rewritten: HashSet<(EntityId, Rewrite)>,
 }
 
 impl Log {
@@ -127,6 +129,7 @@ impl SpaceLog {
         self.seqs.insert((entity, change.hash()), row.mark.seq);
         self.collections.insert(entity, row.offered.collection.clone());
         self.by_actor.insert((entity, change.actor().clone(), change.seq()), change.hash());
+        self.rewritten.extend(change.rewrite_of().map(|rewrite| (entity, rewrite)));
         let (heads, purged) = self.heads.entry(entity).or_default();
         advance_heads(heads, purged, change);
         self.rows.push(row);
@@ -153,6 +156,10 @@ impl LogIndex for SpaceLog {
 
     fn heads(&mut self, entity: &EntityId) -> Result<Heads, Infallible> {
         Ok(self.heads.get(entity).map(|(heads, _)| heads.clone()).unwrap_or_default())
+    }
+
+    fn rewritten(&mut self, entity: &EntityId, of: &Rewrite) -> Result<bool, Infallible> {
+        Ok(self.rewritten.contains(&(*entity, *of)))
     }
 
     fn purged(&mut self, entity: &EntityId) -> Result<bool, Infallible> {

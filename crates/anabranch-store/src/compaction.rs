@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use rusqlite::{OptionalExtension as _, params};
-use tracing::{debug, error};
+use tracing::error;
 
 use crate::cache::EntityKey;
 use crate::engine::{Committed, Engine, Job, Undo, Write};
@@ -66,13 +66,6 @@ impl Engine {
              ORDER BY log_bytes DESC LIMIT 1",
         )?;
         Ok(statement.query_row([], |row| row.get(0)).optional()?)
-    }
-
-    /// Leaves the file tidy: the write-ahead log is merged into it.
-    pub(crate) fn close(&mut self) {
-        if let Err(failure) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
-            debug!(%failure, "the last checkpoint was left to the next open");
-        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_core::document::Document;
 use anabranch_core::{
@@ -23,6 +23,7 @@ use crate::file;
 use crate::read::Read;
 use crate::rows::{self, EntityRow};
 use crate::transaction::OpenTransaction;
+use crate::witness::Witness;
 
 pub(crate) use flush::{Dirty, Pending};
 
@@ -36,6 +37,13 @@ pub struct Engine {
     pub(crate) clock: Clock,
     replica: ReplicaId,
     pub(crate) actor: Actor,
+    /// The same, for whoever asks from another thread.
+    shared_actor: Arc<Mutex<Actor>>,
+    /// All that this open has written under.
+    pub(crate) session_actors: Vec<Actor>,
+    /// The last stamp before this open.
+    pub(crate) opened_at: Stamp,
+    witness: Option<Witness>,
     pub(crate) cache: DocumentCache,
     /// Changes when another process commits.
     data_version: i64,
@@ -158,7 +166,18 @@ impl Engine {
         path: &Path,
         schema: Option<Schema>,
         functions: &Functions,
+        environment: Box<dyn Environment>,
+    ) -> Result<Self, StoreError> {
+        Self::open_watched(path, schema, functions, environment, None)
+    }
+
+    /// As [`Engine::open_with`], with a witness of what the file was when it was last seen.
+    pub(crate) fn open_watched(
+        path: &Path,
+        schema: Option<Schema>,
+        functions: &Functions,
         mut environment: Box<dyn Environment>,
+        witness: Option<Witness>,
     ) -> Result<Self, StoreError> {
         if schema.is_none() && !path.exists() {
             return Err(StoreError::NotInitialised(path.display().to_string()));
@@ -174,6 +193,10 @@ impl Engine {
             environment,
             clock: Clock::default(),
             replica,
+            shared_actor: Arc::new(Mutex::new(actor.clone())),
+            session_actors: Vec::new(),
+            opened_at: Stamp::ZERO,
+            witness,
             actor,
             cache: DocumentCache::default(),
             data_version: 0,
@@ -188,6 +211,8 @@ impl Engine {
         };
         engine.transaction(|engine| engine.prepare(schema, functions))?;
         engine.is_prepared = true;
+        engine.opened_at = engine.clock.last();
+        engine.note_sight(true);
         Ok(engine)
     }
 
@@ -361,9 +386,20 @@ impl Engine {
     /// Takes a new actor if this one is ours: somebody else has written under it, so it is not ours alone.
     pub(crate) fn renew_actor_if(&mut self, forked: &Actor) {
         if *forked == self.actor {
-            self.actor = Actor::mint(&self.replica, self.environment.entropy());
+            let actor = Actor::mint(&self.replica, self.environment.entropy());
+            self.set_actor(actor);
             warn!(new = %self.actor, "another copy of this file writes under the same actor; taking a new one");
         }
+    }
+
+    pub(crate) fn set_actor(&mut self, actor: Actor) {
+        self.actor = actor.clone();
+        self.session_actors.push(actor.clone());
+        *self.shared_actor.lock().unwrap_or_else(PoisonError::into_inner) = actor;
+    }
+
+    pub(crate) fn shared_actor(&self) -> Arc<Mutex<Actor>> {
+        Arc::clone(&self.shared_actor)
     }
 
     fn reload_clock(&mut self) -> Result<(), StoreError> {
@@ -429,6 +465,44 @@ impl Write<'_> {
     /// Reads what the transaction sees.
     pub(crate) const fn as_read(&self) -> Read<'_> {
         Read::new(&self.engine.connection)
+    }
+}
+
+impl Engine {
+    /// Takes the actor of the last open if the witness knows this file, or else a new one. A file that was copied or
+    /// restored must not write under its original's name.
+    fn choose_actor(&mut self) -> Result<(), StoreError> {
+        let witness = self.witness.as_mut();
+        let kept = witness.map(|witness| witness.take_over(&self.connection, &self.replica)).transpose()?.flatten();
+        let actor = kept.unwrap_or_else(|| Actor::mint(&self.replica, self.environment.entropy()));
+        self.set_actor(actor);
+        Ok(())
+    }
+
+    /// Keeps the witness in the file's folder up to date, now and then.
+    pub(crate) fn note_sight(&mut self, at_once: bool) {
+        let now = self.environment.now();
+        if let Some(witness) = &mut self.witness {
+            witness.look(&self.connection, self.replica, now, at_once);
+        }
+    }
+
+    /// Leaves the file tidy: the write-ahead log is merged into it, and the witness knows who wrote last.
+    pub(crate) fn close(mut self) {
+        let left = match &mut self.witness {
+            Some(_) if self.broken => None,
+            Some(witness) => witness.leave(&mut self.connection, &self.actor),
+            None => None,
+        };
+        if let Err(failure) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+            debug!(%failure, "the last checkpoint was left to the next open");
+        }
+        self.note_sight(true);
+        let Self { connection, witness, .. } = self;
+        drop(connection);
+        if let (Some(mut witness), Some(left)) = (witness, left) {
+            witness.close(left);
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use anabranch_core::document::{ApplyError, DocumentError, EditError};
 use anabranch_core::sync::{MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES};
 use anabranch_core::{ChangeError, CollectionName, EntityId, ErrorKind, FieldName, NameError, Rule, SchemaError};
 
+use crate::witness::LostFile;
+
 /// Why the store could not do what it was asked. [`StoreError::kind`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -81,6 +83,10 @@ pub enum StoreError {
     /// The file does not exist, or has no schema yet.
     #[error("{0} is not an initialised replica")]
     NotInitialised(String),
+    /// There was a replica in the file, and it is gone, or a part of it. The file has not been touched: bring back a
+    /// backup, or make a new file in its place, which will tell what was lost with this one.
+    #[error("{0}")]
+    Lost(Box<LostFile>),
     /// There is a replica in the file already.
     #[error("{0} is a replica already")]
     AlreadyInitialised(String),
@@ -160,7 +166,7 @@ impl StoreError {
             | Self::TransactionTooLarge
             | Self::SignedOut
             | Self::Closed => ErrorKind::Invalid,
-            Self::NotAReplica(_) | Self::Damaged { .. } | Self::DamagedRow(_) => ErrorKind::Damaged,
+            Self::Lost(_) | Self::NotAReplica(_) | Self::Damaged { .. } | Self::DamagedRow(_) => ErrorKind::Damaged,
             Self::Sqlite(error) => sqlite_kind(error),
             Self::CommitUnknown(_) | Self::Aborted(_) => ErrorKind::Retry,
             Self::Panicked | Self::OutOfRange => ErrorKind::Internal,

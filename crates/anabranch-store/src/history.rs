@@ -133,7 +133,12 @@ impl Write<'_> {
         space: &SpaceName,
         id: EntityId,
         mine: Mine,
-        take_back: impl FnOnce(&mut Document, &Collection, Stamp, &dyn Fn(&Actor) -> bool) -> Result<Vec<Change>, EditError>,
+        take_back: impl FnOnce(
+            &mut Document,
+            &Collection,
+            Stamp,
+            &dyn Fn(&Actor, Stamp) -> bool,
+        ) -> Result<Vec<Change>, EditError>,
     ) -> Result<bool, StoreError> {
         let row = self.own_entity(space, id)?;
         let is_mine = self.is_mine(mine);
@@ -192,11 +197,13 @@ impl Write<'_> {
         self.engine.schema.collection(row.collection.as_str()).cloned().unwrap_or_default()
     }
 
-    fn is_mine(&self, mine: Mine) -> impl Fn(&Actor) -> bool + use<> {
-        let (actor, replica) = (self.engine.actor.clone(), self.engine.replica());
-        move |other: &Actor| match mine {
-            Mine::Session => *other == actor,
-            Mine::Replica => other.is_of(&replica),
+    fn is_mine(&self, mine: Mine) -> impl Fn(&Actor, Stamp) -> bool + use<> {
+        let (opened, replica) = (self.engine.opened_at, self.engine.replica());
+        // An actor may last longer than one open, so a session is told by when it began, too.
+        let actors = self.engine.session_actors.clone();
+        move |actor: &Actor, stamp: Stamp| match mine {
+            Mine::Session => stamp > opened && actors.contains(actor),
+            Mine::Replica => actor.is_of(&replica),
         }
     }
 }

@@ -31,9 +31,11 @@ mod rows;
 mod sign_out;
 mod store;
 mod subset;
+mod sync_lock;
 mod transaction;
 mod unchecked;
 mod views;
+mod witness;
 
 pub use attempts::{Attempt, FirstRefusal, Unsent};
 pub use cache::EntityKey;
@@ -50,3 +52,5 @@ pub use receive::Received;
 pub use reconcile::Difference;
 pub use rows::{Origin, RemoteKey};
 pub use store::{OpenMode, Store};
+pub use sync_lock::SyncLock;
+pub use witness::{Loss, LostFile};

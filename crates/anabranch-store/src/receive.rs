@@ -286,7 +286,7 @@ impl Write<'_> {
     ) -> Result<(), StoreError> {
         self.used.push(row.key);
         let arrivals = self.new_arrivals(row, arrivals, received)?;
-        let Settled { arrivals, back } = self.settle_forks(row, arrivals, origin, received)?;
+        let Settled { arrivals, later } = self.settle_forks(row, arrivals, origin, received)?;
         let mut document = self.engine.take_document(row)?;
         let (ready, waiting) = in_causal_order(&document, arrivals);
         for arrival in waiting {
@@ -307,7 +307,7 @@ impl Write<'_> {
             }
         }
         self.engine.cache.put(row.key, document);
-        if back.is_empty() { Ok(()) } else { self.return_to_originals(row, &back) }
+        if later.is_empty() { Ok(()) } else { self.yield_to_forms(row, &later) }
     }
 
     /// Those that the document does not have.
@@ -466,6 +466,12 @@ impl Write<'_> {
                     self.take_marker(&row, &marker, Origin::Remote(remote))?;
                 }
             }
+            Answer::Held { missing } if self.is_pending(remote, space, entity, &missing)? => {
+                // It goes when that goes; if that has been refused, nothing is tried until somebody decides.
+                if !self.has_refused(remote, space, entity, &missing)? {
+                    self.retry_later(remote, seq, attempts, "held: it follows what the server has not taken yet")?;
+                }
+            }
             Answer::Held { missing } if attempts < MAX_HELD_ATTEMPTS => {
                 self.retry_later(remote, seq, attempts, "held: the server lacks what it depends on")?;
                 return match missing {
@@ -485,12 +491,52 @@ impl Write<'_> {
                     self.retry_later(remote, seq, attempts, &message)?;
                 }
             }
-            Answer::Rejected { code: RejectCode::Fork | RejectCode::Superseded, .. }
-                if self.settle_rejected_fork(entity, seq)? => {}
+            Answer::Rejected { code: code @ (RejectCode::Fork | RejectCode::Superseded), .. }
+                if self.settle_rejected_fork(entity, seq, code)? => {}
             Answer::Rejected { retryable: true, message, .. } => self.retry_later(remote, seq, attempts, &message)?,
             Answer::Rejected { code, message, .. } => self.park(remote, entity, seq, Some(code), &message)?,
         }
         Ok(None)
+    }
+
+    /// Whether what a server lacks has never been accepted by it: then it has not lost anything.
+    fn is_pending(
+        &self,
+        remote: RemoteKey,
+        space: SpaceKey,
+        entity: EntityKey,
+        missing: &Missing,
+    ) -> Result<bool, StoreError> {
+        let connection = &self.engine.connection;
+        let seq = match missing {
+            Missing::Change(hash) => rows::change_seq(connection, entity, hash)?,
+            Missing::Parent(parent) => match rows::find_entity(connection, space, *parent)? {
+                Some(row) => return rows::birth_waits(connection, remote, row.key, 0),
+                None => None,
+            },
+        };
+        let mut pending = connection.prepare_cached("SELECT 1 FROM outbox WHERE remote = ? AND change = ?")?;
+        seq.map_or(Ok(false), |seq| Ok(pending.exists([remote, seq])?))
+    }
+
+    /// Whether a change has been refused of the entity of which a server lacks something.
+    fn has_refused(
+        &self,
+        remote: RemoteKey,
+        space: SpaceKey,
+        entity: EntityKey,
+        missing: &Missing,
+    ) -> Result<bool, StoreError> {
+        let connection = &self.engine.connection;
+        let entity = match missing {
+            Missing::Change(_) => Some(entity),
+            Missing::Parent(parent) => rows::find_entity(connection, space, *parent)?.map(|row| row.key),
+        };
+        let mut refused = connection.prepare_cached(
+            "SELECT 1 FROM outbox INDEXED BY outbox_blocking \
+             WHERE remote = ? AND entity = ? AND (state = 'parked' OR not_before > 0) AND state = 'parked'",
+        )?;
+        entity.map_or(Ok(false), |entity| Ok(refused.exists([remote, entity])?))
     }
 
     pub(crate) fn settle(&mut self, remote: RemoteKey, entity: i64, seq: i64) -> Result<(), StoreError> {

@@ -50,7 +50,8 @@ impl Write<'_> {
                 self.set_aside(row, &removed.change, &QuarantineReason::NotRewritable)?;
             }
             let refused = if removal.discard.contains(hash) { Refused::Discarded } else { Refused::Rewritten };
-            if !removal.instead.contains_key(hash) && !is_genesis(&removed.change) {
+            // A rewrite that made way for another form is known by its original.
+            if removed.change.rewrite_of().is_none() && !is_genesis(&removed.change) {
                 self.note_refused(row, hash, refused)?;
             }
             for change in made {
@@ -107,6 +108,10 @@ impl Write<'_> {
     }
 
     fn put_in_place(&mut self, row: &EntityRow, change: &Change, removed: &Removed) -> Result<(), StoreError> {
+        if rows::change_seq(&self.engine.connection, row.key, &change.hash())?.is_some() {
+            // Somebody else's came here before.
+            return Ok(());
+        }
         // What is rewritten is still this replica's own word, if the original was.
         let origin = if removed.local { Origin::Local } else { Origin::Peer };
         let transaction = removed.transaction.as_deref();

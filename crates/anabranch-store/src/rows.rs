@@ -138,6 +138,22 @@ pub(crate) fn change_at(connection: &Connection, seq: i64) -> Result<Option<Chan
     bytes.map(parse).transpose()
 }
 
+/// Whether a remote has not accepted an entity's creation, which is in the outbox at this place of the log or later.
+/// Geneses do not count: they are nobody's.
+pub(crate) fn birth_waits(
+    connection: &Connection,
+    remote: RemoteKey,
+    entity: EntityKey,
+    from: i64,
+) -> Result<bool, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT 1 WHERE EXISTS (SELECT 1 FROM snapshots WHERE entity = ?1) \
+         OR EXISTS (SELECT 1 FROM changes WHERE entity = ?1 AND stamp > 0 \
+             AND (seq < ?2 OR seq NOT IN (SELECT change FROM outbox WHERE remote = ?3 AND entity = ?1)))",
+    )?;
+    Ok(!statement.exists(params![entity, from, remote])?)
+}
+
 /// A transaction's id as a row has it.
 pub(crate) fn transaction_id(bytes: &[u8]) -> Option<TransactionId> {
     bytes.try_into().ok().map(TransactionId::from_bytes)

@@ -18,6 +18,7 @@ use crate::file;
 use crate::outbox::OutboxPage;
 use crate::read::Read;
 use crate::rows::RemoteKey;
+use crate::witness::{self, LostFile, Witness};
 
 /// Writes that may wait for the writer; whoever writes faster blocks.
 const QUEUE: usize = 4_096;
@@ -49,7 +50,7 @@ struct Inner {
     path: PathBuf,
     schema: Arc<Schema>,
     replica: ReplicaId,
-    actor: Actor,
+    actor: Arc<Mutex<Actor>>,
     stats: Arc<Stats>,
     listeners: Arc<Mutex<Vec<Listener>>>,
     readers: Mutex<Vec<Connection>>,
@@ -89,14 +90,15 @@ impl Store {
             OpenMode::Existing => None,
             OpenMode::Create(schema) | OpenMode::Either(schema) => Some(schema),
         };
-        let engine = Engine::open_with(path, schema, functions, environment)?;
+        let witness = Witness::of(path, schema.is_none())?;
+        let engine = Engine::open_watched(path, schema, functions, environment, Some(witness))?;
         let listeners: Arc<Mutex<Vec<Listener>>> = Arc::default();
         let (queue, jobs) = sync_channel(QUEUE);
         let mut inner = Inner {
             path: path.to_owned(),
             schema: Arc::clone(engine.schema()),
             replica: engine.replica(),
-            actor: engine.actor().clone(),
+            actor: engine.shared_actor(),
             stats: Arc::clone(engine.stats()),
             listeners: Arc::clone(&listeners),
             readers: Mutex::default(),
@@ -198,10 +200,18 @@ impl Store {
         self.inner.replica
     }
 
-    /// The actor of this open.
+    /// The actor that this process writes under now. It changes if another copy of the file turns out to use it, too.
     #[must_use]
-    pub fn actor(&self) -> &Actor {
-        &self.inner.actor
+    pub fn actor(&self) -> Actor {
+        self.inner.actor.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is known to have been lost with a file that was here before, until [`Write::forget_lost`].
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn lost(&self) -> Result<Option<LostFile>, StoreError> {
+        self.read(|read| witness::lost(read.connection()))
     }
 
     /// Counters since the file was opened.
@@ -273,6 +283,7 @@ fn write_loop(mut engine: Engine, jobs: &Receiver<Box<dyn Job>>, listeners: &Mut
             }
         }
         commit_group(&mut engine, group, listeners);
+        engine.note_sight(false);
         compact_one(&mut engine);
     }
     engine.close();

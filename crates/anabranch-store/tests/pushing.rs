@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -10,7 +10,8 @@ use anabranch_core::document::Edit;
 use anabranch_core::sync::{LogIndex, LogRow, Offered, OutboxItem, OutboxRead, WriteBatch, advance_heads, append};
 use anabranch_core::wire::{Answer, Envelope, Mark, Missing, RejectCode};
 use anabranch_core::{
-    Actor, Change, ChangeHash, CollectionName, EntityId, Entropy as _, Heads, Lineage, SplitMix64, TransactionId,
+    Actor, Change, ChangeHash, CollectionName, EntityId, Entropy as _, Heads, Lineage, Rewrite, SplitMix64,
+    TransactionId,
 };
 use anabranch_store::{OutboxEntry, OutboxState, RemoteKey, Store, StoreError, Write};
 use serde_json::{Map, Value, json};
@@ -39,6 +40,7 @@ struct Log {
     seqs: HashMap<(EntityId, ChangeHash), u64>,
     entities: HashMap<EntityId, (CollectionName, Heads, bool)>,
     by_actor: HashMap<(EntityId, Actor, u64), ChangeHash>,
+    rewritten: HashSet<(EntityId, Rewrite)>,
 }
 
 impl LogIndex for Log {
@@ -58,6 +60,10 @@ impl LogIndex for Log {
 
     fn heads(&mut self, entity: &EntityId) -> Result<Heads, Infallible> {
         Ok(self.entities.get(entity).map(|(_, heads, _)| heads.clone()).unwrap_or_default())
+    }
+
+    fn rewritten(&mut self, entity: &EntityId, of: &Rewrite) -> Result<bool, Infallible> {
+        Ok(self.rewritten.contains(&(*entity, *of)))
     }
 
     fn purged(&mut self, entity: &EntityId) -> Result<bool, Infallible> {
@@ -88,6 +94,7 @@ impl Log {
             let (entity, change) = (row.offered.entity, &row.offered.change);
             self.seqs.insert((entity, change.hash()), row.mark.seq);
             self.by_actor.insert((entity, change.actor().clone(), change.seq()), change.hash());
+            self.rewritten.extend(change.rewrite_of().map(|rewrite| (entity, rewrite)));
             let fresh = || (row.offered.collection.clone(), Heads::default(), false);
             let (_, heads, purged) = self.entities.entry(entity).or_insert_with(fresh);
             advance_heads(heads, purged, change);

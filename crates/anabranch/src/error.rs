@@ -5,7 +5,7 @@ use std::fmt;
 use anabranch_core::document::EditError;
 use anabranch_core::sync::{Halt, PeerTokenError};
 use anabranch_core::{EntityId, ErrorKind, FieldName, Lineage, NameError, ParseIdError, Rule, SchemaError};
-use anabranch_store::StoreError;
+use anabranch_store::{LostFile, StoreError};
 
 use crate::peer::PeerError;
 use crate::sync::SyncError;
@@ -79,6 +79,15 @@ impl Error {
     pub const fn other_lineage(&self) -> Option<Lineage> {
         match &self.source {
             Source::Sync(SyncError::Halted(Halt::OtherLineage(lineage))) => Some(*lineage),
+            _ => None,
+        }
+    }
+
+    /// The file that was there and is gone, or has lost its end: why it was not opened. Nothing has been touched.
+    #[must_use]
+    pub fn lost(&self) -> Option<&LostFile> {
+        match &self.source {
+            Source::Store(StoreError::Lost(lost)) => Some(lost),
             _ => None,
         }
     }

@@ -65,6 +65,7 @@ mod error;
 mod events;
 mod exchange;
 mod history;
+mod outbox;
 mod peer;
 mod presence;
 mod replica;
@@ -91,8 +92,8 @@ pub use anabranch_core::{
 };
 pub use anabranch_derive::Entity;
 pub use anabranch_store::{
-    Conflict, ConflictKind, ConflictValue, Difference, EntityRecord, FirstRefusal, LogEntry, Mine, QueryRows,
-    StoreError, Unsent,
+    Conflict, ConflictKind, ConflictValue, Difference, Discarded, EntityRecord, FirstRefusal, LogEntry, Loss, LostFile,
+    Mine, OutboxEntry, OutboxState, QueryRows, Resend, StoreError, Unsent,
 };
 pub use collection::{Collection, Json, Space};
 pub use conflicts::Choice;
@@ -127,6 +128,8 @@ struct Readme;
 /// Compiles and runs the examples of the guides.
 #[cfg(doctest)]
 mod guides {
+    #[doc = include_str!("../../../docs/src/backups.md")]
+    struct Backups;
     #[doc = include_str!("../../../docs/src/conflicts.md")]
     struct Conflicts;
     #[doc = include_str!("../../../docs/src/evolving.md")]

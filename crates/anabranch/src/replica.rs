@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::events::EventSource;
 use crate::presence::Board;
 use crate::status::{Online, Status, Stored};
-use crate::sync::Sync;
+use crate::sync::{Sync, Turns};
 use crate::watch::{Scope, Watch, Watchers};
 
 /// One device's copy of the data: a handle to one open file. Cheap to clone; the file is closed with the last.
@@ -40,6 +40,7 @@ pub(crate) struct Inner {
     /// The remotes that syncs are under way with.
     pub(crate) in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
     pub(crate) presence: Arc<Board>,
+    pub(crate) turns: Arc<Turns>,
     runtime: OnceLock<Runtime>,
 }
 
@@ -196,6 +197,7 @@ impl OpenOptions {
             events: Arc::default(),
             online: Arc::default(),
             in_use: Arc::default(),
+            turns: Arc::default(),
             runtime: OnceLock::new(),
         };
         Ok(Replica { inner: Arc::new(inner) })

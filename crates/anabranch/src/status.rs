@@ -27,6 +27,8 @@ pub enum Phase {
     Deferred,
     /// It will not try again by itself.
     Halted,
+    /// Another process syncs this file with this server; this one takes over when that ends.
+    Elsewhere,
 }
 
 /// How far a first sync has come.

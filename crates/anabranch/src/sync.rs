@@ -25,6 +25,7 @@ use crate::Commit;
 use crate::error::Error;
 use crate::replica::Replica;
 
+pub(crate) use driver::Turns;
 pub use handle::SyncHandle;
 pub use link::{FarEnd, Link, LinkError, Transport};
 pub use token::{Token, TokenError, TokenRequest};
@@ -41,6 +42,9 @@ pub(crate) enum SyncError {
     /// The server could not be reached, or the connection broke.
     #[error("offline: {0}")]
     Offline(String),
+    /// Somebody else syncs this file with this server.
+    #[error("another process syncs this file with this server; what is pending goes with that")]
+    Elsewhere,
     /// The deadline came first.
     #[error("the deadline came before everything was synced")]
     Deadline,
@@ -55,7 +59,7 @@ pub(crate) enum SyncError {
 impl SyncError {
     pub(crate) const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Offline(_) | Self::Deadline => ErrorKind::Retry,
+            Self::Offline(_) | Self::Deadline | Self::Elsewhere => ErrorKind::Retry,
             Self::Auth(_) | Self::Halted(_) => ErrorKind::Refused,
         }
     }
@@ -266,7 +270,9 @@ impl Sync {
     /// Starts to sync in the background: pushes what is pending, pulls what is new, follows changes as they
     /// come, and reconnects with backoff. It goes on until the handle is dropped. When it does what is up to
     /// [`schedule`](Self::schedule) and [`conditions`](Self::conditions); by default it begins at once, unless the
-    /// wait after failures before a restart is not over.
+    /// wait after failures before a restart is not over. While another
+    /// process syncs this file with the server, it waits ([`Phase::Elsewhere`](crate::Phase::Elsewhere)), and takes over
+    /// when that ends.
     ///
     /// # Errors
     /// If the event loop cannot be started or the file cannot be written, or the URL needs the feature `tls` and this
@@ -286,7 +292,8 @@ impl Sync {
     /// says what was done and what is left. For the bounded time that a system grants in the background.
     ///
     /// It overrides every guardrail of the schedule, but not a server that asked to be left alone (`Retry-After`).
-    /// It resolves to an error when the server cannot be reached or refuses, or at once if the URL needs the feature
+    /// It resolves to an error when the server cannot be reached or refuses, or
+    /// another process syncs this file with it, or at once if the URL needs the feature
     /// `tls` and this build lacks it. What was done by then stays done.
     pub fn now(self, deadline: Duration) -> Commit<SyncReport> {
         let (promise, commit) = StoreCommit::pending();

@@ -37,6 +37,7 @@ pub(super) fn object(replica: &Replica, entry: &HistoryEntry) -> Value {
         "action": action(entry.action),
         "fields": entry.fields,
         "ops": entry.ops,
+        "original": entry.original,
     })
 }
 
@@ -44,7 +45,10 @@ pub(super) fn object(replica: &Replica, entry: &HistoryEntry) -> Value {
 pub(super) fn line(replica: &Replica, entry: &HistoryEntry) -> Result<String, CliError> {
     let hash = format!("{:.SHORT_HASH$}", entry.hash.to_string());
     let at = commands::iso_time(replica, entry.stamp.millis())?;
-    let who = commands::who(replica, &entry.actor);
+    let who = match &entry.original {
+        Some(original) => format!("written again from {:.SHORT_HASH$}", original.to_string()),
+        None => commands::who(replica, &entry.actor),
+    };
     let ops = count(u64::try_from(entry.ops).unwrap_or(u64::MAX), "op");
     Ok(format!("{hash}  {at}  {who}  {} {} ({ops})", action(entry.action), entry.fields.join(", ")))
 }

@@ -18,6 +18,7 @@ pub(crate) fn run(arguments: &Status, output: &mut Output) -> Result<(), CliErro
         let mut object = json!(status);
         object["file"] = arguments.file.display().to_string().into();
         object["replica"] = json!(replica.id());
+        object["lost"] = json!(replica.lost()?);
         return output.json(&object);
     }
     output.line(format!("{}  replica {}", arguments.file.display(), replica.id()))?;
@@ -35,6 +36,12 @@ pub(crate) fn run(arguments: &Status, output: &mut Output) -> Result<(), CliErro
     }
     if let Some(at) = time(status.next_retry_at)? {
         line("next try", at)?;
+    }
+    if let Some(lost) = replica.lost()? {
+        let seen = commands::iso_time(&replica, lost.seen_at)?;
+        output.line(format!("  {:<12}{} ({seen}, replica {})", "lost", printable(&lost.to_string()), lost.replica))?;
+        // Told once; it must not frighten anybody for ever.
+        replica.forget_lost().wait()?;
     }
     Ok(())
 }

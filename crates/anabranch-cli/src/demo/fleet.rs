@@ -111,7 +111,7 @@ impl Fleet {
 
     /// The name of whoever wrote under this actor.
     pub(super) fn name_of(&self, actor: &Actor) -> String {
-        let found = self.members.iter().find(|member| member.replica.store().actor() == actor);
+        let found = self.members.iter().find(|member| member.replica.store().actor() == *actor);
         found.map_or_else(|| actor.to_string(), |member| member.name.clone())
     }
 }

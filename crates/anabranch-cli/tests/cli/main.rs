@@ -3,6 +3,7 @@
 mod commands;
 mod demo;
 mod durability;
+mod identity;
 mod meaning;
 mod restored_servers;
 mod support;

@@ -151,7 +151,7 @@ fn entry(
         stamp: Stamp::from_raw(meta.timestamp).ok_or(DocumentError::Damaged)?,
         dependencies: meta.deps.iter().copied().map(ours).collect(),
         action,
-        original: meta.message.as_deref().and_then(rewritten).map(|(original, _)| original),
+        original: meta.message.as_deref().and_then(rewritten).map(|(rewrite, _)| rewrite.original),
         fields: names.into_iter().collect(),
         ops: ops.len(),
     })

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use crate::change::Change;
-use crate::id::Actor;
 
 /// The ops of every actor of a document.
 ///
@@ -32,11 +31,6 @@ pub(super) struct Name {
 impl Past {
     pub(super) fn place(&self, actor: &[u8]) -> Option<u32> {
         self.places.get(actor).copied()
-    }
-
-    /// Everyone who has written.
-    pub(super) fn actors(&self) -> impl Iterator<Item = Actor> {
-        self.places.keys().filter_map(|bytes| Actor::from_bytes(bytes))
     }
 
     /// The actor's last sequence number; 0 if there is none.

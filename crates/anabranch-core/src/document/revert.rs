@@ -53,7 +53,7 @@ impl Document {
         &mut self,
         collection: &Collection,
         stamp: Stamp,
-        mine: &dyn Fn(&Actor) -> bool,
+        mine: &dyn Fn(&Actor, Stamp) -> bool,
     ) -> Result<Vec<Change>, EditError> {
         let done = self.stacks(mine)?.done;
         self.take_back(collection, stamp, mine, done, Note::Undo)
@@ -69,23 +69,21 @@ impl Document {
         &mut self,
         collection: &Collection,
         stamp: Stamp,
-        mine: &dyn Fn(&Actor) -> bool,
+        mine: &dyn Fn(&Actor, Stamp) -> bool,
     ) -> Result<Vec<Change>, EditError> {
         let undone = self.stacks(mine)?.undone;
         self.take_back(collection, stamp, mine, undone, Note::Redo)
     }
 
-    fn stacks(&self, mine: &dyn Fn(&Actor) -> bool) -> Result<Stacks, DocumentError> {
+    fn stacks(&self, mine: &dyn Fn(&Actor, Stamp) -> bool) -> Result<Stacks, DocumentError> {
         self.sound()?;
         contained(|| {
             let metas = self.automerge.get_changes_meta(&[]);
-            let own: Vec<Actor> = self.past.actors().filter(|actor| !actor.is_derived() && mine(actor)).collect();
-            let is_own = |meta: &&ChangeMetadata<'_>| own.iter().any(|own| own.as_bytes() == meta.actor.to_bytes());
-            let mut changes: Vec<_> = metas.iter().filter(is_own).collect();
-            if own.len() <= 1 {
+            let mut changes: Vec<_> = metas.iter().filter(|meta| is_own(meta, mine)).collect();
+            if changes.iter().all(|meta| meta.actor == changes[0].actor) {
                 changes.sort_by_key(|meta| meta.seq);
             } else {
-                changes = NewestFirst::new(&metas).filter(is_own).collect();
+                changes = NewestFirst::new(&metas).filter(|meta| is_own(meta, mine)).collect();
                 changes.reverse();
             }
             let mut stacks = Stacks::default();
@@ -101,7 +99,7 @@ impl Document {
         &mut self,
         collection: &Collection,
         stamp: Stamp,
-        mine: &dyn Fn(&Actor) -> bool,
+        mine: &dyn Fn(&Actor, Stamp) -> bool,
         mut changes: Vec<ChangeHash>,
         note: fn(ChangeHash) -> Note,
     ) -> Result<Vec<Change>, EditError> {
@@ -136,8 +134,9 @@ fn next_plan(
 }
 
 /// Derived actors are nobody's own.
-fn is_own(actor: &automerge::ActorId, mine: &dyn Fn(&Actor) -> bool) -> bool {
-    Actor::from_bytes(actor.to_bytes()).is_some_and(|actor| !actor.is_derived() && mine(&actor))
+fn is_own(meta: &ChangeMetadata<'_>, mine: &dyn Fn(&Actor, Stamp) -> bool) -> bool {
+    let stamp = Stamp::from_raw(meta.timestamp).unwrap_or_default();
+    Actor::from_bytes(meta.actor.to_bytes()).is_some_and(|actor| !actor.is_derived() && mine(&actor, stamp))
 }
 
 impl Stacks {

@@ -1,7 +1,8 @@
 //! Taking changes out of a history: the others stay, and those that build on what goes are written again.
 //!
 //! A change is written again op for op, under an actor derived from the new change itself, on top of what stands
-//! for its dependencies, and says in its message which change it was. What comes out follows from the change and
+//! for its dependencies, and says in its message which change it was; one that is written again once more still
+//! names the change that somebody wrote. What comes out follows from the change and
 //! from what comes before it, so every replica that takes out the same writes the same bytes.
 //!
 //! Ops of a later change may name ops that go. What they mean then:
@@ -18,12 +19,12 @@ mod write;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::ops::{Fate, Fates};
-use self::write::Writer;
+use self::write::{Names, Writer};
 use super::contain::contained;
 use super::error::DocumentError;
 use super::note::Note;
 use super::{Document, ours, theirs};
-use crate::change::{Change, MAX_MESSAGE_BYTES, REWRITE_NOTE, rewritten};
+use crate::change::{Change, Rewrite, rewritten};
 use crate::id::{Actor, ChangeHash, Heads};
 
 /// What is to be taken out of an entity's history.
@@ -124,16 +125,13 @@ impl Document {
         found.map(|meta| ours(meta.hash))
     }
 
-    /// The changes that were written again from this one.
+    /// What the document has of each change that was written again, and under which name.
     #[must_use]
-    pub fn rewrites_of(&self, original: &ChangeHash) -> Vec<ChangeHash> {
-        let Ok(metas) = contained(|| self.automerge.get_changes_meta(&[])) else { return Vec::new() };
-        let of_this = metas.iter().filter(|meta| {
-            let message = meta.message.as_deref().unwrap_or_default();
-            meta.actor.to_bytes().first() == Some(&Actor::DERIVED)
-                && rewritten(message).is_some_and(|(hash, _)| hash == *original)
-        });
-        of_this.map(|meta| ours(meta.hash)).collect()
+    pub fn rewrites(&self) -> HashMap<Rewrite, ChangeHash> {
+        let Ok(metas) = contained(|| self.automerge.get_changes_meta(&[])) else { return HashMap::new() };
+        let derived = metas.iter().filter(|meta| meta.actor.to_bytes().first() == Some(&Actor::DERIVED));
+        let named = derived.filter_map(|meta| Some((rewritten(meta.message.as_deref()?)?.0, ours(meta.hash))));
+        named.collect()
     }
 }
 
@@ -172,8 +170,9 @@ impl Rewriter<'_> {
         } else if removal.discard.contains(&hash) || removal.instead.contains_key(&hash) {
             self.fates.lose(&decoded);
         } else {
-            let message = self.message(hash, decoded.message.as_deref().unwrap_or_default());
-            let writer = Writer::new(&mut self.document, &mut self.fates, &decoded, message, dependencies);
+            let (original, said) = self.names(hash, decoded.message.as_deref().unwrap_or_default());
+            let names = Names { original, said };
+            let writer = Writer::new(&mut self.document, &mut self.fates, &decoded, names, dependencies);
             if let Some(written) = writer.write()? {
                 made = written;
             } else {
@@ -203,21 +202,16 @@ impl Rewriter<'_> {
         mapped.into_iter().collect()
     }
 
-    /// Names the original, and says what that said of itself.
-    fn message(&self, original: ChangeHash, said: &str) -> String {
-        let said = rewritten(said).map_or(said, |(_, said)| said);
+    /// The original, and what that said of itself.
+    fn names(&self, hash: ChangeHash, message: &str) -> (ChangeHash, String) {
+        let (original, said) = rewritten(message).map_or((hash, message), |(rewrite, said)| (rewrite.original, said));
         let renamed = |hash: ChangeHash| self.renamed.get(&hash).copied().unwrap_or(hash);
         let said = match Note::parse(said) {
             Some(Note::Undo(hash)) => Note::Undo(renamed(hash)).to_string(),
             Some(Note::Redo(hash)) => Note::Redo(renamed(hash)).to_string(),
             _ => said.to_owned(),
         };
-        let mut message = format!("{REWRITE_NOTE}{original}");
-        if !said.is_empty() && message.len() + 1 + said.len() <= MAX_MESSAGE_BYTES {
-            message.push(' ');
-            message.push_str(&said);
-        }
-        message
+        (original, said)
     }
 
     /// The document as it was before a change spoilt it.

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::change::Change;
+use crate::change::{Change, Rewrite};
 use crate::id::{Actor, ChangeHash, Digest, EntityId, Heads, TransactionId};
 use crate::name::CollectionName;
 use crate::wire::{Answer, Envelope, Mark, Missing, RejectCode};
@@ -102,6 +102,11 @@ pub trait LogIndex {
     /// # Errors
     /// If the backend cannot say.
     fn heads(&mut self, entity: &EntityId) -> Result<Heads, Self::Error>;
+    /// Whether the log has a change of the entity that was written from this one (the same part of it).
+    ///
+    /// # Errors
+    /// If the backend cannot say.
+    fn rewritten(&mut self, entity: &EntityId, of: &Rewrite) -> Result<bool, Self::Error>;
     /// Whether the log has a purge marker of an entity.
     ///
     /// # Errors
@@ -218,6 +223,7 @@ struct Recent {
     collections: HashMap<EntityId, CollectionName>,
     by_actor: HashMap<(EntityId, Actor, u64), ChangeHash>,
     purged: HashSet<EntityId>,
+    rewritten: HashSet<(EntityId, Rewrite)>,
 }
 
 impl Recent {
@@ -229,6 +235,7 @@ impl Recent {
         if change.purge_of().is_some() {
             self.purged.insert(entity);
         }
+        self.rewritten.extend(change.rewrite_of().map(|rewrite| (entity, rewrite)));
     }
 }
 
@@ -308,11 +315,9 @@ impl<I: LogIndex> Tail<'_, I> {
         {
             return Ok(Some(Answer::Held { missing: Missing::Parent(parent) }));
         }
-        if let Some(original) = change.rewrite_of()
-            && self.seq_of(entity, original)?.is_some()
-        {
-            // The replica finds that out when it has pulled the original; until then this one waits.
-            let message = "the change that it was written from is here".to_owned();
+        if self.is_superseded(entity, change)? {
+            // The replica finds the other of the two in what it pulls; until then this one waits.
+            let message = "the same is here already, in another form".to_owned();
             return Ok(Some(Answer::Rejected { code: RejectCode::Superseded, message, retryable: true }));
         }
         let key = (entity, change.actor().clone(), change.seq());
@@ -324,6 +329,15 @@ impl<I: LogIndex> Tail<'_, I> {
             return Ok(Some(rejected(RejectCode::Fork, "the writer has written something else in this place")));
         }
         Ok(None)
+    }
+
+    /// Of a change and all that was written from it, only one is taken.
+    fn is_superseded(&mut self, entity: EntityId, change: &Change) -> Result<bool, I::Error> {
+        let (of, original) = match change.rewrite_of() {
+            Some(of) => (of, self.seq_of(entity, of.original)?),
+            None => (Rewrite { original: change.hash(), part: 0 }, None),
+        };
+        Ok(original.is_some() || self.recent.rewritten.contains(&(entity, of)) || self.index.rewritten(&entity, &of)?)
     }
 
     /// A marker purges the version that it names, and no other; after it, there are only markers.

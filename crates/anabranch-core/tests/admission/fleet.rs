@@ -125,8 +125,8 @@ fn act(dice: &mut Dice, document: &mut Document, at: Stamp) -> Vec<Change> {
     let made = match dice.below(24) {
         0 => document.delete(at),
         1 => document.restore(at),
-        2 | 3 => document.undo(&collection, at, &|_| true),
-        4 => document.redo(&collection, at, &|_| true),
+        2 | 3 => document.undo(&collection, at, &|_, _| true),
+        4 => document.redo(&collection, at, &|_, _| true),
         5 => {
             let base = own.heads();
             let body = own.state(Some(&collection)).unwrap().fields;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anabranch_core::sync::{AppendOutcome, LogIndex, LogRow, Pushable, advance_heads, append};
 use anabranch_core::wire::Mark;
 use anabranch_core::{
-    Actor, ChangeHash, CollectionName, EntityId, Heads, ReplicaId, SpaceName, TransactionId, UnixMillis,
+    Actor, ChangeHash, CollectionName, EntityId, Heads, ReplicaId, Rewrite, SpaceName, TransactionId, UnixMillis,
 };
 use rusqlite::{Connection, OptionalExtension as _, Params, named_params, params};
 
@@ -27,6 +27,7 @@ pub(super) fn append_one(
     if let Some(last) = appended.rows.last() {
         let id = move_head(connection, space, last.mark)?;
         store_changes(connection, id, &appended.rows, replica, received_at)?;
+        store_rewrites(connection, id, &appended.rows)?;
         advance_entities(connection, id, &appended.rows)?;
     }
     Ok(appended.outcome(head))
@@ -73,6 +74,12 @@ impl LogIndex for Index<'_> {
 
     fn heads(&mut self, entity: &EntityId) -> Result<Heads, BackendError> {
         self.space.map_or(Ok(Heads::default()), |space| Ok(entity_heads(self.connection, space, entity)?.0))
+    }
+
+    fn rewritten(&mut self, entity: &EntityId, of: &Rewrite) -> Result<bool, BackendError> {
+        let Some(space) = self.space else { return Ok(false) };
+        let sql = "SELECT 1 FROM rewrites WHERE space = ?1 AND entity = ?2 AND original = ?3 AND part = ?4";
+        Ok(self.one::<i64>(sql, params![space, entity.as_bytes(), of.original.as_bytes(), of.part])?.is_some())
     }
 
     fn purged(&mut self, entity: &EntityId) -> Result<bool, BackendError> {
@@ -133,6 +140,21 @@ fn store_changes(
                 ":received_at": received_at,
                 ":bytes": change.bytes(),
             })
+            .map_err(failed(what))?;
+    }
+    Ok(())
+}
+
+/// Remembers which changes the rows were written from.
+fn store_rewrites(connection: &Connection, space: i64, rows: &[LogRow]) -> Result<(), BackendError> {
+    let what = "storing what a change was written from";
+    let mut statement = connection
+        .prepare_cached("INSERT OR IGNORE INTO rewrites (space, entity, original, part) VALUES (?1, ?2, ?3, ?4)")
+        .map_err(failed(what))?;
+    for LogRow { offered, .. } in rows {
+        let Some(Rewrite { original, part }) = offered.change.rewrite_of() else { continue };
+        statement
+            .execute(params![space, offered.entity.as_bytes(), original.as_bytes(), part])
             .map_err(failed(what))?;
     }
     Ok(())

@@ -59,6 +59,17 @@ const MIGRATIONS: &[&str] = &[
     -- 1 if its log has a purge marker; its heads are then the markers alone.
     ALTER TABLE entities ADD COLUMN purged INTEGER NOT NULL DEFAULT 0 CHECK (purged IN (0, 1));
 ",
+    r"
+    -- The changes from which others have been written that the log has: those are not taken any more.
+    CREATE TABLE rewrites (
+        space INTEGER NOT NULL REFERENCES spaces (id),
+        entity BLOB NOT NULL CHECK (length(entity) = 16),
+        original BLOB NOT NULL CHECK (length(original) = 32),
+        -- Of an original that came in several.
+        part INTEGER NOT NULL,
+        PRIMARY KEY (space, entity, original, part)
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// Makes the file current, and returns its lineage.

@@ -60,6 +60,21 @@ pub(crate) fn purge(entity: EntityId, heads: &Heads) -> Envelope {
     Envelope { entity, collection: notes(), parent: None, transaction: None, change: marker.into_bytes() }
 }
 
+/// What a replica makes of a change without dependencies whose place in the history is another's.
+pub(crate) fn rewrite_of(original: &Envelope, title: &str) -> Envelope {
+    let hash = Change::parse(original.change.clone()).unwrap().hash();
+    let build = |actor: &[u8]| {
+        let mut document = Automerge::new().with_actor(ActorId::from(actor));
+        let mut transaction = document.transaction();
+        transaction.put(ROOT, "title", title).unwrap();
+        transaction.commit_with(CommitOptions::default().with_time(0).with_message(format!("$rewrite {hash}")));
+        Change::parse(document.get_last_local_change().unwrap().raw_bytes().to_vec()).unwrap()
+    };
+    let rewrite = build(build(&[0; 16]).expected_derived_actor().as_bytes());
+    assert_eq!(rewrite.rewrite_of().map(|it| it.original), Some(hash));
+    Envelope { change: rewrite.into_bytes(), ..original.clone() }
+}
+
 /// The heads that consist of these changes.
 pub(crate) fn heads_of<'a>(envelopes: impl IntoIterator<Item = &'a Envelope>) -> Heads {
     Heads::new(envelopes.into_iter().map(|e| Change::parse(e.change.clone()).unwrap().hash()).collect())

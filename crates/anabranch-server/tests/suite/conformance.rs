@@ -8,7 +8,9 @@ use anabranch_core::wire::{Answer, Envelope, Mark, Missing, RejectCode};
 use anabranch_core::{Change, CollectionName, Digest, SpaceName};
 use anabranch_server::{Backend, Commit, PageBudget};
 
-use crate::changes::{Author, accepted, entity, heads_of, notes, offered, purge, replica, space, transaction};
+use crate::changes::{
+    Author, accepted, entity, heads_of, notes, offered, purge, replica, rewrite_of, space, transaction,
+};
 
 /// A fresh place to store in. It can be opened again after what it returned has been dropped.
 pub(crate) trait Storage {
@@ -47,6 +49,7 @@ macro_rules! conformance {
             spaces_do_not_leak,
             the_overview_is_right,
             a_marker_purges_the_version_that_it_names,
+            of_a_change_and_what_was_written_from_it_one_is_taken,
             a_marker_that_is_not_accepted_purges_nothing,
             commits_are_announced,
         }
@@ -528,4 +531,28 @@ pub(crate) async fn commits_are_announced(storage: impl Storage) {
     push(&backend, &space("work"), vec![author.edit(entity(2), "c")]).await;
     assert_eq!(commits.recv().await.unwrap(), Commit { space: space("home"), seq: 2 });
     assert_eq!(commits.recv().await.unwrap(), Commit { space: space("work"), seq: 1 });
+}
+
+pub(crate) async fn of_a_change_and_what_was_written_from_it_one_is_taken<S: Storage>(storage: S) {
+    let mut backend = storage.open();
+    let home = space("home");
+    let (mut ada, mut bob) = (Author::new(1), Author::new(2));
+    let (original, other) = (ada.edit(entity(1), "a"), bob.edit(entity(1), "b"));
+    let (rewrite, of_other) = (rewrite_of(&original, "a"), rewrite_of(&other, "b"));
+    // Whichever comes first; and within one push as well.
+    let (answers, _) = push(&backend, &home, vec![original.clone(), rewrite.clone(), of_other.clone()]).await;
+    assert_eq!((accepted(&answers[0]), accepted(&answers[2])), (1, 2));
+    assert!(matches!(answers[1], Answer::Rejected { code: RejectCode::Superseded, retryable: true, .. }));
+    let (answers, _) = push(&backend, &home, vec![other.clone()]).await;
+    assert_eq!(rejected_as(&answers[0]), RejectCode::Superseded);
+    if S::DURABLE {
+        drop(backend);
+        backend = storage.open();
+    }
+    let (answers, marks) = push(&backend, &home, vec![rewrite, other]).await;
+    assert!(answers.iter().all(|answer| rejected_as(answer) == RejectCode::Superseded) && marks.is_empty());
+    assert_eq!(push(&backend, &home, vec![of_other]).await.0, [Answer::Duplicate { seq: 2 }]);
+    // Another entity may have a change of the same hash.
+    let elsewhere = Envelope { entity: entity(2), ..rewrite_of(&original, "a") };
+    assert_eq!(accepted(&push(&backend, &home, vec![elsewhere]).await.0[0]), 3);
 }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use anabranch_core::sync::{LogIndex, LogRow, Offered, advance_heads, append};
 use anabranch_core::wire::{Answer, Envelope, Mark};
-use anabranch_core::{Actor, ChangeHash, CollectionName, EntityId, Heads};
+use anabranch_core::{Actor, ChangeHash, CollectionName, EntityId, Heads, Rewrite};
 
 #[derive(Default)]
 pub(crate) struct Server {
@@ -65,6 +65,10 @@ impl LogIndex for Server {
 
     fn heads(&mut self, entity: &EntityId) -> Result<Heads, Infallible> {
         Ok(self.heads.get(entity).map(|(heads, _)| heads.clone()).unwrap_or_default())
+    }
+
+    fn rewritten(&mut self, entity: &EntityId, of: &Rewrite) -> Result<bool, Infallible> {
+        Ok(self.of(entity).any(|row| row.offered.change.rewrite_of() == Some(*of)))
     }
 
     fn purged(&mut self, entity: &EntityId) -> Result<bool, Infallible> {

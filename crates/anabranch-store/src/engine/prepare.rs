@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_core::{Actor, Collection, CollectionName, Field, FieldName, Functions, Schema};
+use anabranch_core::{Collection, CollectionName, Field, FieldName, Functions, Schema};
 use serde_json::{Map, Value};
 
 use crate::engine::Engine;
@@ -57,8 +57,7 @@ impl Engine {
             Some(id) => self.replica = id.parse()?,
             None => rows::set_meta(&self.connection, "replica", self.replica.to_string())?,
         }
-        // Never reused: a file that was copied or restored must not write under its original's name.
-        self.actor = Actor::mint(&self.replica, self.environment.entropy());
+        self.choose_actor()?;
         self.reload_clock()
     }
 

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::cache::EntityKey;
 use crate::error::StoreError;
-use crate::rows::{self, EntityRow, RemoteKey, SpaceKey};
+use crate::rows::{self, EntityRow, SpaceKey};
 
 /// How many parents above a child are looked for.
 const MAX_PARENTS: usize = 32;
@@ -70,16 +70,5 @@ impl Parents<'_> {
             }
         }
         Ok(children)
-    }
-
-    /// Whether an entity's creation is among what waits of it, which is all from `start` on. Geneses do not count:
-    /// they are nobody's.
-    pub(super) fn birth_waits(&self, remote: RemoteKey, entity: EntityKey, start: i64) -> Result<bool, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT 1 WHERE EXISTS (SELECT 1 FROM snapshots WHERE entity = ?1) \
-             OR EXISTS (SELECT 1 FROM changes WHERE entity = ?1 AND stamp > 0 \
-                 AND (seq < ?2 OR seq NOT IN (SELECT change FROM outbox WHERE remote = ?3 AND entity = ?1)))",
-        )?;
-        Ok(!statement.exists(params![entity, start, remote])?)
     }
 }

@@ -83,7 +83,7 @@ impl Waiting {
         (entity, from): (EntityKey, i64),
         open: &mut Vec<(EntityKey, i64, i64)>,
     ) -> Result<(), StoreError> {
-        if !parents.birth_waits(remote, entity, from)? {
+        if !rows::birth_waits(parents.connection, remote, entity, from)? {
             return Ok(());
         }
         let Some(parent) = rows::entity_by_key(parents.connection, entity)? else { return Ok(()) };

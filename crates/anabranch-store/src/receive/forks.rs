@@ -4,14 +4,16 @@
 //! derived actor, by everybody alike. Which one stands is the server's to say: what comes from it stands against what
 //! is here. Between peers, what a server is known to have stands, or else the one with the smaller hash.
 //!
-//! The same goes for what has been taken out here and comes back from a peer, and for changes that others have
-//! written again before they heard of it here.
+//! What was written again has several *forms*: the original, and each rewrite of it. A replica keeps one of them, and a
+//! server takes one. The server's stands; between peers that do not know it, a rewrite stands against its original,
+//! since whoever wrote it again had a reason, and of two rewrites the one with the smaller hash.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use anabranch_core::document::{Document, Removal};
-use anabranch_core::{Actor, Change, ChangeHash};
+use anabranch_core::wire::RejectCode;
+use anabranch_core::{Actor, Change, ChangeHash, Rewrite};
 use rusqlite::params;
 use tracing::info;
 
@@ -22,51 +24,80 @@ use crate::error::StoreError;
 use crate::rewrite::Refused;
 use crate::rows::{self, EntityRow, Origin};
 
+/// How many forks of one entity are settled at a time; more are settled with what comes next.
+const MAX_ROUNDS: usize = 64;
+
 /// What is to be taken out, here and of what arrives.
 #[derive(Default)]
 struct Verdict {
     /// Ours that yield.
-    here: BTreeSet<ChangeHash>,
-    /// Arrivals that yield.
-    there: Removal,
-    /// Ours that stand against arrivals.
+    here: Removal,
+    /// Arrivals that yield, those of one fork after those of another.
+    there: Vec<Yielding>,
+    /// Ours that yield to another form, once that has been merged.
+    later: Vec<(ChangeHash, ChangeHash)>,
+}
+
+/// Arrivals that yield, and what stands in their place.
+#[derive(Default)]
+struct Yielding {
+    arrivals: Removal,
     standing: BTreeSet<ChangeHash>,
-    /// Arrivals that a server has taken although they had been written again here.
-    back: Vec<ChangeHash>,
 }
 
 /// What is left to merge once forks are settled.
 pub(super) struct Settled {
     pub(super) arrivals: Vec<Arrival>,
-    /// Those that a server has taken although they had been written again here.
-    pub(super) back: Vec<ChangeHash>,
+    /// Ours that yield to another form, once that has been merged.
+    pub(super) later: Vec<(ChangeHash, ChangeHash)>,
 }
 
 impl Write<'_> {
-    /// Settles forks before changes are merged. Returns the arrivals as they can be merged; the entity's document is
-    /// the one in the cache.
+    /// Settles forks before changes are merged. The entity's document is the one in the cache.
     pub(super) fn settle_forks(
         &mut self,
         row: &EntityRow,
-        arrivals: Vec<Arrival>,
+        mut arrivals: Vec<Arrival>,
         origin: Origin,
         received: &mut Received,
     ) -> Result<Settled, StoreError> {
-        let document = self.engine.take_document(row)?;
-        let verdict = self.judge(row, &document, &arrivals, origin);
-        self.engine.cache.put(row.key, document);
-        let Verdict { here, there, standing, back } = verdict?;
-        if !here.is_empty() {
-            info!(entity = %row.id, changes = here.len(), "forked: what was written here is written again");
-            self.rewrite_history(row, &Removal { replace: here, ..Removal::default() })?;
+        let mut later = Vec::new();
+        // One fork may have another in its past, so they are settled one by one.
+        for _ in 0..MAX_ROUNDS {
+            let verdict = self.judge(row, &arrivals, origin)?;
+            later.extend(verdict.later);
+            if !verdict.here.is_empty() {
+                info!(entity = %row.id, "forked: what was written here is written again");
+                self.rewrite_history(row, &verdict.here)?;
+                arrivals = self.new_arrivals(row, arrivals, received)?;
+                continue;
+            }
+            let mut settled = false;
+            for yielding in verdict.there {
+                (arrivals, settled) = self.rewrite_arrivals(row, arrivals, &yielding)?;
+                if settled {
+                    break;
+                }
+            }
+            if !settled {
+                break;
+            }
         }
-        let arrivals =
-            if there.is_empty() { arrivals } else { self.rewrite_arrivals(row, arrivals, &there, standing)? };
-        Ok(Settled { arrivals: self.obey(row, arrivals, origin, received)?, back })
+        for rewrite in arrivals.iter().filter_map(|arrival| arrival.change.rewrite_of()) {
+            self.note_refused(row, &rewrite.original, Refused::Rewritten)?;
+        }
+        Ok(Settled { arrivals, later })
+    }
+
+    fn judge(&mut self, row: &EntityRow, arrivals: &[Arrival], origin: Origin) -> Result<Verdict, StoreError> {
+        let document = self.engine.take_document(row)?;
+        let verdict = self.judge_by(row, &document, arrivals, origin);
+        self.engine.cache.put(row.key, document);
+        verdict
     }
 
     /// Decides which changes stand.
-    fn judge(
+    fn judge_by(
         &mut self,
         row: &EntityRow,
         document: &Document,
@@ -74,28 +105,37 @@ impl Write<'_> {
         origin: Origin,
     ) -> Result<Verdict, StoreError> {
         let refused = self.refused(row)?;
+        let rewritten = !refused.is_empty() || arrivals.iter().any(|arrival| arrival.change.rewrite_of().is_some());
+        let forms = if rewritten { document.rewrites() } else { HashMap::new() };
         let mut verdict = Verdict::default();
+        let mut known = Yielding::default();
         // Of each actor, the first place that is taken twice decides: the later changes build on that.
         let mut first: HashMap<&Actor, (&Arrival, ChangeHash)> = HashMap::new();
         let mut places: HashMap<(&Actor, u64), &Arrival> = HashMap::new();
         for arrival in arrivals {
             let (change, hash) = (&arrival.change, arrival.change.hash());
             self.engine.renew_actor_if(change.actor());
-            let from_server = is_from_server(arrival, origin);
-            match refused.get(&hash) {
-                Some(kind) if from_server => {
-                    self.forget_refusal(row, &hash)?;
-                    verdict.back.extend((*kind == Refused::Rewritten).then_some(hash));
-                }
-                Some(Refused::Discarded) => {
-                    verdict.there.discard.insert(hash);
+            let ours = document.written_by(change.actor(), change.seq());
+            if let Some(kind) = refused.get(&hash) {
+                let rewrite = forms.get(&Rewrite { original: hash, part: 0 });
+                if !is_from_server(arrival, origin) {
+                    match (kind, rewrite) {
+                        (_, Some(rewrite)) => drop(known.arrivals.instead.insert(hash, *rewrite)),
+                        (Refused::Discarded, None) => drop(known.arrivals.discard.insert(hash)),
+                        (Refused::Rewritten, None) => drop(known.arrivals.replace.insert(hash)),
+                    }
+                    known.standing.extend(ours);
                     continue;
                 }
-                Some(Refused::Rewritten) => {
-                    verdict.there.replace.insert(hash);
-                    continue;
+                self.forget_refusal(row, &hash)?;
+                if let Some(rewrite) = rewrite
+                    && !self.is_accepted(row, rewrite)?
+                {
+                    verdict.later.push((*rewrite, hash));
                 }
-                None => {}
+            }
+            if let Some(rewrite) = change.rewrite_of() {
+                self.judge_rewrite(row, document, &forms, (arrival, rewrite), origin, &mut verdict)?;
             }
             match places.entry((change.actor(), change.seq())) {
                 Entry::Vacant(place) => drop(place.insert(arrival)),
@@ -104,44 +144,71 @@ impl Write<'_> {
                     // Both at once: what the server brings stands against what has waited here.
                     let order = |one: &Arrival| (!is_from_server(one, origin), one.change.hash());
                     let loser = if order(place.get()) < order(arrival) { arrival } else { place.insert(arrival) };
-                    verdict.there.replace.insert(loser.change.hash());
+                    verdict.there.push(Yielding::to(loser.change.hash(), place.get().change.hash()));
                 }
             }
-            let Some(ours) = document.written_by(change.actor(), change.seq()) else { continue };
-            match first.get(change.actor()) {
-                Some((earlier, _)) if earlier.change.seq() <= change.seq() => {}
-                _ => drop(first.insert(change.actor(), (arrival, ours))),
+            match (ours, first.get(change.actor())) {
+                (None, _) => {}
+                (_, Some((earlier, _))) if earlier.change.seq() <= change.seq() => {}
+                (Some(ours), _) => drop(first.insert(change.actor(), (arrival, ours))),
             }
         }
         for (arrival, ours) in first.into_values() {
             let theirs = arrival.change.hash();
-            let yields = is_from_server(arrival, origin) || (!self.is_accepted(row, &ours)? && theirs < ours);
-            if yields {
-                verdict.here.insert(ours);
+            // Who has written ours again has heard from a server, or knows no better than we do.
+            let is_ours = |rewrite: Rewrite| rewrite.original == ours;
+            let told = || arrivals.iter().any(|arrival| arrival.change.rewrite_of().is_some_and(is_ours));
+            if is_from_server(arrival, origin) || (!self.is_accepted(row, &ours)? && (theirs < ours || told())) {
+                verdict.here.replace.insert(ours);
             } else {
-                verdict.there.replace.insert(theirs);
-                verdict.standing.insert(ours);
+                verdict.there.push(Yielding::to(theirs, ours));
             }
+        }
+        if !known.arrivals.is_empty() {
+            verdict.there.push(known);
         }
         Ok(verdict)
     }
 
-    /// Writes arrivals again, as they would have been written without what yields.
+    /// Decides about a rewrite of which another form is here.
+    fn judge_rewrite(
+        &self,
+        row: &EntityRow,
+        document: &Document,
+        forms: &HashMap<Rewrite, ChangeHash>,
+        (arrival, rewrite): (&Arrival, Rewrite),
+        origin: Origin,
+        verdict: &mut Verdict,
+    ) -> Result<(), StoreError> {
+        let theirs = arrival.change.hash();
+        let original = Some(rewrite.original).filter(|original| rewrite.part == 0 && document.has(original));
+        let Some(ours) = original.or_else(|| forms.get(&rewrite).copied()) else { return Ok(()) };
+        let stands = || Ok::<_, StoreError>(!self.is_accepted(row, &ours)? && (original.is_some() || theirs < ours));
+        if is_from_server(arrival, origin) || stands()? {
+            verdict.later.push((ours, theirs));
+        } else {
+            let instead = Removal { instead: [(theirs, ours)].into(), ..Removal::default() };
+            verdict.there.push(Yielding { arrivals: instead, standing: BTreeSet::new() });
+        }
+        Ok(())
+    }
+
+    /// Writes arrivals again, as they would have been written without what yields. `false` if there is nothing to write
+    /// them on yet.
     fn rewrite_arrivals(
         &mut self,
         row: &EntityRow,
         arrivals: Vec<Arrival>,
-        removal: &Removal,
-        standing: BTreeSet<ChangeHash>,
-    ) -> Result<Vec<Arrival>, StoreError> {
+        Yielding { arrivals: removal, standing }: &Yielding,
+    ) -> Result<(Vec<Arrival>, bool), StoreError> {
         let damaged = |source| StoreError::Damaged { entity: row.id, source };
         // What they were written on is here, but for what stands in their way.
         let document = self.engine.take_document(row)?;
-        let context = document.rewrite(&Removal { discard: standing, ..Removal::default() });
+        let context = document.rewrite(&Removal { discard: standing.clone(), ..Removal::default() });
         let known = |change: &Change| document.has(&change.hash());
         let mut context = context.map_err(damaged)?.document;
         let (ready, mut left) = in_causal_order(&context, arrivals);
-        for arrival in &ready {
+        for arrival in ready.iter().filter(|arrival| !standing.contains(&arrival.change.hash())) {
             // One that is refused is not there to be written again; it is refused in its turn.
             match context.apply(std::slice::from_ref(&arrival.change)) {
                 Err(error) if !error.is_untouched() => break,
@@ -157,6 +224,7 @@ impl Write<'_> {
             }
             made.insert(hash, changes.into_iter().filter(|change| !known(change)).collect());
         }
+        let settled = ready.iter().any(|arrival| made.contains_key(&arrival.change.hash()));
         for arrival in ready {
             match made.remove(&arrival.change.hash()) {
                 None => left.push(arrival),
@@ -169,84 +237,58 @@ impl Write<'_> {
             }
         }
         self.engine.cache.put(row.key, document);
-        Ok(left)
+        Ok((left, settled))
     }
 
-    /// Follows what others have written again: if the original of an arrival is here, this replica writes the same,
-    /// unless the original is known to stand. Whether the arrival is what it says shows in the writing.
-    fn obey(
+    /// Once other forms have been merged, ours make way for them. If one of ours builds on what has been discarded
+    /// elsewhere, that goes as well.
+    pub(super) fn yield_to_forms(
         &mut self,
         row: &EntityRow,
-        arrivals: Vec<Arrival>,
-        origin: Origin,
-        received: &mut Received,
-    ) -> Result<Vec<Arrival>, StoreError> {
-        if arrivals.iter().all(|arrival| arrival.change.rewrite_of().is_none()) {
-            return Ok(arrivals);
-        }
-        let all: HashMap<ChangeHash, Change> =
-            arrivals.iter().map(|arrival| (arrival.change.hash(), arrival.change.clone())).collect();
-        let mut left = Vec::with_capacity(arrivals.len());
-        for arrival in arrivals {
-            let Some(original) = arrival.change.rewrite_of() else {
-                left.push(arrival);
-                continue;
-            };
-            let document = self.engine.take_document(row)?;
-            let (known, is_here) = (document.has(&arrival.change.hash()), document.has(&original));
-            let removal = if is_here && !known { removal_behind(&document, &all, &arrival.change) } else { None };
-            self.engine.cache.put(row.key, document);
-            if known {
-                received.known += 1;
-            } else if !is_here {
-                self.note_refused(row, &original, Refused::Rewritten)?;
-                left.push(arrival);
-            } else if !is_from_server(&arrival, origin) && self.is_accepted(row, &original)? {
-                // The server has taken the original; whoever sent this will hear of it.
-                received.known += 1;
-            } else if let Some(removal) = removal {
-                self.rewrite_history(row, &removal)?;
-                received.applied += 1;
-            } else {
-                left.push(arrival);
-            }
-        }
-        Ok(left)
-    }
-
-    /// What was written again from one of these changes makes way for it: a server has taken the original.
-    pub(super) fn return_to_originals(&mut self, row: &EntityRow, back: &[ChangeHash]) -> Result<(), StoreError> {
+        pairs: &[(ChangeHash, ChangeHash)],
+    ) -> Result<(), StoreError> {
         let document = self.engine.take_document(row)?;
         let mut removal = Removal::default();
-        for original in back.iter().filter(|original| document.has(original)) {
-            for rewrite in document.rewrites_of(original) {
-                if !self.is_accepted(row, &rewrite)? {
-                    removal.instead.insert(rewrite, *original);
-                }
+        for (ours, theirs) in pairs {
+            if document.has(ours) && document.has(theirs) {
+                removal.instead.insert(*ours, *theirs);
             }
         }
+        let gone = discarded_elsewhere(&document, &removal);
         self.engine.cache.put(row.key, document);
+        for hash in gone {
+            if !self.is_accepted(row, &hash)? {
+                removal.discard.insert(hash);
+            }
+        }
         if removal.is_empty() { Ok(()) } else { self.rewrite_history(row, &removal).map(drop) }
     }
 
-    /// A server has refused a change because another stands in its place, or because its original is there. `false`
+    /// A server has refused a change because another stands in its place, or because it has another form of it. `false`
     /// if there is nothing to be done about that yet.
-    pub(super) fn settle_rejected_fork(&mut self, entity: EntityKey, seq: i64) -> Result<bool, StoreError> {
+    pub(super) fn settle_rejected_fork(
+        &mut self,
+        entity: EntityKey,
+        seq: i64,
+        code: RejectCode,
+    ) -> Result<bool, StoreError> {
         let Some(row) = rows::entity_by_key(&self.engine.connection, entity)? else { return Ok(false) };
         let Some(change) = rows::change_at(&self.engine.connection, seq)? else { return Ok(false) };
-        match change.rewrite_of() {
-            None => self.yield_to_fork(&row, change.hash(), change.actor()),
-            Some(original) => {
-                let document = self.engine.take_document(&row)?;
-                let is_here = document.has(&original);
-                self.engine.cache.put(row.key, document);
-                if is_here {
-                    let removal = Removal { instead: [(change.hash(), original)].into(), ..Removal::default() };
-                    self.rewrite_history(&row, &removal)?;
-                }
-                Ok(is_here)
-            }
+        if code == RejectCode::Fork {
+            return self.yield_to_fork(&row, change.hash(), change.actor());
         }
+        let of = change.rewrite_of().unwrap_or(Rewrite { original: change.hash(), part: 0 });
+        let document = self.engine.take_document(&row)?;
+        let forms = document.rewrites();
+        let original = Some(of.original).filter(|hash| document.has(hash));
+        self.engine.cache.put(row.key, document);
+        let other = original.or_else(|| forms.get(&of).copied()).filter(|hash| *hash != change.hash());
+        let Some(other) = other else { return Ok(false) };
+        let is_there = self.is_accepted(&row, &other)?;
+        if is_there {
+            self.yield_to_forms(&row, &[(change.hash(), other)])?;
+        }
+        Ok(is_there)
     }
 
     /// What has been taken out of the entity.
@@ -268,33 +310,37 @@ impl Write<'_> {
     }
 }
 
+impl Yielding {
+    fn to(loser: ChangeHash, winner: ChangeHash) -> Self {
+        Self { arrivals: Removal::replacing([loser]), standing: [winner].into() }
+    }
+}
+
 /// Whether a server has the change.
 const fn is_from_server(arrival: &Arrival, origin: Origin) -> bool {
     matches!(origin, Origin::Remote(_)) && !arrival.orphaned
 }
 
-/// What has to be taken out of a document for `rewrite` to come about; `None` if nothing makes it so.
-fn removal_behind(document: &Document, arrivals: &HashMap<ChangeHash, Change>, rewrite: &Change) -> Option<Removal> {
-    let original = rewrite.rewrite_of()?;
-    let find = |hash: &ChangeHash| arrivals.get(hash).cloned().or_else(|| document.change(hash));
-    let past = |from: ChangeHash| {
-        let (mut seen, mut open) = (HashMap::new(), vec![from]);
+/// What ours build on and the other forms of them do not: the changes that were discarded where those were written.
+fn discarded_elsewhere(document: &Document, removal: &Removal) -> BTreeSet<ChangeHash> {
+    let past = |from: &ChangeHash| {
+        let (mut seen, mut open) = (HashMap::new(), vec![*from]);
         while let Some(hash) = open.pop() {
-            if let Some(change) = (!seen.contains_key(&hash)).then(|| find(&hash)).flatten() {
+            if let Some(change) = (!seen.contains_key(&hash)).then(|| document.change(&hash)).flatten() {
                 open.extend(change.dependencies());
-                seen.insert(hash, change.rewrite_of());
+                seen.insert(hash, change.rewrite_of().map(|rewrite| rewrite.original));
             }
         }
         seen
     };
-    let (before, after) = (past(original), past(rewrite.hash()));
-    let originals: BTreeSet<ChangeHash> = after.values().flatten().copied().collect();
-    let gone = |hash: &ChangeHash| !after.contains_key(hash) && !originals.contains(hash);
-    let removal = Removal {
-        discard: before.keys().copied().filter(gone).collect(),
-        replace: originals.into_iter().filter(|hash| document.has(hash)).collect(),
-        ..Removal::default()
-    };
-    let outcome = document.rewrite(&removal).ok()?;
-    outcome.document.has(&rewrite.hash()).then_some(removal)
+    let mut gone = BTreeSet::new();
+    for (ours, theirs) in &removal.instead {
+        let (before, after) = (past(ours), past(theirs));
+        let forms: BTreeSet<_> = after.iter().flat_map(|(hash, original)| [Some(*hash), *original]).flatten().collect();
+        let is_there = |(hash, original): (&ChangeHash, &Option<ChangeHash>)| {
+            forms.contains(hash) || original.is_some_and(|original| forms.contains(&original))
+        };
+        gone.extend(before.iter().filter(|form| !is_there(*form)).map(|(hash, _)| *hash));
+    }
+    gone
 }

@@ -5,6 +5,7 @@ mod carry;
 mod connect;
 mod presence;
 mod tell;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
@@ -33,6 +34,8 @@ use crate::sync::token::TokenSource;
 use crate::sync::{Plan, SyncError, SyncReport, first_sync};
 use crate::watch::Watchers;
 
+pub(crate) use turn::Turns;
+
 /// How long a sync goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -54,6 +57,7 @@ pub(super) enum Command {
 
 pub(super) struct Driver {
     pub(super) store: Store,
+    turns: Arc<Turns>,
     watchers: Arc<Watchers>,
     events: Arc<EventSource>,
     online: Arc<Mutex<Online>>,
@@ -61,7 +65,7 @@ pub(super) struct Driver {
     in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
     /// This sync's number among those of the replica.
     number: u64,
-    remote: RemoteKey,
+    pub(super) remote: RemoteKey,
     transport: Arc<dyn Transport>,
     token: Option<TokenSource>,
     /// The provider has been asked for another token since the last session was open.
@@ -98,7 +102,7 @@ pub(super) struct Driver {
     /// The server's clock was far from this one.
     clock_is_off: bool,
     store_failures: Backoff,
-    waiting: Vec<Promise<(), Error>>,
+    pub(super) waiting: Vec<Promise<(), Error>>,
     report: SyncReport,
     /// Spaces that this sync has pushed to; each gets to carry this replica's schema, once.
     pushed_to: BTreeSet<SpaceName>,
@@ -148,6 +152,7 @@ impl Driver {
         };
         Ok(Self {
             store,
+            turns: Arc::clone(&replica.inner.turns),
             watchers: Arc::clone(&replica.inner.watchers),
             events: Arc::clone(&replica.inner.events),
             online,
@@ -194,6 +199,7 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self) -> Result<SyncReport, SyncError> {
+        let _turn = self.take_turn().await?;
         while self.outcome.is_none() {
             self.attend().await;
             if self.outcome.is_some() {
@@ -386,7 +392,7 @@ fn remembered(
     scheduler: &mut Scheduler,
 ) -> Result<Remembered, StoreError> {
     let remotes = store.read(|read| read.snapshot(|read| read.remotes()))?;
-    let (replica, actor) = (store.replica(), store.actor().clone());
+    let (replica, actor) = (store.replica(), store.actor());
     let config = ClientConfig { replica, actor, schema_version: store.schema().version, adopt };
     let Some(state) = remotes.into_iter().find(|state| state.key == remote) else {
         let session = ClientSession::new(config, None, Vec::new(), 0);

@@ -107,7 +107,7 @@ mod tests {
             let edit = Edit::Splice { field: body.clone(), at, delete: 1, insert: String::new() };
             document.edit(notes, Stamp::ZERO, &[edit]).unwrap();
         }
-        let own = |_: &Actor| true;
+        let own = |_: &Actor, _: Stamp| true;
         for _ in 1..COUNT {
             assert_eq!(document.undo(notes, Stamp::ZERO, &own).unwrap().len(), 1);
         }

@@ -24,7 +24,7 @@ pub(super) struct Inverter<'a> {
     collection: &'a Collection,
     stamp: Stamp,
     /// Tells one's own actors.
-    mine: &'a dyn Fn(&Actor) -> bool,
+    mine: &'a dyn Fn(&Actor, Stamp) -> bool,
     pub(super) lineage: Lineage<'a>,
     pub(super) plan: Plan,
     /// The values that have been compared as wholes, because what was written in them is gone.
@@ -43,7 +43,7 @@ impl<'a> Inverter<'a> {
         name: &'a CollectionName,
         collection: &'a Collection,
         stamp: Stamp,
-        mine: &'a dyn Fn(&Actor) -> bool,
+        mine: &'a dyn Fn(&Actor, Stamp) -> bool,
     ) -> Self {
         let lineage = Lineage::of(&document.automerge);
         Self { document, name, collection, stamp, mine, lineage, plan: Plan::default(), within: Vec::new() }
@@ -143,7 +143,7 @@ impl Inverter<'_> {
         let automerge = &self.document.automerge;
         let seen: Vec<_> = ops.iter().filter_map(|op| automerge.hash_for_opid(&object_id(op))).collect();
         let metas = automerge.get_changes_meta(&seen);
-        metas.iter().any(|meta| !is_genesis(meta) && !is_own(&meta.actor, self.mine))
+        metas.iter().any(|meta| !is_genesis(meta) && !is_own(meta, self.mine))
     }
 
     fn count_back(&mut self, slot: &Slot, counters: &[OpId], by: i64) -> Result<(), EditError> {

@@ -7,7 +7,7 @@ use automerge::legacy::{Change as Decoded, ElementId, Key, ObjectId, Op, OpId, O
 use automerge::{ActorId, ObjId, ROOT, ReadDoc as _};
 
 use super::ops::{Fate, Fates, named};
-use crate::change::{Change, MAX_OTHER_ACTORS};
+use crate::change::{Change, MAX_MESSAGE_BYTES, MAX_OTHER_ACTORS, Rewrite};
 use crate::document::contain::contained;
 use crate::document::error::DocumentError;
 use crate::document::{COLLECTION_KEY, Document, theirs};
@@ -16,12 +16,31 @@ use crate::id::{Actor, ChangeHash};
 /// Stands for the new change's own actor, which is a digest of the change.
 const BLANK: [u8; 16] = [0; 16];
 
+/// What a change that is written again says of itself.
+pub(super) struct Names {
+    pub(super) original: ChangeHash,
+    /// What the original said of itself.
+    pub(super) said: String,
+}
+
+impl Names {
+    fn message(&self, part: usize) -> String {
+        let rewrite = Rewrite { original: self.original, part: u32::try_from(part).unwrap_or(u32::MAX) };
+        let mut message = rewrite.to_string();
+        if !self.said.is_empty() && message.len() + 1 + self.said.len() <= MAX_MESSAGE_BYTES {
+            message.push(' ');
+            message.push_str(&self.said);
+        }
+        message
+    }
+}
+
 /// A change that is being written again, in as many parts as the limit on the actors that one may name asks for.
 pub(super) struct Writer<'a> {
     document: &'a mut Document,
     fates: &'a mut Fates,
     original: &'a Decoded,
-    message: String,
+    message: Names,
     dependencies: Vec<ChangeHash>,
     blank: ActorId,
     start_op: u64,
@@ -39,14 +58,14 @@ impl<'a> Writer<'a> {
         document: &'a mut Document,
         fates: &'a mut Fates,
         original: &'a Decoded,
-        message: String,
+        names: Names,
         dependencies: Vec<ChangeHash>,
     ) -> Self {
         Self {
             document,
             fates,
             original,
-            message,
+            message: names,
             dependencies,
             blank: ActorId::from(BLANK),
             start_op: 1,
@@ -197,7 +216,7 @@ impl<'a> Writer<'a> {
             seq: 1,
             start_op: NonZeroU64::new(self.start_op)?,
             time: self.original.time,
-            message: Some(self.message.clone()),
+            message: Some(self.message.message(self.made.len())),
             deps: self.dependencies.iter().map(|hash| theirs(*hash)).collect(),
             extra_bytes: Vec::new(),
             author: None,

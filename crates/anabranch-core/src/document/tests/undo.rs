@@ -5,13 +5,13 @@ use super::*;
 impl Replica {
     fn undo(&mut self, stamp: i64) -> usize {
         let own = self.own();
-        let made = self.document.undo(&notes(), at(stamp), &|actor| *actor == own).unwrap();
+        let made = self.document.undo(&notes(), at(stamp), &|actor, _| *actor == own).unwrap();
         self.keep(made)
     }
 
     fn redo(&mut self, stamp: i64) -> usize {
         let own = self.own();
-        let made = self.document.redo(&notes(), at(stamp), &|actor| *actor == own).unwrap();
+        let made = self.document.redo(&notes(), at(stamp), &|actor, _| *actor == own).unwrap();
         self.keep(made)
     }
 
@@ -121,7 +121,7 @@ fn the_creation_is_undone_last() {
     assert_eq!(a.redo(11), 0);
     assert_eq!((a.undo(12), a.state().deleted), (1, false), "and again");
     let mut nobody = Replica::empty(3);
-    assert_eq!(nobody.document.undo(&notes(), at(1), &|_| true), Err(EditError::NotBorn));
+    assert_eq!(nobody.document.undo(&notes(), at(1), &|_, _| true), Err(EditError::NotBorn));
     nobody.pull(&a);
     assert_eq!((nobody.undo(13), nobody.redo(14)), (0, 0), "none of it is theirs");
 }
@@ -253,7 +253,7 @@ fn an_undo_that_would_break_a_rule_is_refused() {
     let strict = Schema::from_toml(&schema).unwrap().collections["notes"].clone();
     let mut a = Replica::create(1, json!({ "title": 9 }));
     a.document.edit(&strict, at(2), &[set("title", json!(3))]).unwrap();
-    let refused = a.document.undo(&strict, at(3), &|_| true);
+    let refused = a.document.undo(&strict, at(3), &|_, _| true);
     assert!(matches!(refused, Err(EditError::Rule { .. })), "{refused:?}");
 }
 
@@ -315,7 +315,7 @@ fn undo_goes_on_from_one_open_of_the_file_to_the_one_before() {
     first.edit(9, &[set("title", json!("y"))]);
     let mut second = first.twin(2);
     second.edit(3, &[set("title", json!("z"))]); // the clock was put right in between
-    let mine = |actor: &Actor| *actor == self::actor(1) || *actor == self::actor(2);
+    let mine = |actor: &Actor, _: Stamp| *actor == self::actor(1) || *actor == self::actor(2);
     let mut titles = Vec::new();
     for stamp in 10..12 {
         let made = second.document.undo(&notes(), at(stamp), &mine).unwrap();
@@ -350,7 +350,7 @@ fn a_conflict_among_others_stays_open() {
     };
     let before = contests(&a);
     assert_eq!(before.iter().map(|(_, values)| values.len()).collect::<Vec<_>>(), [3, 3, 3]);
-    let made = a.document.undo(&manual, at(6), &|actor| *actor == self::actor(1)).unwrap();
+    let made = a.document.undo(&manual, at(6), &|actor, _| *actor == self::actor(1)).unwrap();
     assert_eq!(made.len(), 1, "what was written before it is undone instead");
     assert_eq!((contests(&a), a.field("votes")), (before, json!(0)));
 }
@@ -414,7 +414,7 @@ fn an_undo_passes_over_a_bounded_number_of_changes() {
     a.pull(&b);
     let mut more = a.document.clone();
     assert_eq!((a.undo(5), a.field("votes")), (1, json!(0)));
-    let own = |actor: &Actor| *actor == self::actor(1);
+    let own = |actor: &Actor, _: Stamp| *actor == self::actor(1);
     // One more is too many.
     more.edit(&notes(), at(5), &[set("first", json!("mine"))]).unwrap();
     b.document.apply(&more.changes_since(&b.document.heads()).unwrap()).unwrap();

@@ -1,6 +1,6 @@
 //! One space's log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 
 use anabranch_core::sync::reconcile::{Item, ReconcileIndex, SketchError, reply};
@@ -9,7 +9,7 @@ use anabranch_core::sync::{
     append,
 };
 use anabranch_core::wire::{Answer, Ask, Envelope, Mark, RejectCode, Reply};
-use anabranch_core::{Actor, ChangeHash, CollectionName, Digest, EntityId, Heads};
+use anabranch_core::{Actor, ChangeHash, CollectionName, Digest, EntityId, Heads, Rewrite};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Log {
@@ -17,6 +17,8 @@ pub(super) struct Log {
     seqs: HashMap<(EntityId, ChangeHash), u64>,
     by_actor: HashMap<(EntityId, Actor, u64), ChangeHash>,
     entities: BTreeMap<EntityId, Entity>,
+    /// The changes that others have been written from.
+    rewritten: HashSet<(EntityId, Rewrite)>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,7 +43,7 @@ impl Log {
     }
 
     pub(super) fn entities(&self) -> Vec<EntityId> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         self.rows.iter().map(|(_, envelope)| envelope.entity).filter(|id| seen.insert(*id)).collect()
     }
 
@@ -70,6 +72,7 @@ impl Log {
         let (id, change) = (offered.entity, offered.change);
         self.seqs.insert((id, change.hash()), mark.seq);
         self.by_actor.insert((id, change.actor().clone(), change.seq()), change.hash());
+        self.rewritten.extend(change.rewrite_of().map(|rewrite| (id, rewrite)));
         let collection = offered.collection.clone();
         let fresh = Entity { collection, heads: Heads::default(), purged: false };
         let entity = self.entities.entry(id).or_insert(fresh);
@@ -127,6 +130,10 @@ impl LogIndex for &mut Log {
 
     fn heads(&mut self, entity: &EntityId) -> Result<Heads, Infallible> {
         Ok(self.entities.get(entity).map(|entity| entity.heads.clone()).unwrap_or_default())
+    }
+
+    fn rewritten(&mut self, entity: &EntityId, of: &Rewrite) -> Result<bool, Infallible> {
+        Ok(self.rewritten.contains(&(*entity, *of)))
     }
 
     fn purged(&mut self, entity: &EntityId) -> Result<bool, Infallible> {

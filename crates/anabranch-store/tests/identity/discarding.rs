@@ -1,0 +1,222 @@
+//! Refused changes: seen, resent, discarded.
+
+use std::collections::BTreeSet;
+
+use anabranch_core::Change;
+use anabranch_core::document::Edit;
+use anabranch_core::wire::Envelope;
+use anabranch_store::{Discarded, OutboxState, Resend, StoreError};
+use serde_json::json;
+
+use crate::device::{Device, Outcome, field, space};
+use crate::server::Server;
+
+fn device(name: &str, seed: u64) -> (tempfile::TempDir, Device) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let device = Device::open(&folder.path().join(name), seed);
+    (folder, device)
+}
+
+/// Refuses changes that hold this text.
+fn holding(text: &'static str) -> impl Fn(&Envelope) -> bool {
+    move |envelope| envelope.change.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+fn stars(by: i64) -> Edit {
+    Edit::Increment { field: field("stars"), by }
+}
+
+/// At full size, 10,000 changes over 2,000 entities, by hand: see the decisions.
+#[test]
+fn g07_one_poison_change_keeps_nothing_else_and_after_its_discard_replica_and_server_are_equal() -> Outcome {
+    let number =
+        |name: &str, default: usize| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (entities, rounds) = (number("ANABRANCH_ENTITIES", 100), number("ANABRANCH_ROUNDS", 5));
+    let (_folder, a) = device("a.db", 1);
+    let mut server = Server::default();
+    let ids = (0..entities).map(|n| a.create(json!({ "title": n, "stars": 0 }))).collect::<Result<Vec<_>, _>>()?;
+    let poisoned = ids[entities / 2];
+    for round in 1..rounds {
+        for id in &ids {
+            let title = if *id == poisoned && round == 2 { "poison".to_owned() } else { format!("round {round}") };
+            let title = Edit::Set { field: field("title"), value: json!(title) };
+            a.edit(*id, vec![title, stars(1)])?;
+        }
+    }
+    server.push_but(&a, holding("poison"))?;
+    let waiting: BTreeSet<_> = a.outbox()?.iter().map(|entry| entry.entity).collect();
+    assert_eq!(waiting, [poisoned].into(), "everything else has arrived");
+    let refused = a.refused()?;
+    let [entry] = &refused[..] else { panic!("one change was refused: {refused:?}") };
+    let OutboxState::Refused { code, reason, at } = &entry.state else { panic!("it was not refused") };
+    assert_eq!((code.as_deref(), reason.as_str(), at.is_some()), (Some("Forbidden"), "not on my watch", true));
+    let states: Vec<_> =
+        a.outbox()?.into_iter().map(|entry| entry.state).filter(|s| *s == OutboxState::Behind).collect();
+    assert_eq!(states.len(), rounds.saturating_sub(3), "its entity's later changes wait behind it");
+
+    // Asked again, the server says the same.
+    assert_eq!(a.store.write(|write| write.resend(&Resend::All)).wait()?, 1);
+    server.push_but(&a, holding("poison"))?;
+    assert_eq!(a.refused()?.len(), 1);
+
+    let change = entry.change;
+    let done = a.store.write(move |write| write.discard(&space(), poisoned, Some(change))).wait()?;
+    assert_eq!(done, Discarded { discarded: 1, rewritten: rounds - 3 });
+    server.push_but(&a, holding("poison"))?;
+    assert!(a.outbox()?.is_empty());
+    let last = i64::try_from(rounds).expect("a number") - 1;
+    let state = a.state(poisoned)?;
+    assert_eq!((&state["title"], &state["stars"]), (&json!(format!("round {last}")), &json!(last - 1)));
+    assert_eq!(a.digests()?.0, server.digest());
+    let (_other, b) = device("b.db", 2);
+    assert_eq!(server.pull(&b)?.quarantined, 0);
+    assert_eq!(b.digests()?, a.digests()?);
+    // And again nothing: it is discarded once.
+    let again = a.store.write(move |write| write.discard(&space(), poisoned, None)).wait();
+    assert!(matches!(again, Err(StoreError::NotRefused(id)) if id == poisoned));
+    Ok(())
+}
+
+#[test]
+fn what_was_discarded_does_not_come_back_from_a_peer_and_what_builds_on_it_is_written_again() -> Outcome {
+    let (_one, a) = device("a.db", 1);
+    let (_two, b) = device("b.db", 2);
+    let mut server = Server::default();
+    let id = a.create(json!({ "title": "one", "body": "ab" }))?;
+    server.push(&a)?;
+    server.pull(&b)?;
+    let refuses = holding("poison");
+    a.title(id, "poison")?;
+    a.hand_over(&b)?;
+    b.edit(id, vec![Edit::Splice { field: field("body"), at: 2, delete: 0, insert: "c".to_owned() }])?;
+    server.push_but(&a, &refuses)?;
+    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    assert_eq!(a.state(id)?["title"], "one");
+    // b has both the refused change and an edit on top of it.
+    b.hand_over(&a)?;
+    assert_eq!((&a.state(id)?["title"], &a.state(id)?["body"]), (&json!("one"), &json!("abc")));
+    server.push_but(&a, &refuses)?;
+    assert_eq!(a.digests()?.0, server.digest());
+    // b hears of it from the server, and does as a has done.
+    server.pull(&b)?;
+    server.push_but(&b, &refuses)?;
+    server.pull(&b)?;
+    assert_eq!((b.digests()?, b.digests()?.0), (a.digests()?, server.digest()));
+    assert!(b.outbox()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_discarded_transaction_goes_whole() -> Outcome {
+    let (_folder, a) = device("a.db", 1);
+    let mut server = Server::default();
+    let ids = [a.create(json!({ "title": "a" }))?, a.create(json!({ "title": "b" }))?];
+    server.push(&a)?;
+    let work = move |write: &mut anabranch_store::Write<'_>| {
+        for (id, title) in ids.into_iter().zip(["poison", "fine"]) {
+            write.edit(&space(), id, &[Edit::Set { field: field("title"), value: json!(title) }])?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    a.store.write(move |write| write.transaction(work)).wait()?;
+    a.edit(ids[1], vec![stars(1)])?;
+    server.push_but(&a, |envelope| envelope.transaction.is_some())?;
+    assert_eq!(a.refused()?.len(), 2);
+    let done = a.store.write(move |write| write.discard(&space(), ids[0], None)).wait()?;
+    assert_eq!(done, Discarded { discarded: 2, rewritten: 1 });
+    server.push(&a)?;
+    assert_eq!((&a.state(ids[0])?["title"], &a.state(ids[1])?["title"]), (&json!("a"), &json!("b")));
+    assert_eq!((&a.state(ids[1])?["stars"], a.digests()?.0), (&json!(1), server.digest()));
+    Ok(())
+}
+
+#[test]
+fn a_discarded_creation_takes_its_entity_along() -> Outcome {
+    let (_folder, a) = device("a.db", 1);
+    let mut server = Server::default();
+    let (kept, gone) = (a.create(json!({ "title": "kept" }))?, a.create(json!({ "title": "poison", "body": "x" }))?);
+    a.title(gone, "later")?;
+    server.push_but(&a, holding("poison"))?;
+    let done = a.store.write(move |write| write.discard(&space(), gone, None)).wait()?;
+    assert_eq!(done, Discarded { discarded: 2, rewritten: 0 });
+    assert!(a.store.read(|read| read.entity(&space(), gone))?.is_none());
+    server.push(&a)?;
+    assert_eq!((a.digests()?.0, a.outbox()?.len()), (server.digest(), 0));
+    assert_eq!(a.state(kept)?["title"], "kept");
+    Ok(())
+}
+
+#[test]
+fn g06_children_of_a_refused_parent_are_held_and_say_so_and_go_when_it_is_accepted() -> Outcome {
+    let (_folder, a) = device("a.db", 1);
+    let mut server = Server::default();
+    let parent = a.create(json!({ "title": "poison" }))?;
+    let child = a.create(json!({ "title": "child", "folder": parent.to_string() }))?;
+    let grandchild = a.create(json!({ "title": "grandchild", "folder": child.to_string() }))?;
+    let other = a.create(json!({ "title": "other" }))?;
+    server.push_but(&a, holding("poison"))?;
+    let held = |device: &Device| -> Result<Vec<_>, StoreError> {
+        let by = |entry: &anabranch_store::OutboxEntry| match entry.state {
+            OutboxState::Held { parent } => Some((entry.entity, parent)),
+            _ => None,
+        };
+        Ok(device.outbox()?.iter().filter_map(by).collect())
+    };
+    assert_eq!(held(&a)?, [(child, parent), (grandchild, child)]);
+    assert_eq!(server.rows.iter().map(|row| row.offered.entity).collect::<Vec<_>>(), [other]);
+    // It is not asked for again and again: the children are not offered at all.
+    assert!(!server.push_page(&a, |_| panic!("nothing can go"))?);
+    a.store.write(move |write| write.resend(&Resend::Entity(space(), parent))).wait()?;
+    server.push_page(&a, |_| false)?;
+    assert!(a.outbox()?.is_empty(), "all three have gone");
+    assert_eq!(
+        server.rows.iter().map(|row| row.offered.entity).collect::<Vec<_>>(),
+        [other, parent, child, grandchild]
+    );
+    Ok(())
+}
+
+#[test]
+fn an_edit_of_a_parent_that_is_there_holds_no_children() -> Outcome {
+    let (_folder, a) = device("a.db", 1);
+    let mut server = Server::default();
+    let parent = a.create(json!({ "title": "parent" }))?;
+    server.push(&a)?;
+    a.title(parent, "poison")?;
+    a.create(json!({ "title": "child", "folder": parent.to_string() }))?;
+    server.push_but(&a, holding("poison"))?;
+    assert_eq!(a.outbox()?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_rewrite_whose_original_the_server_has_makes_way_for_it() -> Outcome {
+    let (_one, a) = device("a.db", 1);
+    let (_two, b) = device("b.db", 2);
+    let mut server = Server::default();
+    let id = a.create(json!({ "title": "one", "stars": 0 }))?;
+    server.push(&a)?;
+    server.pull(&b)?;
+    a.title(id, "refused at first")?;
+    a.edit(id, vec![stars(1)])?;
+    a.hand_over(&b)?;
+    // a gives the first of the two up, and is slow to push; the server changes its mind about b's.
+    server.push_but(&a, holding("refused at first"))?;
+    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    server.push(&b)?;
+    a.edit(id, vec![stars(10)])?;
+    for _ in 0..2 {
+        server.push(&a)?;
+        server.pull(&a)?;
+    }
+    server.pull(&b)?;
+    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
+    assert_eq!((&a.state(id)?["title"], &a.state(id)?["stars"]), (&json!("refused at first"), &json!(11)));
+    let rewrites = server.rows.iter().filter(|row| row.offered.change.rewrite_of().is_some()).count();
+    assert_eq!(rewrites, 1, "of what was built on the rewrite");
+    let known: Vec<Change> = server.rows.iter().map(|row| row.offered.change.clone()).collect();
+    assert!(
+        known.iter().all(|change| change.rewrite_of().is_none_or(|it| known.iter().all(|c| c.hash() != it.original)))
+    );
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Files that were copied, and write on under one actor.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anabranch_core::document::Edit;
+use anabranch_core::{Actor, EntityId, Entropy as _, SplitMix64};
+use serde_json::json;
+
+use crate::device::{Device, Outcome, field};
+use crate::server::Server;
+
+/// A file with some entities, copied; all copies write under one actor.
+fn copies<const N: usize>(folder: &Path, server: &mut Server) -> ([Device; N], Vec<EntityId>) {
+    let first = Device::open(&folder.join("first.db"), 1);
+    let create = |n: usize| first.create(json!({ "title": n, "body": "|", "stars": 0 }));
+    let ids = (0..3).map(create).collect::<Result<Vec<_>, _>>().expect("entities");
+    server.push(&first).expect("a push");
+    first.copy_to(&folder.join("copy.db"));
+    let devices = std::array::from_fn(|n| {
+        let path = folder.join(format!("{n}.db"));
+        std::fs::copy(folder.join("copy.db"), &path).expect("a copy");
+        Device::open(&path, 77)
+    });
+    (devices, ids)
+}
+
+fn write(device: &Device, id: EntityId, token: &str) -> Outcome {
+    let length = device.state(id)?["body"].as_str().map_or(0, |text| text.chars().count());
+    let splice = Edit::Splice { field: field("body"), at: length, delete: 0, insert: token.to_owned() };
+    let star = Edit::Increment { field: field("stars"), by: 1 };
+    device.edit(id, vec![splice, star]).map(drop)
+}
+
+#[test]
+fn g10_two_copies_that_write_under_one_actor_converge_with_every_edit() -> Outcome {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = Server::default();
+    let ([a, b], ids) = copies::<2>(folder.path(), &mut server);
+    let actor: Actor = a.store.actor();
+    assert_eq!(actor, b.store.actor(), "the test means them to fork");
+    for token in ["[1]", "[2]"] {
+        write(&a, ids[0], token)?;
+    }
+    write(&b, ids[0], "[3]")?;
+    server.push(&b)?;
+    // a is told by the server that its place is taken.
+    server.push(&a)?;
+    assert_ne!(a.store.actor(), actor, "a new actor at once");
+    server.pull(&a)?;
+    // b hears it from what it pulls, and cannot know that it was not the forked one.
+    server.pull(&b)?;
+    server.push(&a)?;
+    server.pull(&b)?;
+    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
+    let state = a.state(ids[0])?;
+    let body = state["body"].as_str().expect("a text");
+    assert!(["[1]", "[2]", "[3]"].iter().all(|token| body.matches(token).count() == 1), "{body}");
+    assert_eq!(state["stars"], 3);
+    Ok(())
+}
+
+#[test]
+fn g10_without_a_server_both_sides_let_the_same_change_stand() -> Outcome {
+    for seed in 0..8 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ([a, b], ids) = copies::<2>(folder.path(), &mut Server::default());
+        write(&a, ids[0], &format!("[a{seed}]"))?;
+        write(&b, ids[0], &format!("[b{seed}]"))?;
+        write(&b, ids[0], "[later]")?;
+        a.hand_over(&b)?;
+        b.hand_over(&a)?;
+        a.hand_over(&b)?;
+        assert_eq!(a.digests()?, b.digests()?, "seed {seed}");
+        assert_eq!(a.state(ids[0])?["stars"], 3);
+        let totals = a.store.read(|read| read.totals())?;
+        assert_eq!((totals.quarantined, totals.orphaned), (0, 0));
+    }
+    Ok(())
+}
+
+struct Dice(SplitMix64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.0.next_u64() % u64::try_from(end).expect("a number")).expect("a number")
+    }
+}
+
+/// Three copies under one actor and a stranger write, push, pull and meet at random, then all is brought together:
+/// every edit is there, once.
+#[test]
+fn g10_random_meetings_of_copies_lose_nothing_and_double_nothing() -> Outcome {
+    let seeds = std::env::var("ANABRANCH_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    for seed in 0..seeds {
+        let mut dice = Dice(SplitMix64::new(seed));
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut server = Server::default();
+        let (copies, ids) = copies::<3>(folder.path(), &mut server);
+        let mut devices = Vec::from(copies);
+        devices.push(Device::open(&folder.path().join("stranger.db"), 5));
+        server.pull(&devices[3])?;
+        let mut written: BTreeMap<EntityId, Vec<String>> = BTreeMap::new();
+        for step in 0..40 {
+            let (one, other) = (dice.below(4), dice.below(4));
+            match dice.below(10) {
+                0..=5 => {
+                    let (id, token) = (ids[dice.below(3)], format!("[{step}]"));
+                    write(&devices[one], id, &token)?;
+                    written.entry(id).or_default().push(token);
+                }
+                6 => server.push(&devices[one])?,
+                7 => drop(server.pull(&devices[one])?),
+                _ if one != other => devices[one].hand_over(&devices[other])?,
+                _ => {}
+            }
+        }
+        for _ in 0..4 {
+            for device in &devices {
+                server.push(device)?;
+                server.pull(device)?;
+            }
+        }
+        for (n, device) in devices.iter().enumerate() {
+            assert_eq!(device.digests()?, devices[0].digests()?, "seed {seed}, device {n}");
+            assert!(device.outbox()?.is_empty(), "seed {seed}, device {n}: {:?}", device.outbox()?);
+            let totals = device.store.read(|read| read.totals())?;
+            let quarantine = device.store.read(|read| read.query("SELECT reason FROM quarantine", &[]))?;
+            assert_eq!((totals.quarantined, quarantine), (0, Vec::new()), "seed {seed}, device {n}");
+        }
+        assert_eq!(devices[0].digests()?.0, server.digest(), "seed {seed}");
+        for (id, tokens) in written {
+            let state = devices[0].state(id)?;
+            let body = state["body"].as_str().expect("a text");
+            let whole = tokens.iter().all(|token| body.matches(token.as_str()).count() == 1);
+            assert!(whole && state["stars"] == json!(tokens.len()), "seed {seed}: {tokens:?} became {state:?}");
+        }
+    }
+    Ok(())
+}

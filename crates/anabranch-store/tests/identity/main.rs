@@ -1,0 +1,7 @@
+//! Who wrote what, when files are copied and restored, and what becomes of changes that a server does not take.
+
+mod device;
+mod discarding;
+mod forks;
+mod server;
+mod witness;
