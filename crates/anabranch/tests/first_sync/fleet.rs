@@ -124,4 +124,3 @@ pub(crate) fn assert_same(one: &Replica, other: &Replica) -> Result<(), Error> {
     assert_eq!(one.space_digest(&space)?, other.space_digest(&space)?);
     Ok(())
 }
-
