@@ -116,4 +116,6 @@ mod guides {
     struct Evolving;
     #[doc = include_str!("../../../docs/src/history.md")]
     struct History;
+    #[doc = include_str!("../../../docs/src/first-sync.md")]
+    struct FirstSync;
 }
