@@ -5,9 +5,9 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anabranch_core::sync::{Call, CallResult, ServerConfig, ServerEvent, ServerSession, ServerStep};
-use anabranch_core::wire::{self, ClientMessage, Limits, RefusalCode, ServerMessage};
-use anabranch_core::{Environment, UnixMillis};
+use anabranch_core::sync::{LogPage, Call, CallResult, ServerConfig, ServerEvent, ServerSession, ServerStep};
+use anabranch_core::wire::{self, ClientMessage, Limits, Mark, RefusalCode, ServerMessage};
+use anabranch_core::{Environment, SpaceName, UnixMillis};
 use axum::body::Bytes;
 
 use crate::access::SharedAccess;
@@ -115,15 +115,24 @@ impl Sessions {
                 let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a pull failed")).ok();
                 CallResult::Read { space, outcome }
             }
-            Call::Manifest { space } => {
-                let outcome = self.segments.manifest(&space).await;
-                CallResult::Manifest { space, outcome }
+            Call::Manifest { space, check } => {
+                let known = self.knows(&space, check).await;
+                let outcome = if known { self.segments.manifest(&space).await } else { None };
+                CallResult::Manifest { space, known, outcome }
             }
             Call::Segment { space, digest } => {
                 let outcome = self.segments.segment(&space, &digest).await;
                 CallResult::Segment { space, digest, outcome }
             }
         }
+    }
+
+    /// Whether a space's log has these places. What cannot be read is not held against it: it is looked at again when
+    /// the log is read.
+    async fn knows(&self, space: &SpaceName, check: Vec<Mark>) -> bool {
+        let Some(last) = check.iter().copied().max_by_key(|mark| mark.seq) else { return true };
+        let least = PageBudget { bytes: 1, changes: 1 };
+        !matches!(self.backend.read(space.clone(), last, check, least).await, Ok(LogPage::Unknown))
     }
 
     fn now(&self) -> UnixMillis {

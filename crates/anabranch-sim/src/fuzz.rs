@@ -1,8 +1,12 @@
 //! What the fuzz targets run, so that plain `cargo test` can replay their corpus without cargo-fuzz.
 
+mod segments;
+
 use anabranch_core::document::{Document, Edit, Path, Step};
 use anabranch_core::{Actor, Change, CollectionName, FieldName, Heads, ReplicaId, Schema, SplitMix64, Stamp};
 use serde_json::{Map, Value, json};
+
+pub use segments::segment_apply;
 
 /// The most operations that one input stands for.
 const MAX_OPERATIONS: usize = 200;

@@ -81,6 +81,13 @@ impl Log {
         (head, reply)
     }
 
+    /// Whether a space's log has these marks.
+    pub(crate) fn has(&self, space: &SpaceName, marks: &[Mark]) -> bool {
+        let empty = SpaceLog::default();
+        let log = self.spaces.get(space).unwrap_or(&empty);
+        marks.iter().all(|mark| log.has(*mark))
+    }
+
     /// A page of what follows `after`, if the log has all marks that are to be checked.
     pub(crate) fn page(&self, space: &SpaceName, after: Mark, check: &[Mark]) -> LogPage {
         let empty = SpaceLog::default();

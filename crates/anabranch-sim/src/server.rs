@@ -128,9 +128,10 @@ impl Server {
                 let page = self.disk.log.page(&space, after, &check);
                 (CallResult::Read { space, outcome: Some(page) }, None)
             }
-            Call::Manifest { space } => {
-                let outcome = self.segments.manifest(self.disk.log.rows(&space));
-                (CallResult::Manifest { space, outcome }, None)
+            Call::Manifest { space, check } => {
+                let known = self.disk.log.has(&space, &check);
+                let outcome = self.segments.manifest(self.disk.log.rows(&space)).filter(|_| known);
+                (CallResult::Manifest { space, known, outcome }, None)
             }
             Call::Segment { space, digest } => {
                 let outcome = self.segments.get(&digest);

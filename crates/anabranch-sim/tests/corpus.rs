@@ -31,3 +31,18 @@ fn random_inputs_of_replica_ops_converge() {
         fuzz::replica_ops(&bytes);
     }
 }
+
+#[test]
+fn the_corpus_of_segment_apply_does_no_harm() {
+    assert!(replay("segment_apply", fuzz::segment_apply) > 0, "the corpus is there");
+}
+
+#[test]
+fn random_inputs_of_segment_apply_do_no_harm() {
+    for seed in 0..300 {
+        let mut entropy = SplitMix64::new(seed);
+        let mut bytes = vec![0; 4 + usize::try_from(entropy.next_u64() % 24).expect("a length")];
+        entropy.fill(&mut bytes);
+        fuzz::segment_apply(&bytes);
+    }
+}

@@ -6,7 +6,7 @@ use anabranch_core::document::Plain;
 use anabranch_core::segment::{Manifest, Piece, Segment, SegmentEntity};
 use anabranch_core::sync::{FirstSync, FirstSyncStep};
 use anabranch_core::wire::{Cursor, Envelope, Mark};
-use anabranch_core::{Actor, Change, Collection, CollectionName, Digest, EntityId, Kind};
+use anabranch_core::{Actor, Change, Collection, CollectionName, Digest, EntityId, Kind, SpaceName};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::cache::EntityKey;
@@ -47,6 +47,7 @@ impl Write<'_> {
         let mut taking = Taking {
             remote,
             space,
+            name: rows::space_name(&self.engine.connection, space)?,
             collection: segment.collection,
             schema,
             refers: schema.is_some_and(|schema| schema.fields.values().any(|field| field.kind == Kind::Reference)),
@@ -93,8 +94,7 @@ impl Write<'_> {
         if plain.state.deleted {
             self.engine.flush_referring(&row, self.pending)?;
         }
-        let name = rows::space_name(&self.engine.connection, taking.space)?;
-        self.pending.touch(name, &row);
+        self.pending.touch(taking.name.clone(), &row);
         Ok(())
     }
 
@@ -162,6 +162,7 @@ impl Write<'_> {
 struct Taking<'s> {
     remote: RemoteKey,
     space: SpaceKey,
+    name: SpaceName,
     collection: CollectionName,
     schema: Option<&'s Collection>,
     /// Entities of the collection refer to others.

@@ -140,4 +140,6 @@ mod guides {
     struct Saved;
     #[doc = include_str!("../../../docs/src/scheduling.md")]
     struct Scheduling;
+    #[doc = include_str!("../../../docs/src/first-sync.md")]
+    struct FirstSync;
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use anabranch::{CollectionName, EntityId, Error, ErrorKind, Replica, Schema, Space, SystemEnvironment};
-use anabranch_server::{PageBudget, Server, ServerHandle, ServerOptions, SqliteBackend};
+use anabranch_server::{PageBudget, SegmentOptions, Server, ServerHandle, ServerOptions, SqliteBackend};
 use serde_json::{Value, json};
 use support::{Folder, GUARD, notes};
 use tokio::runtime::Runtime;
@@ -39,7 +39,10 @@ impl SmallPages {
     fn start() -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let backend = SqliteBackend::open_in_memory(Box::new(SystemEnvironment::new())).expect("a backend");
-        let options = ServerOptions { page: PageBudget { bytes: 1 << 10, changes: 2_000 }, ..ServerOptions::default() };
+        let page = PageBudget { bytes: 1 << 10, changes: 2_000 };
+        // Pages are what keeps transactions whole; segments do not promise that.
+        let segments = SegmentOptions { min_changes: u64::MAX, ..SegmentOptions::default() };
+        let options = ServerOptions { page, segments, ..ServerOptions::default() };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = runtime.block_on(Server::bind(any, Arc::new(backend), options)).expect("a server");
         let address = server.local_addr();

@@ -118,9 +118,23 @@ impl<'s> PlainReader<'s> {
         if let Some(schema) = self.schema {
             state.complete(schema);
         }
-        let fields = canonical_json(&Json::Object(state.fields.clone()));
-        Some(Plain { digest: state.digest(), state, fields, heads: Heads::new(heads) })
+        let value = Json::Object(std::mem::take(&mut state.fields));
+        let fields = canonical_json(&value);
+        if let Json::Object(back) = value {
+            state.fields = back;
+        }
+        Some(Plain { digest: digest(&state, &fields), state, fields, heads: Heads::new(heads) })
     }
+}
+
+/// The state's digest, as [`State::digest`] computes it, put together from what is text already.
+fn digest(state: &State, fields: &str) -> Digest {
+    let collection = canonical_json(&state.collection.as_ref().map(CollectionName::as_str).into());
+    let (created, updated, deleted) = (state.created.raw(), state.updated.raw(), state.deleted);
+    let text = format!(
+        r#"{{"collection":{collection},"contests":[],"created":{created},"deleted":{deleted},"fields":{fields},"updated":{updated}}}"#
+    );
+    Digest::of(text.as_bytes())
 }
 
 /// The content of the container or counter under a key.

@@ -247,7 +247,7 @@ impl ClientSession {
         step.send.push(ClientMessage::Hello(Hello { replica, actor, schema_version, lineage: self.lineage }));
         for (name, space) in &mut self.spaces {
             space.pulled = false;
-            space.verified = false;
+            space.verified = space.has_no_marks();
             space.reconciling = None;
             space.has_reconciled = false;
             space.outbox = Outbox::Unknown;
@@ -511,11 +511,12 @@ impl SpaceSync {
     fn begin(progress: SpaceProgress) -> (SpaceName, Self) {
         let SpaceProgress { space, cursor, ack, collections, had, first_sync } = progress;
         let first = first_sync::First::new(collections, had, first_sync);
+        let verified = cursor.is_none() && ack.is_none();
         let begun = Self {
             cursor,
             ack,
             pulled: false,
-            verified: false,
+            verified,
             reconciling: None,
             has_reconciled: false,
             outbox: Outbox::Unknown,
@@ -525,8 +526,16 @@ impl SpaceSync {
         (space, begun)
     }
 
+    /// Nothing is known of the server's log that it could contradict.
+    const fn has_no_marks(&self) -> bool {
+        self.cursor.is_none() && self.ack.is_none()
+    }
+
     fn pull(&mut self, name: &SpaceName) -> ClientMessage {
-        if let Some(digest) = self.first.ask() {
+        self.first.ask_nothing();
+        if self.verified
+            && let Some(digest) = self.first.ask()
+        {
             return ClientMessage::Segment { space: name.clone(), digest };
         }
         let begins = self.cursor.is_none() || self.first.is_wider();

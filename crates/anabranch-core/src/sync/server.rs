@@ -84,6 +84,8 @@ pub enum Call {
     Manifest {
         /// The space.
         space: SpaceName,
+        /// Places the log must have, with these chains.
+        check: Vec<Mark>,
     },
     /// Fetch a segment.
     Segment {
@@ -124,6 +126,8 @@ pub enum CallResult {
     Manifest {
         /// The space.
         space: SpaceName,
+        /// Whether the log has the marks that were to be checked.
+        known: bool,
         /// The segments, and the place in the log that they go up to. `None`: there are none, or none that can be
         /// read.
         outcome: Option<(Mark, Vec<Piece>)>,
@@ -258,8 +262,8 @@ impl ServerSession {
             ServerEvent::Result(CallResult::Reconciled { space, outcome }) => {
                 self.on_reconciled(access, space, outcome, &mut step);
             }
-            ServerEvent::Result(CallResult::Manifest { space, outcome }) => {
-                self.on_manifest(access, &space, outcome, &mut step);
+            ServerEvent::Result(CallResult::Manifest { space, known, outcome }) => {
+                self.on_manifest(access, &space, known, outcome, &mut step);
             }
             ServerEvent::Result(CallResult::Segment { space, digest, outcome }) => {
                 self.on_segment(access, space, digest, outcome, &mut step);

@@ -151,12 +151,10 @@ impl Shelf {
         self.remove(gone);
     }
 
+    /// The space's segments are of no use. They go with the next ones that are put here: what is being built just
+    /// now has no space yet, either.
     pub(super) fn forget(&self, space: &SpaceName) {
-        let mut kept = self.kept();
-        kept.spaces.remove(space);
-        let gone = kept.tidy(self.max_bytes);
-        drop(kept);
-        self.remove(gone);
+        self.kept().spaces.remove(space);
     }
 
     fn remove(&self, gone: Vec<Digest>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anabranch_core::sync::{LogPage, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, SpaceDigest, next_chain};
 use anabranch_core::wire::{Answer, Envelope, Mark, Missing, RejectCode};
 use anabranch_core::{Change, CollectionName, Digest, SpaceName};
-use anabranch_server::{Backend, Commit, PageBudget};
+use anabranch_server::{Backend, Commit, Histories, PageBudget};
 
 use crate::changes::{
     Author, accepted, entity, heads_of, notes, offered, purge, replica, rewrite_of, space, transaction,
@@ -52,10 +52,47 @@ macro_rules! conformance {
             of_a_change_and_what_was_written_from_it_one_is_taken,
             a_marker_that_is_not_accepted_purges_nothing,
             commits_are_announced,
+            histories_are_the_log_entity_by_entity,
         }
     };
 }
 pub(crate) use conformance;
+
+pub(crate) async fn histories_are_the_log_entity_by_entity(storage: impl Storage) {
+    let backend = storage.open();
+    let (home, mut author) = (space("home"), Author::new(1));
+    let mut envelopes = Vec::new();
+    for round in 0..3 {
+        envelopes.extend((1..=5).map(|n| author.edit(entity(n), &format!("{round}"))));
+    }
+    push(&backend, &home, envelopes.clone()).await;
+    push(&backend, &space("other"), vec![Author::new(2).edit(entity(9), "elsewhere")]).await;
+    assert_eq!(backend.collections(home.clone()).await.unwrap(), [notes()]);
+    assert_eq!(backend.collections(space("nowhere")).await.unwrap(), []);
+    let touched = backend.touched(home.clone(), 10, 12).await.unwrap();
+    assert_eq!(touched, [(notes(), entity(1)), (notes(), entity(2))]);
+    // All of it in the order of entities, whatever the size of the pages; and parts of it.
+    for (from, to, up_to) in [(0, None, 15), (0, None, 7), (2, None, 15), (2, Some(4), 15)] {
+        let mut expected: Vec<_> = envelopes[..up_to].to_vec();
+        expected.retain(|envelope| envelope.entity >= entity(from) && to.is_none_or(|to| envelope.entity < entity(to)));
+        expected.sort_by_key(|envelope| envelope.entity);
+        let expected: Vec<_> = expected.into_iter().map(|envelope| (envelope.entity, envelope.change)).collect();
+        for budget in [ALL, PageBudget { bytes: 1, changes: 9 }, PageBudget { bytes: usize::MAX, changes: 2 }] {
+            let (mut read, mut next) = (Vec::new(), Some((entity(from), 0)));
+            while let Some(from) = next {
+                let up_to = u64::try_from(up_to).unwrap();
+                let range = Histories { collection: notes(), from, to: to.map(entity), up_to };
+                let page = backend.histories(home.clone(), range, budget).await.unwrap();
+                assert!(!page.changes.is_empty() || page.next.is_none(), "no page is empty for nothing");
+                read.extend(page.changes.into_iter().map(|(id, change)| (id, change.into_bytes())));
+                next = page.next;
+            }
+            assert_eq!(read, expected, "{from} to {to:?} up to {up_to}, {budget:?}");
+        }
+    }
+    let nothing = Histories { collection: notes(), from: (entity(0), 0), to: None, up_to: 15 };
+    assert!(backend.histories(space("nowhere"), nothing, ALL).await.unwrap().changes.is_empty());
+}
 
 const ALL: PageBudget = PageBudget { bytes: usize::MAX, changes: usize::MAX };
 

@@ -5,5 +5,6 @@
 mod changes;
 mod client;
 mod conformance;
+mod segments;
 mod sqlite;
 mod sync;

@@ -59,6 +59,16 @@ impl First {
         (self.had, self.plan, self.asked, self.stale) = (None, None, None, false);
     }
 
+    /// Whether there is a plan, and something left of it.
+    fn goes_on(&self) -> bool {
+        !self.stale && self.plan.as_ref().is_some_and(|plan| plan.next().is_some())
+    }
+
+    /// Nothing has been asked for over this link.
+    pub(super) fn ask_nothing(&mut self) {
+        self.asked = None;
+    }
+
     /// The next segment to ask for, if a plan is being followed.
     pub(super) fn ask(&mut self) -> Option<Digest> {
         self.asked = self.plan.as_ref().filter(|_| !self.stale).and_then(FirstSync::next);
@@ -128,8 +138,13 @@ impl ClientSession {
             return self.halt(Halt::Protocol("the server offers segments that nobody asked for".to_owned()), step);
         }
         self.told_caught_up = false;
-        // A server that does not have this place later on was restored; nor had it, if it lacks an earlier mark.
-        let ack = space.ack.or(Some(manifest.mark));
+        space.verified = true;
+        if space.first.goes_on() {
+            // It was asked for to see whether the server's log is still the same.
+            return step.send.push(space.pull(&name));
+        }
+        // A server that does not have this place later on was restored.
+        let ack = space.ack.filter(|ack| ack.seq >= manifest.mark.seq).or(Some(manifest.mark));
         let plan = space.first.plan(manifest);
         let mut batch = WriteBatch::empty(name.clone(), lineage);
         batch.ack = ack.filter(|ack| ack.seq > 0);

@@ -12,7 +12,11 @@ impl ServerSession {
         if self.asked.len() >= MAX_SPACES && !self.asked.contains_key(&pull.space) {
             return self.refuse(RefusalCode::Protocol, "too many spaces in one session", step);
         }
-        step.calls.push(Call::Manifest { space: pull.space.clone() });
+        let Some(stand) = self.start_of(&pull.space, pull.cursor.as_ref()) else {
+            return step.send.push(ServerMessage::CursorUnknown { space: pull.space });
+        };
+        let check = [Some(stand), pull.ack].into_iter().flatten().filter(|mark| mark.seq > 0).collect();
+        step.calls.push(Call::Manifest { space: pull.space.clone(), check });
         self.asked.insert(pull.space.clone(), pull);
     }
 
@@ -20,6 +24,7 @@ impl ServerSession {
         &mut self,
         access: &dyn Access,
         space: &SpaceName,
+        known: bool,
         outcome: Option<(Mark, Vec<Piece>)>,
         step: &mut ServerStep,
     ) {
@@ -28,7 +33,7 @@ impl ServerSession {
         if !access.may_read(space) {
             return self.refuse(RefusalCode::Forbidden, "the right to read has ended", step);
         }
-        let Some(stand) = self.start_of(space, pull.cursor.as_ref()) else {
+        let Some(stand) = self.start_of(space, pull.cursor.as_ref()).filter(|_| known) else {
             return step.send.push(ServerMessage::CursorUnknown { space: space.clone() });
         };
         let Some((mark, mut pieces)) = outcome.filter(|(_, pieces)| pieces.len() <= MAX_SEGMENTS) else {

@@ -88,7 +88,7 @@ impl Log {
     }
 
     pub(super) fn read(&self, after: Mark, check: &[Mark]) -> LogPage {
-        if check.iter().any(|mark| mark.seq > 0 && !self.has(*mark)) {
+        if !self.has_all(check) {
             return LogPage::Unknown;
         }
         let start = usize::try_from(after.seq).unwrap_or(usize::MAX).min(self.rows.len());
@@ -105,6 +105,10 @@ impl Log {
             count += 1;
         }
         LogPage::Rows { rows: rest[..count].to_vec(), more: count < rest.len() }
+    }
+
+    pub(super) fn has_all(&self, marks: &[Mark]) -> bool {
+        marks.iter().all(|mark| mark.seq == 0 || self.has(*mark))
     }
 
     fn has(&self, mark: Mark) -> bool {

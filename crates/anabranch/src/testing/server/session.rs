@@ -150,7 +150,10 @@ impl State {
                 CallResult::Appended { id, space, outcome: Some(outcome) }
             }
             // A first sync is by the log.
-            Call::Manifest { space } => CallResult::Manifest { space, outcome: None },
+            Call::Manifest { space, check } => {
+                let known = check.is_empty() || self.spaces.get(&space).is_some_and(|log| log.has_all(&check));
+                CallResult::Manifest { space, known, outcome: None }
+            }
             Call::Segment { space, digest } => CallResult::Segment { space, digest, outcome: None },
             Call::Reconcile { space, ask } => {
                 let outcome = self.spaces.entry(space.clone()).or_default().reconcile(&ask);
