@@ -5,6 +5,7 @@ pub(crate) mod create;
 pub(crate) mod edit;
 pub(crate) mod history;
 pub(crate) mod init;
+pub(crate) mod peer;
 pub(crate) mod read;
 pub(crate) mod schema;
 pub(crate) mod serve;

@@ -123,4 +123,6 @@ mod guides {
     struct Evolving;
     #[doc = include_str!("../../../docs/src/history.md")]
     struct History;
+    #[doc = include_str!("../../../docs/src/peers.md")]
+    struct Peers;
 }

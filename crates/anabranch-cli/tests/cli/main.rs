@@ -4,6 +4,7 @@ mod commands;
 mod demo;
 mod durability;
 mod meaning;
+mod peers;
 mod restored_servers;
 mod support;
 mod two_terminals;
