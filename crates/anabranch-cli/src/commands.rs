@@ -6,6 +6,7 @@ pub(crate) mod edit;
 pub(crate) mod history;
 pub(crate) mod init;
 pub(crate) mod outbox;
+pub(crate) mod peer;
 mod progress;
 pub(crate) mod read;
 pub(crate) mod schema;

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use serde_json::json;
 
-use crate::args::{Arguments, Command, Schema};
+use crate::args::{Arguments, Command, Peer, Schema};
 use crate::error::{CliError, one_line};
 use crate::output::Output;
 
@@ -57,6 +57,8 @@ fn run(command: Option<Command>, output: &mut Output) -> Result<(), CliError> {
         Some(Command::Undo(arguments)) => commands::history::undo(&arguments, output),
         Some(Command::Redo(arguments)) => commands::history::redo(&arguments, output),
         Some(Command::Clone(arguments)) => commands::init::clone(&arguments, output),
+        Some(Command::Peer(Peer::Listen(arguments))) => commands::peer::listen(&arguments, output),
+        Some(Command::Peer(Peer::Dial(arguments))) => commands::peer::dial(&arguments, output),
         Some(Command::Schema(Schema::Diff(arguments))) => commands::schema::diff(&arguments, output),
         Some(Command::Schema(Schema::Apply(arguments))) => commands::schema::apply(&arguments, output),
     }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anabranch_core::sync::{LogPage, Call, CallResult, ServerConfig, ServerEvent, ServerSession, ServerStep};
+use anabranch_core::sync::{Call, CallResult, LogPage, ServerConfig, ServerEvent, ServerSession, ServerStep};
 use anabranch_core::wire::{self, ClientMessage, Limits, Mark, RefusalCode, ServerMessage};
 use anabranch_core::{Environment, SpaceName, UnixMillis};
 use axum::body::Bytes;

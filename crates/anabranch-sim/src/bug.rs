@@ -17,6 +17,8 @@ pub enum Bug {
     ForgetHeld,
     /// The client never stores nor sends its ack mark.
     ForgetAckMark,
+    /// The client reconciles, and does not offer what the server has lost.
+    ForgetOffers,
     /// The log leaves a place empty, as a sequence does when its transaction is rolled back.
     SequenceGap,
     /// The chain covers the hash alone, not what came before.
@@ -37,13 +39,14 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AcknowledgeBeforeStoring,
         Self::CursorOffByOne,
         Self::CursorBeforeChanges,
         Self::SettleOnSend,
         Self::ForgetHeld,
         Self::ForgetAckMark,
+        Self::ForgetOffers,
         Self::SequenceGap,
         Self::ChainOverHashAlone,
         Self::StoreDuplicates,

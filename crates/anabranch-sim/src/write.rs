@@ -102,6 +102,9 @@ impl Fleet {
         if self.planted.is(Bug::ForgetAckMark) {
             batch.ack = None;
         }
+        if self.planted.is(Bug::ForgetOffers) {
+            batch.offers.clear();
+        }
         if self.planted.is(Bug::CursorBeforeChanges) && batch.cursor.is_some() && !batch.incoming.is_empty() {
             let incoming = std::mem::take(&mut batch.incoming);
             let late = WriteBatch { incoming, ..WriteBatch::empty(batch.space.clone(), batch.lineage) };

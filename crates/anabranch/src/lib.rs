@@ -142,4 +142,6 @@ mod guides {
     struct Scheduling;
     #[doc = include_str!("../../../docs/src/first-sync.md")]
     struct FirstSync;
+    #[doc = include_str!("../../../docs/src/peers.md")]
+    struct Peers;
 }

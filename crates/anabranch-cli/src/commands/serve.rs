@@ -72,7 +72,7 @@ fn log_to_stderr() {
 
 /// Resolves on ctrl-c and on a polite request to end. The signals are caught from the call on.
 #[cfg(unix)]
-fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
@@ -85,7 +85,7 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
 
 /// Resolves on ctrl-c.
 #[cfg(not(unix))]
-fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
     Ok(async {
         drop(tokio::signal::ctrl_c().await);
     })

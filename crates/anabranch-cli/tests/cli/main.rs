@@ -5,6 +5,7 @@ mod demo;
 mod durability;
 mod identity;
 mod meaning;
+mod peers;
 mod restored_servers;
 mod support;
 mod two_terminals;

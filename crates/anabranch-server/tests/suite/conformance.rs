@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anabranch_core::sync::reconcile::{Item, Reconciler, Then};
 use anabranch_core::sync::{LogPage, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, SpaceDigest, next_chain};
-use anabranch_core::wire::{Answer, Envelope, Mark, Missing, RejectCode};
+use anabranch_core::wire::{Answer, Ask, Envelope, Mark, Missing, RejectCode, Reply, Wanted};
 use anabranch_core::{Change, CollectionName, Digest, SpaceName};
 use anabranch_server::{Backend, Commit, Histories, PageBudget};
 
@@ -51,6 +52,9 @@ macro_rules! conformance {
             a_marker_purges_the_version_that_it_names,
             of_a_change_and_what_was_written_from_it_one_is_taken,
             a_marker_that_is_not_accepted_purges_nothing,
+            whoever_has_something_in_the_log_is_told_its_end,
+            a_marker_that_was_agreed_to_before_is_taken,
+            a_reconcile_tells_what_the_space_holds,
             commits_are_announced,
             histories_are_the_log_entity_by_entity,
         }
@@ -592,4 +596,94 @@ pub(crate) async fn of_a_change_and_what_was_written_from_it_one_is_taken<S: Sto
     // Another entity may have a change of the same hash.
     let elsewhere = Envelope { entity: entity(2), ..rewrite_of(&original, "a") };
     assert_eq!(accepted(&push(&backend, &home, vec![elsewhere]).await.0[0]), 3);
+}
+
+pub(crate) async fn whoever_has_something_in_the_log_is_told_its_end(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    let (first, second) = (author.edit(entity(1), "a"), author.edit(entity(1), "b"));
+    let append = async |batch| backend.append(home.clone(), replica(1), offered(batch)).await.unwrap();
+    assert_eq!(append(vec![second.clone()]).await.head, None, "it was held, so nothing of it is there");
+    let accepted = append(vec![first.clone()]).await;
+    assert_eq!(accepted.head, accepted.marks.last().copied());
+    append(vec![second]).await;
+    // The answer to the first push was lost, and others have pushed meanwhile.
+    let again = append(vec![first]).await;
+    assert_eq!(again.answers, [Answer::Duplicate { seq: 1 }]);
+    assert_eq!((again.marks.len(), again.head), (0, Some(backend.head(home.clone()).await.unwrap())));
+}
+
+pub(crate) async fn a_marker_that_was_agreed_to_before_is_taken(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let mut author = Author::new(1);
+    push(&backend, &home, vec![author.edit(entity(1), "a")]).await;
+    // What it names came after the backup that this log was restored from.
+    author.edit(entity(1), "b");
+    let marker = purge(entity(1), &author.heads(entity(1)));
+    let (answers, _) = push(&backend, &home, vec![marker.clone()]).await;
+    assert_eq!(rejected_as(&answers[0]), RejectCode::Stale);
+    let mut agreed = offered([marker]);
+    agreed.iter_mut().flatten().for_each(|offered| offered.agreed = true);
+    let outcome = backend.append(home.clone(), replica(1), agreed).await.unwrap();
+    assert_eq!(accepted(&outcome.answers[0]), 2);
+    let (answers, _) = push(&backend, &home, vec![author.edit(entity(1), "c")]).await;
+    assert_eq!(rejected_as(&answers[0]), RejectCode::Purged);
+}
+
+pub(crate) async fn a_reconcile_tells_what_the_space_holds(storage: impl Storage) {
+    let backend = storage.open();
+    let (home, away) = (space("home"), space("away"));
+    let (mut author, mut other) = (Author::new(1), Author::new(2));
+    let kept: Vec<_> = (0..3).map(|n| author.edit(entity(1), &n.to_string())).collect();
+    push(&backend, &home, kept.clone()).await;
+    push(&backend, &home, vec![author.edit(entity(2), "x")]).await;
+    let mut sharing = other.edit(entity(3), "y");
+    sharing.parent = Some(entity(1));
+    push(&backend, &home, vec![sharing.clone()]).await;
+    // Another space has nothing to do with it.
+    push(&backend, &away, vec![Author::new(3).edit(entity(4), "z")]).await;
+
+    let ask = async |ask: Ask, budget| backend.reconcile(home.clone(), ask, budget).await.unwrap();
+    let items = [author.heads(entity(1)), author.heads(entity(2)), other.heads(entity(3))];
+    let items: Vec<_> = (1..).zip(&items).map(|(n, heads)| Item::new(entity(n), heads)).collect();
+    let (mut same, first) = Reconciler::begin(items.clone()).unwrap();
+    let (mark, reply) = ask(first, ALL).await;
+    assert_eq!(mark, backend.head(home.clone()).await.unwrap());
+    assert_eq!(same.take(reply.unwrap()).unwrap().then, Then::Done);
+    assert!(same.differing().is_empty());
+
+    let (mut apart, first) = Reconciler::begin(items[..2].to_vec()).unwrap();
+    apart.take(ask(first, ALL).await.1.unwrap()).unwrap();
+    assert_eq!(apart.differing().iter().copied().collect::<Vec<_>>(), [entity(3)]);
+    let heads = ask(Ask::Heads(vec![entity(1), entity(4)]), ALL).await.1.unwrap();
+    assert_eq!(heads, Reply::Heads(vec![author.heads(entity(1)).hashes().to_vec(), Vec::new()]));
+
+    // What lies behind a change that is known is not sent, and the rest comes in pages.
+    let known = heads_of(&kept[..1]).hashes().to_vec();
+    let wanted = vec![
+        Wanted { entity: entity(1), known: known.clone() },
+        Wanted { entity: entity(2), known: author.heads(entity(2)).hashes().to_vec() },
+        Wanted { entity: entity(3), known: Vec::new() },
+    ];
+    let all = ask(Ask::Changes { wanted: wanted.clone(), skip: 0 }, ALL).await.1.unwrap();
+    let expected = vec![kept[1].clone(), kept[2].clone(), sharing.clone()];
+    assert_eq!(all, Reply::Changes { changes: expected, done: 3, skip: 0 });
+    let one = PageBudget { bytes: usize::MAX, changes: 1 };
+    let page = ask(Ask::Changes { wanted: wanted.clone(), skip: 0 }, one).await.1.unwrap();
+    assert_eq!(page, Reply::Changes { changes: vec![kept[1].clone()], done: 0, skip: 1 });
+    let page = ask(Ask::Changes { wanted: wanted.clone(), skip: 1 }, one).await.1.unwrap();
+    assert_eq!(page, Reply::Changes { changes: vec![kept[2].clone()], done: 2, skip: 0 });
+    let page = ask(Ask::Changes { wanted: wanted[2..].to_vec(), skip: 0 }, one).await.1.unwrap();
+    assert_eq!(page, Reply::Changes { changes: vec![sharing], done: 1, skip: 0 });
+
+    // Of what is purged, only the marker is there.
+    let marker = purge(entity(1), &author.heads(entity(1)));
+    push(&backend, &home, vec![marker.clone()]).await;
+    let purged = ask(Ask::Changes { wanted: vec![Wanted { entity: entity(1), known }], skip: 0 }, ALL).await;
+    assert_eq!(purged.1.unwrap(), Reply::Changes { changes: vec![marker], done: 1, skip: 0 });
+
+    let (_, unreadable) = ask(Ask::Sketch(vec![9]), ALL).await;
+    assert!(unreadable.is_err());
 }
