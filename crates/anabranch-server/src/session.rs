@@ -107,6 +107,11 @@ impl Sessions {
                 let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a pull failed")).ok();
                 CallResult::Read { space, outcome }
             }
+            Call::Head { space } => {
+                let outcome = backend.head(space.clone()).await;
+                let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "no head")).ok();
+                CallResult::Head { space, outcome }
+            }
         }
     }
 

@@ -299,6 +299,7 @@ impl std::fmt::Display for Said<'_> {
             }
             ServerMessage::CursorUnknown { space } => write!(f, "the cursor of {space} is unknown"),
             ServerMessage::Refused { code, message, .. } => write!(f, "refused: {code:?}, {message}"),
+            ServerMessage::Behind { space, changes } => write!(f, "{changes} more changes of {space}"),
         }
     }
 }

@@ -64,6 +64,8 @@ struct SpaceSync {
     cursor: Option<Cursor>,
     ack: Option<Mark>,
     pulled: bool,
+    /// Changes that the server has said are still to come.
+    behind: Option<u64>,
     outbox: Outbox,
     retry_at: Option<UnixMillis>,
 }
@@ -260,6 +262,7 @@ impl ClientSession {
             (ServerMessage::Changes { space, changes, cursor, more }, Link::Open { .. }) => {
                 self.on_changes(space, changes, cursor, more, step);
             }
+            (ServerMessage::Behind { space, changes }, Link::Open { .. }) => self.on_behind(&space, changes),
             (ServerMessage::CursorUnknown { space }, Link::Open { .. }) => self.on_cursor_unknown(space, step),
             (_, Link::Greeting) => self.halt(Halt::Protocol("the server did not say welcome".to_owned()), step),
             // Late words of a link that is already given up.
@@ -408,6 +411,7 @@ impl ClientSession {
             step.send.push(ClientMessage::Received { space: name.clone() });
         }
         space.pulled = !more;
+        space.count_down(changes.len());
         if space.cursor.as_ref() != Some(&cursor) || !changes.is_empty() {
             space.cursor = Some(cursor.clone());
             let mut batch = WriteBatch::empty(name, lineage);
@@ -458,7 +462,7 @@ impl ClientSession {
 impl SpaceSync {
     fn begin(progress: SpaceProgress) -> (SpaceName, Self) {
         let SpaceProgress { space, cursor, ack } = progress;
-        (space, Self { cursor, ack, pulled: false, outbox: Outbox::Unknown, retry_at: None })
+        (space, Self { cursor, ack, pulled: false, behind: None, outbox: Outbox::Unknown, retry_at: None })
     }
 
     fn pull(&self, name: &SpaceName) -> ClientMessage {

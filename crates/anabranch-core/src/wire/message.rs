@@ -128,6 +128,13 @@ pub enum ServerMessage {
         /// When to try again, if that can help.
         retry_after_millis: Option<u32>,
     },
+    /// How far the client is behind: sent once while a pull takes more than a page.
+    Behind {
+        /// The space.
+        space: SpaceName,
+        /// Changes of the space's log after the page that was sent last.
+        changes: u64,
+    },
 }
 
 /// The answer to [`Hello`].

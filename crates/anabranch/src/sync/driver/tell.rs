@@ -132,9 +132,12 @@ impl Driver {
             self.events.tell(if open { Event::CircuitOpened { failures } } else { Event::CircuitClosed });
         }
         let online = self.session.is_open() && self.link.is_some();
+        let behind = self.session.behind().filter(|_| online);
         let idle = self.link.is_none() && self.connecting.is_none();
         let deferred = self.deferral.filter(|_| idle && self.outcome.is_none());
-        self.tell_status(|status| (status.phase, status.online, status.deferred) = (phase, online, deferred));
+        self.tell_status(|status| {
+            (status.phase, status.online, status.behind, status.deferred) = (phase, online, behind, deferred);
+        });
     }
 
     fn phase(&self) -> Phase {
@@ -161,7 +164,7 @@ impl Driver {
             if status.phase != Phase::Halted {
                 status.phase = Phase::Idle;
             }
-            (status.online, status.deferred) = (false, None);
+            (status.online, status.behind, status.deferred) = (false, None, None);
         });
     }
 
