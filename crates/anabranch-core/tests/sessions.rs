@@ -1,10 +1,13 @@
 //! The client's session under clocks and servers that cannot be relied on.
 
+use anabranch_core::sync::{Access, Call, CallResult, LogPage, ServerConfig, ServerEvent, ServerSession};
 use anabranch_core::sync::{
     Adopt, ClientConfig, ClientEvent, ClientSession, LinkCommand, MAX_BACKOFF_MILLIS, SpaceProgress, SyncEvent,
 };
-use anabranch_core::wire::{Cursor, Limits, RefusalCode, ServerMessage, Welcome};
-use anabranch_core::{Actor, Lineage, ReplicaId, SpaceName, SplitMix64};
+use anabranch_core::wire::{
+    ClientMessage, Cursor, Envelope, Hello, Limits, Mark, Pull, RefusalCode, ServerMessage, Welcome,
+};
+use anabranch_core::{Actor, CollectionName, Digest, EntityId, Lineage, ReplicaId, SpaceName, SplitMix64};
 
 /// Found by simulation: the clock was ten years ahead when the connection failed, and was put right; the next
 /// attempt was ten years away.
@@ -87,4 +90,71 @@ fn a_session_is_not_caught_up_while_something_waits_for_its_next_attempt() {
     let done = session.handle(NOW + 500, &mut entropy, empty);
     assert_eq!(done.events, [SyncEvent::CaughtUp]);
     assert!(session.is_caught_up() && session.failures() == 0);
+}
+
+struct Everyone;
+
+impl Access for Everyone {
+    fn may_read(&self, _: &SpaceName) -> bool {
+        true
+    }
+
+    fn may_write(&self, _: &SpaceName) -> bool {
+        true
+    }
+}
+
+fn page(count: u64) -> Vec<Envelope> {
+    let collection = CollectionName::new("notes").expect("a name");
+    let envelope = |_| Envelope {
+        entity: EntityId::from_bytes([1; 16]),
+        collection: collection.clone(),
+        parent: None,
+        transaction: None,
+        change: Vec::new(),
+    };
+    (0..count).map(envelope).collect()
+}
+
+/// A pull that takes several pages: the server says once how many changes are still to come.
+#[test]
+fn a_pull_of_several_pages_is_told_how_far_it_is_behind() {
+    let limits = Limits { push_changes: 10, push_bytes: 1_000 };
+    let config = ServerConfig { lineage: Lineage::from_bytes([1; 16]), empty: false, limits };
+    let mut server = ServerSession::new(config);
+    let mut entropy = SplitMix64::new(1);
+    let replica = ReplicaId::mint(NOW, &mut entropy);
+    let actor = Actor::mint(&replica, &mut entropy);
+    let hello = ClientMessage::Hello(Hello { replica, actor, schema_version: 1, lineage: None });
+    let pull = ClientMessage::Pull(Pull::all(main_space(), None, None));
+    drop(server.handle(NOW, &Everyone, ServerEvent::Message(hello)));
+    drop(server.handle(NOW, &Everyone, ServerEvent::Message(pull)));
+    let mark = |seq| Mark { seq, chain: Digest::from_bytes([0; 32]) };
+    let mut read = |from: u64, more| {
+        let rows = page(10).into_iter().zip(from..).map(|(envelope, seq)| (mark(seq), envelope)).collect();
+        let outcome = Some(LogPage::Rows { rows, more });
+        server.handle(NOW, &Everyone, ServerEvent::Result(CallResult::Read { space: main_space(), outcome })).calls
+    };
+    let asks = |calls: &[Call]| calls.iter().filter(|call| matches!(call, Call::Head { .. })).count();
+    assert_eq!((asks(&read(1, true)), asks(&read(11, true)), asks(&read(21, true))), (1, 0, 0), "once");
+    let result = CallResult::Head { space: main_space(), outcome: Some(mark(35)) };
+    let said = server.handle(NOW, &Everyone, ServerEvent::Result(result)).send;
+    assert_eq!(said, [ServerMessage::Behind { space: main_space(), changes: 5 }]);
+
+    let mut client = session(&mut entropy);
+    let changes = |count, more| {
+        let cursor = Cursor(vec![u8::try_from(count).expect("small")]);
+        ClientEvent::Message(ServerMessage::Changes { space: main_space(), changes: page(count), cursor, more })
+    };
+    let mut behind = |event| {
+        drop(client.handle(NOW, &mut entropy, event));
+        client.behind()
+    };
+    for event in [ClientEvent::Start, ClientEvent::Connected, welcome()] {
+        assert_eq!(behind(event), None, "nothing has been said");
+    }
+    assert_eq!(behind(changes(10, true)), None);
+    assert_eq!(behind(ClientEvent::Message(said[0].clone())), Some(5));
+    assert_eq!(behind(changes(3, true)), Some(2));
+    assert_eq!(behind(changes(1, false)), Some(0), "the rest was this replica's own");
 }

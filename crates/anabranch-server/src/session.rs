@@ -124,6 +124,11 @@ impl Sessions {
                 let outcome = self.segments.segment(&space, &digest).await;
                 CallResult::Segment { space, digest, outcome }
             }
+            Call::Head { space } => {
+                let outcome = backend.head(space.clone()).await;
+                let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "no head")).ok();
+                CallResult::Head { space, outcome }
+            }
         }
     }
 

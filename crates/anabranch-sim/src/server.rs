@@ -137,6 +137,11 @@ impl Server {
                 let outcome = self.segments.get(&digest);
                 (CallResult::Segment { space, digest, outcome }, None)
             }
+            Call::Head { space } => {
+                let seq = u64::try_from(self.disk.log.rows(&space).len()).unwrap_or(u64::MAX);
+                let mark = wire::Mark { seq, chain: anabranch_core::Digest::from_bytes([0; 32]) };
+                (CallResult::Head { space, outcome: Some(mark) }, None)
+            }
         };
         connection.take(self.clock.now(), ServerEvent::Result(result), model)?;
         Ok(grown)

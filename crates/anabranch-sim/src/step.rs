@@ -355,6 +355,7 @@ impl std::fmt::Display for Said<'_> {
             ServerMessage::Segment { digest, bytes, .. } => {
                 write!(f, "segment {digest}: {:?} bytes", bytes.as_ref().map(Vec::len))
             }
+            ServerMessage::Behind { space, changes } => write!(f, "{changes} more changes of {space}"),
         }
     }
 }

@@ -113,6 +113,8 @@ pub struct Status {
     pub orphaned: u64,
     /// How far the first sync has come, while there is one: segment by segment.
     pub first_sync: Option<FirstSyncProgress>,
+    /// Changes that the server has and that have not come yet, as far as it has said: known while a session is open.
+    pub behind: Option<u64>,
     /// When replica and server last agreed in everything. While the phase is [`Live`](Phase::Live) they do now.
     pub last_success_at: Option<UnixMillis>,
     /// Whether that is longer ago than [`OpenOptions::staleness`](crate::OpenOptions::staleness) allows.
@@ -141,6 +143,7 @@ pub(crate) struct Online {
     pub(crate) owner: u64,
     pub(crate) phase: Phase,
     pub(crate) online: bool,
+    pub(crate) behind: Option<u64>,
     pub(crate) deferred: Option<Deferral>,
     /// What could not be stored: that the file cannot be written, say.
     pub(crate) trouble: Option<String>,
@@ -198,6 +201,7 @@ impl Status {
             quarantined,
             orphaned,
             first_sync,
+            behind: online.behind,
             last_success_at,
             stale,
             next_retry_at: None,

@@ -125,3 +125,25 @@ fn without_a_command_the_help_is_shown() {
     assert!(shell.ok(["edit", "--help"]).contains("body[5:8]=abc"));
     assert!(shell.ok(["--version"]).starts_with("anabranch "));
 }
+
+#[test]
+fn the_status_says_what_failed_and_when_it_is_tried_again() {
+    let shell = Shell::new();
+    shell.init("a.db");
+    shell.ok(["create", "a.db", "notes", "title=one"]);
+    // Nobody listens on the discard port.
+    let failed = shell.run(["sync", "a.db", "http://127.0.0.1:9"]);
+    assert!(failed.code != Some(0) && failed.stderr.contains("1 change is safe in the file"), "{}", failed.stderr);
+    let told = shell.ok(["status", "a.db"]);
+    for part in ["1 attempt in a row", "next try", "pending", "schema      version 1"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let status = shell.json(["status", "a.db", "--json"]);
+    assert_eq!(
+        (&status["failures"], &status["error_class"], &status["pending"]),
+        (&1.into(), &"transient".into(), &1.into())
+    );
+    assert!(status["next_retry_at"].is_i64() && status["oldest_pending_age_millis"].is_i64(), "{status}");
+    let unset = shell.run(["sync", "a.db", "--token-env", "ANABRANCH_NO_SUCH_VARIABLE"]);
+    assert!(unset.stderr.contains("the environment has no ANABRANCH_NO_SUCH_VARIABLE"), "{}", unset.stderr);
+}

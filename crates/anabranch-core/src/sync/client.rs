@@ -74,6 +74,8 @@ struct SpaceSync {
     reconciling: Option<Reconciling>,
     /// In this session.
     has_reconciled: bool,
+    /// Changes that the server has said are still to come.
+    behind: Option<u64>,
     outbox: Outbox,
     retry_at: Option<UnixMillis>,
     first: first_sync::First,
@@ -288,6 +290,7 @@ impl ClientSession {
             (ServerMessage::Changes { space, changes, cursor, more }, Link::Open { .. }) => {
                 self.on_changes(space, changes, cursor, more, step);
             }
+            (ServerMessage::Behind { space, changes }, Link::Open { .. }) => self.on_behind(&space, changes),
             (ServerMessage::Poke { space }, Link::Open { .. }) => {
                 // It comes by itself: the pages that fill the window are confirmed as they are committed.
                 if let Some(space) = self.spaces.get_mut(&space) {
@@ -481,6 +484,7 @@ impl ClientSession {
         space.verified = true;
         space.pulled = !more;
         space.first.reached();
+        space.count_down(changes.len());
         if space.cursor.as_ref() != Some(&cursor) || !changes.is_empty() {
             space.cursor = Some(cursor.clone());
             let mut batch = WriteBatch::empty(name, lineage);
@@ -516,6 +520,7 @@ impl SpaceSync {
             cursor,
             ack,
             pulled: false,
+            behind: None,
             verified,
             reconciling: None,
             has_reconciled: false,

@@ -94,6 +94,11 @@ pub enum Call {
         /// The segment's name.
         digest: Digest,
     },
+    /// Find the end of a space's log.
+    Head {
+        /// The space.
+        space: SpaceName,
+    },
 }
 
 /// The backend's answer to a [`Call`].
@@ -140,6 +145,13 @@ pub enum CallResult {
         digest: Digest,
         /// Its bytes. `None`: it is not there, or not any more.
         outcome: Option<Vec<u8>>,
+    },
+    /// To [`Call::Head`]. `None`: the backend failed.
+    Head {
+        /// The space.
+        space: SpaceName,
+        /// Where the log ends.
+        outcome: Option<Mark>,
     },
 }
 
@@ -218,6 +230,8 @@ struct Feed {
     reading: bool,
     /// The answer to a pull must come, even if it is empty.
     answer_due: bool,
+    /// The client has been told how much more there is.
+    told_behind: bool,
     unconfirmed: u32,
     /// The client has been told that more waits than its window lets through.
     poked: bool,
@@ -268,6 +282,7 @@ impl ServerSession {
             ServerEvent::Result(CallResult::Segment { space, digest, outcome }) => {
                 self.on_segment(access, space, digest, outcome, &mut step);
             }
+            ServerEvent::Result(CallResult::Head { space, outcome }) => self.on_head(access, space, outcome, &mut step),
             ServerEvent::Committed { space, seq } => {
                 if let Some(feed) = self.feeds.get_mut(&space) {
                     feed.known_head = feed.known_head.max(seq);
@@ -379,6 +394,7 @@ impl ServerSession {
             live,
             reading: true,
             answer_due: true,
+            told_behind: false,
             unconfirmed: 0,
             poked: false,
             more: false,
@@ -459,6 +475,13 @@ impl ServerSession {
         }
     }
 
+    fn on_head(&self, access: &dyn Access, space: SpaceName, head: Option<Mark>, step: &mut ServerStep) {
+        let sent = self.feeds.get(&space).filter(|_| access.may_read(&space)).map(|feed| feed.sent.seq);
+        if let (Some(head), Some(sent)) = (head, sent) {
+            step.send.push(ServerMessage::Behind { space, changes: head.seq.saturating_sub(sent) });
+        }
+    }
+
     fn refuse(&mut self, code: RefusalCode, message: &str, step: &mut ServerStep) {
         step.send.push(ServerMessage::Refused { code, message: message.to_owned(), retry_after_millis: None });
         step.close = true;
@@ -480,6 +503,10 @@ impl Feed {
             self.known_head = self.known_head.max(last.seq);
         }
         self.more = more;
+        if more && !std::mem::replace(&mut self.told_behind, more) {
+            step.calls.push(Call::Head { space: space.clone() });
+        }
+        self.told_behind &= more;
         let moved = !rows.is_empty();
         let mut changes = Vec::with_capacity(rows.len());
         for (mark, envelope) in rows {

@@ -257,6 +257,13 @@ pub enum ServerMessage {
         /// Its bytes; `None` if the server does not have it any more: it has made others meanwhile.
         bytes: Option<Vec<u8>>,
     },
+    /// How far the client is behind: sent once while a pull takes more than a page.
+    Behind {
+        /// The space.
+        space: SpaceName,
+        /// Changes of the space's log after the page that was sent last.
+        changes: u64,
+    },
 }
 
 /// The answer to [`Hello`].

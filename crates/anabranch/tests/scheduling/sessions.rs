@@ -135,3 +135,37 @@ fn signing_out_says_what_is_unsent_and_makes_room_for_another_account() -> Resul
     assert_eq!((report.pushed, other.entities("home").len()), (2, 2));
     Ok(())
 }
+
+/// The real server and the real transport: the token is in the header, and nowhere that it could be seen.
+#[test]
+fn a_token_travels_in_the_header_of_the_websocket() -> Result<(), Error> {
+    use anabranch_server::{OpenAccess, Server, ServerOptions, SharedAccess, SqliteBackend};
+
+    let world = World::new();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let server = runtime.block_on(async {
+        let backend = SqliteBackend::open(world.path("server.db"), Box::new(anabranch::SystemEnvironment::new()));
+        let options = ServerOptions {
+            authorize: Some(Arc::new(|headers| {
+                let known = headers.get("authorization").is_some_and(|token| token == "Bearer correct-horse");
+                known.then(|| -> SharedAccess { Arc::new(OpenAccess) })
+            })),
+            ..ServerOptions::default()
+        };
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        Server::bind(address, Arc::new(backend.expect("a backend")), options).await.expect("a server").spawn()
+    });
+    let url = format!("http://{}", server.local_addr());
+    let phone = world.open("phone.db");
+    write(&phone, "one");
+    let run = |token: &str| phone.sync(&url).token(token).now(Duration::from_secs(60)).wait();
+    let refused = run("planted-secret").expect_err("an unknown token");
+    assert_eq!(refused.kind(), ErrorKind::Refused);
+    assert!(refused.to_string().contains("401") && !refused.to_string().contains("planted"), "{refused}");
+    assert_eq!(phone.status()?.error_class, Some(ErrorClass::Auth));
+    let unprintable = run("line\nbreak").expect_err("no header can carry it");
+    assert!(!unprintable.to_string().contains("break"), "{unprintable}");
+    assert!(run("correct-horse")?.finished);
+    runtime.block_on(server.abort());
+    Ok(())
+}

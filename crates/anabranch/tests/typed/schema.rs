@@ -172,3 +172,15 @@ fn the_library_may_be_found_elsewhere() {
     }
     assert_eq!(facade::replication::schema![Elsewhere], schema![Folder]);
 }
+
+#[derive(Default, Entity, Serialize, Deserialize)]
+#[entity(local)]
+struct Draft {
+    text: Text,
+}
+
+#[test]
+fn a_struct_may_say_that_its_entities_stay_here() {
+    let schema = schema![Draft, Folder];
+    assert!(schema.collections["drafts"].local && !schema.collections["folders"].local);
+}

@@ -1,8 +1,17 @@
 //! Giving way: to a device that has better things to do, and to limits that nobody announced.
 
-use super::{ClientSession, ClientStep, Link, LinkCommand, Outbox, WriteBatch};
+use super::{ClientSession, ClientStep, Link, LinkCommand, Outbox, SpaceSync, WriteBatch};
 use crate::environment::{Entropy, UnixMillis};
+use crate::name::SpaceName;
 use crate::wire::{Answer, RejectCode};
+
+impl SpaceSync {
+    /// A page has come. What this replica has pushed itself is not sent back, so the count may end early.
+    pub(super) fn count_down(&mut self, changes: usize) {
+        let changes = u64::try_from(changes).unwrap_or(u64::MAX);
+        self.behind = self.behind.map(|behind| behind.saturating_sub(changes)).filter(|_| !self.pulled);
+    }
+}
 
 impl ClientSession {
     /// Until when the server asked to be left alone, if it was the last failure that said so.
@@ -21,6 +30,21 @@ impl ClientSession {
     #[must_use]
     pub const fn is_open(&self) -> bool {
         matches!(self.link, Link::Open { .. })
+    }
+
+    /// How many changes the server has that have not come yet, as far as it has said so; `None` while that is not
+    /// known.
+    #[must_use]
+    pub fn behind(&self) -> Option<u64> {
+        let behind = |space: &SpaceSync| if space.pulled { Some(0) } else { space.behind };
+        let known = self.spaces.values().filter(|_| self.is_open());
+        known.map(behind).try_fold(0u64, |sum, behind| Some(sum.saturating_add(behind?))).filter(|_| self.is_open())
+    }
+
+    pub(super) fn on_behind(&mut self, name: &SpaceName, changes: u64) {
+        if let Some(space) = self.spaces.get_mut(name) {
+            space.behind = Some(changes);
+        }
     }
 
     pub(super) fn suspend(&mut self, step: &mut ClientStep) {

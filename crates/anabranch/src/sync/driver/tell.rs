@@ -141,9 +141,12 @@ impl Driver {
         if !online {
             self.lose_sight();
         }
+        let behind = self.session.behind().filter(|_| online);
         let idle = self.link.is_none() && self.connecting.is_none();
         let deferred = self.deferral.filter(|_| idle && self.outcome.is_none());
-        self.tell_status(|status| (status.phase, status.online, status.deferred) = (phase, online, deferred));
+        self.tell_status(|status| {
+            (status.phase, status.online, status.behind, status.deferred) = (phase, online, behind, deferred);
+        });
     }
 
     fn phase(&self) -> Phase {
@@ -170,7 +173,7 @@ impl Driver {
             if status.phase != Phase::Halted {
                 status.phase = Phase::Idle;
             }
-            (status.online, status.deferred) = (false, None);
+            (status.online, status.behind, status.deferred) = (false, None, None);
         });
     }
 

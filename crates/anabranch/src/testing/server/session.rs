@@ -163,6 +163,10 @@ impl State {
                 let page = self.spaces.entry(space.clone()).or_default().read(after, &check);
                 CallResult::Read { space, outcome: Some(page) }
             }
+            Call::Head { space } => {
+                let head = self.spaces.entry(space.clone()).or_default().head();
+                CallResult::Head { space, outcome: Some(head) }
+            }
         }
     }
 
