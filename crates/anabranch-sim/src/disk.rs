@@ -79,6 +79,15 @@ pub struct Fault {
     pub lasting: bool,
 }
 
+/// Syncs that do nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Skipped {
+    /// Those of write-ahead logs.
+    Logs,
+    /// Those of all others.
+    Files,
+}
+
 /// A disk. Clones are the same disk.
 #[derive(Clone)]
 pub struct Disk {
@@ -99,8 +108,7 @@ struct State {
     next: u64,
     log: Vec<Event>,
     recording: bool,
-    /// Syncs of write-ahead logs do nothing: a planted bug.
-    skips_log_syncs: bool,
+    skipped: Option<Skipped>,
     fault: Option<Fault>,
     /// How many accesses there were since the fault was set.
     accesses: BTreeMap<u8, u64>,
@@ -183,9 +191,9 @@ impl Disk {
         self.lock().record(Event::Promise);
     }
 
-    /// From now on, syncs of write-ahead logs do nothing: a planted bug.
-    pub(crate) fn skip_log_syncs(&self) {
-        self.lock().skips_log_syncs = true;
+    /// From now on, these syncs do nothing: a planted bug.
+    pub(crate) fn skip(&self, skipped: Skipped) {
+        self.lock().skipped = Some(skipped);
     }
 
     /// What is on it now.

@@ -11,7 +11,7 @@ mod server;
 mod timeline;
 
 use crate::crash::{Effort, Extent};
-use crate::disk::Disk;
+use crate::disk::{Disk, Skipped};
 use crate::failure::Failure;
 
 /// A file under test: how it is opened, and what must be true of it.
@@ -51,6 +51,18 @@ pub enum Planted {
     Nothing,
     /// The write-ahead log is not synced: as with `synchronous=NORMAL`, a commit returns before it is on the disk.
     NoLogSync,
+    /// The file is not synced: a checkpoint lets go of the log before what was in it is on the disk.
+    NoFileSync,
+}
+
+impl Planted {
+    fn plant(self, disk: &Disk) {
+        match self {
+            Self::Nothing => {}
+            Self::NoLogSync => disk.skip(Skipped::Logs),
+            Self::NoFileSync => disk.skip(Skipped::Files),
+        }
+    }
 }
 
 /// What was covered, and what was found.

@@ -46,3 +46,11 @@ fn a_log_that_is_not_synced_is_found() {
         assert!(failure.contains("had been reported as done"), "{report}");
     }
 }
+
+#[test]
+fn a_file_that_is_not_synced_before_its_log_goes_is_found() {
+    let reports = lose_power(Effort::QUICK, PowerBug::NoFileSync, |name| name.contains("checkpoints"));
+    print(&reports);
+    assert_eq!(reports.len(), 2);
+    assert!(reports.iter().all(|report| report.failure.is_some()));
+}

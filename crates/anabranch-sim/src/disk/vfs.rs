@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anabranch_vfs::{Code, Lock, OpenOptions, Region, SlotLock, Vfs, VfsFile};
 
 use super::locks::HandleId;
-use super::{Access, Contents, DISKS, Event, Inode, State};
+use super::{Access, Contents, DISKS, Event, Inode, Skipped, State};
 
 /// All disks.
 #[derive(Debug)]
@@ -154,7 +154,8 @@ impl VfsFile for File {
             return Err(Code::SYNC);
         }
         let named = state.inodes.get(&self.inode).is_some_and(|contents| contents.named);
-        if named && !(self.is_log && state.skips_log_syncs) {
+        let kind = if self.is_log { Skipped::Logs } else { Skipped::Files };
+        if named && state.skipped != Some(kind) {
             state.record(Event::Sync { inode: self.inode });
         }
         Ok(())

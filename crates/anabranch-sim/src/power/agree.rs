@@ -52,7 +52,10 @@ pub(super) fn check(engine: &mut Engine, reader: &Connection) -> Result<(), Fail
 
 /// The heads in an entity's row are those of the changes that the file holds of it, and none of those lacks another.
 fn check_heads(reader: &Connection) -> Result<(), Failure> {
-    let held = file::changes(reader)?.into_iter().chain(file::markers(reader)?);
+    let purged = file::purged(reader)?;
+    // A marker is under way until a server has agreed; it belongs to the document only then.
+    let markers = file::markers(reader)?.into_iter().filter(|(space, id, _)| purged.contains(&(space.clone(), *id)));
+    let held = file::changes(reader)?.into_iter().chain(markers);
     let mut of_entity: BTreeMap<(SpaceName, EntityId), BTreeSet<[u8; 32]>> = BTreeMap::new();
     for (space, entity, hash) in held {
         of_entity.entry((space, entity)).or_default().insert(hash);
@@ -65,8 +68,7 @@ fn check_heads(reader: &Connection) -> Result<(), Failure> {
         let key = (entity.space, entity.id);
         let (held, needed) = (of_entity.remove(&key).unwrap_or_default(), needed.remove(&key).unwrap_or_default());
         let heads: BTreeSet<[u8; 32]> = entity.heads.chunks_exact(32).filter_map(|head| head.try_into().ok()).collect();
-        // A purged entity's markers name what is gone.
-        ensure(entity.purged || needed.is_subset(&held), || format!("entity {}: a change lacks what it needs", key.1))?;
+        ensure(needed.is_subset(&held), || format!("entity {}: a change lacks what it needs", key.1))?;
         let ends: BTreeSet<[u8; 32]> = held.difference(&needed).copied().collect();
         ensure(heads == ends, || format!("entity {}: the row's heads are not the log's", key.1))?;
     }

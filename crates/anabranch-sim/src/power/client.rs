@@ -46,21 +46,15 @@ impl Desk {
             pulled: Mark::START,
             planted,
         };
-        desk.plant();
+        desk.planted.plant(&desk.disk);
         Ok(desk)
-    }
-
-    fn plant(&self) {
-        if self.planted == Planted::NoLogSync {
-            self.disk.skip_log_syncs();
-        }
     }
 
     /// What came before was preparation: the log begins here.
     pub(super) fn begin(&mut self) -> Result<(), Failure> {
         self.engine = None;
         self.disk = Disk::holding(&self.disk.files(), true)?;
-        self.plant();
+        self.planted.plant(&self.disk);
         Ok(())
     }
 

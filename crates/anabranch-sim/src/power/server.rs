@@ -127,15 +127,9 @@ fn pages(seed: u64, commits: usize) -> Result<Vec<Vec<Envelope>>, Failure> {
 impl Shop {
     fn new(planted: Planted) -> Result<Self, Failure> {
         let mut shop = Self { disk: Disk::new(true)?, backend: None, runtime: runtime()?, pushed: Vec::new(), planted };
-        shop.plant();
+        shop.planted.plant(&shop.disk);
         shop.open()?;
         Ok(shop)
-    }
-
-    fn plant(&self) {
-        if self.planted == Planted::NoLogSync {
-            self.disk.skip_log_syncs();
-        }
     }
 
     fn open(&mut self) -> Result<(), Failure> {
@@ -150,7 +144,7 @@ impl Shop {
     fn begun(mut self) -> Result<Self, Failure> {
         self.backend = None;
         self.disk = Disk::holding(&self.disk.files(), true)?;
-        self.plant();
+        self.planted.plant(&self.disk);
         Ok(self)
     }
 

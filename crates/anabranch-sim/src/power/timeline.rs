@@ -43,7 +43,9 @@ pub(super) fn check(
     let mut continued: HashSet<Shown> = HashSet::new();
     for (place, event) in log.iter().enumerate() {
         replay.take(event);
-        if place < timeline.start {
+        let something_ends =
+            log.get(place + 1).is_none_or(|next| matches!(next, Event::Sync { .. } | Event::Delete { .. }));
+        if place < timeline.start || !(something_ends || place % effort.stride == 0) {
             continue;
         }
         for files in replay.states(effort, &mut dice) {
