@@ -133,6 +133,7 @@ impl Replay {
                 let is_new = self.pending.iter().any(new);
                 self.settle(|piece| piece.inode() == Some(*inode) || is_new && piece.is_name());
             }
+            Event::SyncFailed { inode } => self.pending.retain(|piece| piece.inode() != Some(*inode)),
             Event::Promise => {}
         }
     }
@@ -246,7 +247,7 @@ impl Extent {
         for event in log {
             match event {
                 Event::Write { .. } | Event::Truncate { .. } => extent.writes += 1,
-                Event::Sync { .. } => extent.syncs += 1,
+                Event::Sync { .. } | Event::SyncFailed { .. } => extent.syncs += 1,
                 Event::Create { .. } | Event::Delete { .. } => extent.names += 1,
                 Event::Promise => {}
             }

@@ -19,6 +19,9 @@ use crate::failure::{Failure, broken};
 /// The name under which SQLite knows these disks.
 const VFS: &str = "anabranch-disk";
 
+/// What stands before the name of a file in whose accesses nothing fails.
+const UNHURT: &str = "unhurt/";
+
 /// A file apart from its name, which it may lose.
 pub(crate) type Inode = u64;
 
@@ -49,6 +52,10 @@ pub(crate) enum Event {
     Sync {
         inode: Inode,
     },
+    /// A sync has failed: what was to reach the disk with it never will, and no later sync tells.
+    SyncFailed {
+        inode: Inode,
+    },
     /// Everything that was reported as done up to here must survive.
     Promise,
 }
@@ -62,7 +69,7 @@ pub enum Access {
     Write,
     /// Writing that needs room.
     Room,
-    /// Syncing.
+    /// Syncing; what was written since the last sync does not reach the disk.
     Sync,
     /// Getting memory that connections share.
     Memory,
@@ -171,6 +178,11 @@ impl Disk {
         Connection::open(self.path(name)).map_err(broken("opening a file on a disk"))
     }
 
+    /// As [`Disk::connect`], for a look at the file in which nothing fails and which is not counted.
+    pub(crate) fn connect_unhurt(&self, name: &str) -> Result<Connection, Failure> {
+        Connection::open(self.path(&format!("{UNHURT}{name}"))).map_err(broken("looking at a file on a disk"))
+    }
+
     /// Sets what fails from now on; accesses are counted from here.
     pub fn fail(&self, fault: Fault) {
         let mut state = self.lock();
@@ -211,6 +223,11 @@ impl Disk {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Access {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Room, Self::Write, Self::Sync, Self::Memory, Self::Read];
 }
 
 impl State {

@@ -44,6 +44,6 @@ pub use disk::{Access, Disk, Fault};
 pub use failure::Failure;
 pub use fleet::{Fleet, FleetOptions};
 pub use op::Op;
-pub use power::{Planted as PowerBug, PowerReport, Workload};
+pub use power::{Planted as PowerBug, PowerReport, Survived, Workload, survive_replica, survive_server};
 pub use run::{Report, Run, STANDARD_STEPS};
 pub mod fuzz;

@@ -7,8 +7,11 @@
 mod agree;
 mod client;
 mod client_workloads;
+mod faults;
 mod server;
 mod timeline;
+
+pub use faults::{Survived, survive_replica, survive_server};
 
 use crate::crash::{Effort, Extent};
 use crate::disk::{Disk, Skipped};

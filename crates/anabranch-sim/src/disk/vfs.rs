@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anabranch_vfs::{Code, Lock, OpenOptions, Region, SlotLock, Vfs, VfsFile};
 
 use super::locks::HandleId;
-use super::{Access, Contents, DISKS, Event, Inode, Skipped, State};
+use super::{Access, Contents, DISKS, Event, Inode, Skipped, State, UNHURT};
 
 /// All disks.
 #[derive(Debug)]
@@ -18,14 +18,17 @@ pub(super) struct File {
     inode: Inode,
     id: HandleId,
     is_log: bool,
+    /// Nothing fails.
+    unhurt: bool,
 }
 
+/// A disk, and the name of a file on it.
 type Found<'a> = (Arc<Mutex<State>>, &'a str);
 
 fn find(path: &str) -> Option<Found<'_>> {
     let (number, name) = path.strip_prefix('/')?.split_once('/')?;
     let disks = DISKS.lock().unwrap_or_else(PoisonError::into_inner);
-    Some((disks.get(&number.parse().ok()?)?.upgrade()?, name))
+    Some((disks.get(&number.parse().ok()?)?.upgrade()?, name.strip_prefix(UNHURT).unwrap_or(name)))
 }
 
 fn lock(disk: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -39,7 +42,7 @@ impl Vfs for Disks {
         let Some(path) = path else {
             let disk = Arc::default();
             let inode = lock(&disk).inode(false);
-            return Ok(File { disk, inode, id: 0, is_log: false });
+            return Ok(File { disk, inode, id: 0, is_log: false, unhurt: true });
         };
         let (disk, name) = find(path).ok_or(Code::CANNOT_OPEN)?;
         let mut state = lock(&disk);
@@ -60,7 +63,7 @@ impl Vfs for Disks {
             contents.handles += 1;
         }
         drop(state);
-        Ok(File { disk, inode, id, is_log: name.ends_with("-wal") })
+        Ok(File { disk, inode, id, is_log: name.ends_with("-wal"), unhurt: path.contains(UNHURT) })
     }
 
     fn delete(&self, path: &str, sync: bool) -> Result<(), Code> {
@@ -88,6 +91,10 @@ impl File {
         lock(&self.disk).inodes.get_mut(&self.inode).map(work).ok_or(code)
     }
 
+    fn fails(&self, state: &mut State, access: Access) -> bool {
+        !self.unhurt && state.fails(access)
+    }
+
     /// Writes without asking.
     fn put(state: &mut State, inode: Inode, at: usize, bytes: &[u8]) -> Result<(), Code> {
         let contents = state.inodes.get_mut(&inode).ok_or(Code::WRITE)?;
@@ -108,7 +115,7 @@ impl File {
 impl VfsFile for File {
     fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<usize, Code> {
         let at = usize::try_from(at).map_err(|_| Code::READ)?;
-        if lock(&self.disk).fails(Access::Read) {
+        if self.fails(&mut lock(&self.disk), Access::Read) {
             return Err(Code::READ);
         }
         self.with(Code::READ, |contents| {
@@ -124,10 +131,10 @@ impl VfsFile for File {
         let mut state = lock(&self.disk);
         let size = state.inodes.get(&self.inode).map_or(0, |contents| contents.bytes.len());
         let needs_room = at.saturating_add(bytes.len()) > size;
-        if needs_room && state.fails(Access::Room) {
+        if needs_room && self.fails(&mut state, Access::Room) {
             return Err(Code::FULL);
         }
-        if state.fails(Access::Write) {
+        if self.fails(&mut state, Access::Write) {
             Self::put(&mut state, self.inode, at, &bytes[..bytes.len() / 2])?;
             return Err(Code::WRITE);
         }
@@ -137,7 +144,7 @@ impl VfsFile for File {
     fn truncate(&mut self, size: u64) -> Result<(), Code> {
         let size = usize::try_from(size).map_err(|_| Code::TRUNCATE)?;
         let mut state = lock(&self.disk);
-        if state.fails(Access::Write) {
+        if self.fails(&mut state, Access::Write) {
             return Err(Code::TRUNCATE);
         }
         let contents = state.inodes.get_mut(&self.inode).ok_or(Code::TRUNCATE)?;
@@ -150,10 +157,13 @@ impl VfsFile for File {
 
     fn sync(&mut self) -> Result<(), Code> {
         let mut state = lock(&self.disk);
-        if state.fails(Access::Sync) {
+        let named = state.inodes.get(&self.inode).is_some_and(|contents| contents.named);
+        if self.fails(&mut state, Access::Sync) {
+            if named {
+                state.record(Event::SyncFailed { inode: self.inode });
+            }
             return Err(Code::SYNC);
         }
-        let named = state.inodes.get(&self.inode).is_some_and(|contents| contents.named);
         let kind = if self.is_log { Skipped::Logs } else { Skipped::Files };
         if named && state.skipped != Some(kind) {
             state.record(Event::Sync { inode: self.inode });
@@ -179,7 +189,7 @@ impl VfsFile for File {
     }
 
     fn map(&mut self, number: usize, size: usize, make: bool) -> Result<Option<Arc<Region>>, Code> {
-        if lock(&self.disk).fails(Access::Memory) {
+        if self.fails(&mut lock(&self.disk), Access::Memory) {
             return Err(Code::SHARED_MEMORY);
         }
         self.with(Code::SHARED_MEMORY, |contents| contents.memory.map(self.id, number, size, make))

@@ -99,16 +99,16 @@ fn open(disk: &Disk) -> Result<SqliteBackend, Failure> {
         .map_err(broken("opening the server's file"))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread().build().map_err(broken("starting a runtime"))
 }
 
-fn offered(batch: &[Envelope]) -> Vec<Pushable> {
+pub(super) fn offered(batch: &[Envelope]) -> Vec<Pushable> {
     batch.iter().cloned().map(Offered::open).collect()
 }
 
 /// What a replica pushes, in pages.
-fn pages(seed: u64, commits: usize) -> Result<Vec<Vec<Envelope>>, Failure> {
+pub(super) fn pages(seed: u64, commits: usize) -> Result<Vec<Vec<Envelope>>, Failure> {
     let (mut desk, mut pages, mut log) = (Desk::new(seed, Planted::Nothing)?, Vec::new(), Log::default());
     desk.act(commits)?;
     loop {
@@ -271,7 +271,7 @@ fn rows(reader: &Connection) -> Result<Vec<Row>, Failure> {
 }
 
 /// No gap, the chain is unbroken, what is stored is what was named, and counters and heads are the log's.
-fn check_log(reader: &Connection) -> Result<(), Failure> {
+pub(super) fn check_log(reader: &Connection) -> Result<(), Failure> {
     let sql = "SELECT s.name, c.seq, c.chain, c.entity, c.txn, c.bytes, c.hash FROM changes c \
                JOIN spaces s ON s.id = c.space ORDER BY s.name, c.seq";
     let found = file::rows(reader, sql, [], |row| {
