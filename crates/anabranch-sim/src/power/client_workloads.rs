@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::client::{Desk, LINEAGE, main_space};
 use super::{FILE, Planted, Played, Workload};
 use crate::bug;
-use crate::disk::Disk;
+use crate::disk::{Access, Disk, Fault};
 use crate::failure::{Failure, broken, ensure};
 use crate::file;
 use crate::job::job;
@@ -89,6 +89,15 @@ pub(super) const ALL: &[Workload] = workloads![
         desk.played()
     },
     "replica: quarantine" => quarantine,
+    "replica: a disk that is full now and then" => |planted| failing(planted, Access::Room),
+    "replica: writes that fail now and then" => |planted| failing(planted, Access::Write),
+    "replica: syncs that fail now and then" => |planted| failing(planted, Access::Sync),
+    "replica: a first sync that fails, and so no write-ahead log" => |planted| {
+        let mut desk = Desk::new(33, planted)?;
+        desk.disk.fail(Fault { access: Access::Sync, at: 0, lasting: false });
+        desk.act(6)?;
+        desk.played()
+    },
 ];
 
 /// A desk whose log begins after some commits.
@@ -364,6 +373,20 @@ fn write_as_earlier(now: &Disk, then: &Disk, version: usize) -> rusqlite::Result
         file.execute_batch("UPDATE meta SET value = 1 WHERE key = 'projection'")?;
     }
     file.execute_batch("DETACH newer; PRAGMA journal_mode = wal")
+}
+
+/// Every other commit meets a fault; some come through all the same.
+fn failing(planted: Planted, access: Access) -> Result<Played, Failure> {
+    let mut desk = started(32, planted, 3)?;
+    desk.open()?;
+    desk.uncertain = true;
+    for at in [0, 2, 1, 4, 3, 0] {
+        desk.disk.fail(Fault { access, at, lasting: false });
+        desk.act(1)?;
+        desk.disk.mend();
+        desk.act(1)?;
+    }
+    desk.played()
 }
 
 /// Others may fold the write-ahead log into the file at any time.

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::client::{Desk, main_space};
 use super::{FILE, Planted, Played, Subject, Workload};
-use crate::disk::Disk;
+use crate::disk::{Access, Disk, Fault};
 use crate::failure::{Failure, broken, ensure};
 use crate::file;
 use crate::log::Log;
@@ -71,6 +71,14 @@ pub(super) const ALL: &[Workload] = &[
     },
     Workload { name: "server: purge markers", play: purges },
     Workload { name: "server: a file of the first tables", play: migration },
+    Workload {
+        name: "server: a first sync that fails, and so no write-ahead log",
+        play: |planted| {
+            let disk = Disk::new(true)?;
+            disk.fail(Fault { access: Access::Sync, at: 0, lasting: false });
+            Shop::on(disk, planted)?.taking(9, 6)?.played()
+        },
+    },
 ];
 
 struct Fixed(SplitMix64);
@@ -126,8 +134,12 @@ pub(super) fn pages(seed: u64, commits: usize) -> Result<Vec<Vec<Envelope>>, Fai
 
 impl Shop {
     fn new(planted: Planted) -> Result<Self, Failure> {
-        let mut shop = Self { disk: Disk::new(true)?, backend: None, runtime: runtime()?, pushed: Vec::new(), planted };
-        shop.planted.plant(&shop.disk);
+        Self::on(Disk::new(true)?, planted)
+    }
+
+    fn on(disk: Disk, planted: Planted) -> Result<Self, Failure> {
+        planted.plant(&disk);
+        let mut shop = Self { disk, backend: None, runtime: runtime()?, pushed: Vec::new(), planted };
         shop.open()?;
         Ok(shop)
     }
