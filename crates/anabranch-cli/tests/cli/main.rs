@@ -3,6 +3,7 @@
 mod commands;
 mod demo;
 mod durability;
+mod killing;
 mod meaning;
 mod support;
 mod two_terminals;
