@@ -45,6 +45,32 @@ pub enum Op {
     WipeServer { pick: u64 },
 }
 
+impl Op {
+    /// What kind of thing it is, for a summary.
+    #[must_use]
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Edit { .. } => "edits",
+            Self::Step { .. } => "steps",
+            Self::Pass { .. } | Self::Wait => "waits",
+            Self::Cut { .. } => "cuts",
+            Self::Corrupt { .. } => "damaged frames",
+            Self::Switch { .. } => "switches on or off line",
+            Self::Exchange { .. } => "exchanges",
+            Self::RestartClient { .. } => "client crashes",
+            Self::CrashServer { .. } => "server crashes",
+            Self::Compact { .. } => "compactions",
+            Self::Jump { .. } => "clock jumps",
+            Self::BackUpClient { .. } => "client backups",
+            Self::RestoreClient { .. } => "client restores",
+            Self::LoseClient { .. } => "lost clients",
+            Self::BackUpServer => "server backups",
+            Self::RestoreServer { .. } => "server restores",
+            Self::WipeServer { .. } => "server wipes",
+        }
+    }
+}
+
 /// How often each kind of operation happens in a run: drawn anew for every seed, so that some runs have only
 /// a few kinds of faults, and those often.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! One seed from beginning to end, and the smallest run that still fails.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::bug::Bug;
@@ -41,6 +42,8 @@ pub struct Report {
     pub events: u64,
     /// Bytes of frames.
     pub bytes: u64,
+    /// How often each kind of operation was drawn.
+    pub operations: BTreeMap<&'static str, u64>,
     /// The promise that was broken, if one was.
     pub failure: Option<String>,
     /// The trace, if it was to be kept.
@@ -67,6 +70,7 @@ impl Run {
             digest: String::new(),
             events: 0,
             bytes: 0,
+            operations: BTreeMap::new(),
             failure: None,
             lines: Vec::new(),
         };
@@ -77,7 +81,7 @@ impl Run {
                 return report;
             }
         };
-        let result = catch_unwind(AssertUnwindSafe(|| play(&mut fleet, &mut dice, self.steps)));
+        let result = catch_unwind(AssertUnwindSafe(|| play(&mut fleet, &mut dice, self.steps, &mut report.operations)));
         report.failure = match result {
             Ok(Ok(())) => None,
             Ok(Err(failure)) => Some(failure.to_string()),
@@ -91,11 +95,17 @@ impl Run {
     }
 }
 
-fn play(fleet: &mut Fleet, dice: &mut Dice, steps: usize) -> Result<(), Failure> {
+fn play(
+    fleet: &mut Fleet,
+    dice: &mut Dice,
+    steps: usize,
+    operations: &mut BTreeMap<&'static str, u64>,
+) -> Result<(), Failure> {
     let weights = Weights::draw(dice);
     let healing = dice.any();
     for _ in 0..steps {
         let op = weights.next(dice);
+        *operations.entry(op.kind()).or_default() += 1;
         fleet.apply(op)?;
     }
     fleet.heal(healing)

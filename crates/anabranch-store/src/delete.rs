@@ -149,7 +149,7 @@ impl Write<'_> {
         }
         let marker = Document::purge_marker(&version).map_err(damaged)?;
         if self.engine.is_local(&row.collection) {
-            return self.take_marker(&row, &marker, Origin::Local);
+            return self.take_marker(&row, &marker, Origin::Local).map(drop);
         }
         // Into the log and the outbox, but not yet into the document.
         let seq = rows::insert_change(&self.engine.connection, row.key, &marker, None, Origin::Local)?;
@@ -187,8 +187,8 @@ impl Write<'_> {
     }
 
     /// Leaves of an entity nothing but purge markers: this one, and those that it had already. What was not
-    /// pushed yet is set aside, not thrown away.
-    pub(crate) fn take_marker(&mut self, row: &EntityRow, marker: &Change, from: Origin) -> Result<(), StoreError> {
+    /// pushed yet is set aside, not thrown away. `false` if the marker was here already.
+    pub(crate) fn take_marker(&mut self, row: &EntityRow, marker: &Change, from: Origin) -> Result<bool, StoreError> {
         let logged = rows::change_seq(&self.engine.connection, row.key, &marker.hash())?;
         if logged.is_none() || !self.is_purged(row)? {
             // One of this replica's own may be under way: another has purged another version meanwhile.
@@ -206,14 +206,15 @@ impl Write<'_> {
             dirty.added_bytes = markers.iter().map(|marker| marker.bytes().len()).sum();
         }
         match (logged, from) {
-            (Some(seq), Origin::Remote(remote)) => self.settle(remote, row.key, seq),
-            (Some(_), _) => Ok(()),
+            (Some(seq), Origin::Remote(remote)) => self.settle(remote, row.key, seq)?,
+            (Some(_), _) => {}
             (None, from) => {
                 let except = if let Origin::Remote(remote) = from { Some(remote) } else { None };
                 let seq = rows::insert_change(&self.engine.connection, row.key, marker, None, from)?;
-                self.offer(row, seq, except)
+                self.offer(row, seq, except)?;
             }
         }
+        Ok(logged.is_none())
     }
 
     /// Drops all but the markers.

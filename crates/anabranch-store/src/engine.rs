@@ -507,13 +507,15 @@ impl Engine {
 }
 
 impl Write<'_> {
-    /// Whether a commit of this connection is on disk before it is reported: WAL with `synchronous=FULL`.
+    /// Whether a commit of this connection is on disk before it is reported: a write-ahead log with
+    /// `synchronous=FULL`, or any journal with `EXTRA`.
     ///
     /// # Errors
     /// If the database fails.
     pub fn is_fully_synchronous(&mut self) -> Result<bool, StoreError> {
         let pragma = |name| self.engine.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         let mode: String = self.engine.connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-        Ok(mode == "wal" && pragma("synchronous")? == 2)
+        let level = pragma("synchronous")?;
+        Ok(level == 3 || mode == "wal" && level == 2)
     }
 }

@@ -230,8 +230,9 @@ impl Write<'_> {
         };
         let markers: Vec<Change> = envelopes.iter().filter_map(marker).collect();
         for marker in &markers {
-            self.take_marker(row, marker, origin)?;
-            received.applied += 1;
+            let counter =
+                if self.take_marker(row, marker, origin)? { &mut received.applied } else { &mut received.known };
+            *counter += 1;
         }
         if self.is_purged(row)? {
             received.known += envelopes.len() - markers.len();

@@ -47,7 +47,7 @@ fn g02_what_a_resolved_commit_wrote_is_there_after_reopening() -> Result<(), Sto
     }
     // Durable before reported: the connection that writes is the one that must be set so.
     let durable = store.write(|write| write.is_fully_synchronous()).wait()?;
-    assert!(durable, "synchronous=FULL and WAL");
+    assert!(durable, "synchronous=EXTRA, which is FULL with a write-ahead log");
     Ok(())
 }
 

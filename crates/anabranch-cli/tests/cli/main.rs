@@ -4,6 +4,7 @@ mod commands;
 mod demo;
 mod durability;
 mod identity;
+mod killing;
 mod meaning;
 mod peers;
 mod restored_servers;

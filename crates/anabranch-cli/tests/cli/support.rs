@@ -106,6 +106,13 @@ impl ServerProcess {
     }
 }
 
+impl ServerProcess {
+    /// Ends it as a power switch does.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+}
+
 impl Drop for ServerProcess {
     fn drop(&mut self) {
         drop(self.child.kill());

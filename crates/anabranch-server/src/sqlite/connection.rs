@@ -30,11 +30,12 @@ impl Source {
         if matches!(self, Self::File(_)) {
             let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
             if mode != "wal" {
-                // A file system without shared memory, for instance. Slower, and as safe.
+                // A file system without shared memory, for instance. Slower, and as safe because of EXTRA below.
                 tracing::warn!(mode, "the file does not take write-ahead logging");
             }
         }
-        connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+        // As FULL with a write-ahead log; without one it also syncs the deletion of the journal, which is the commit.
+        connection.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA foreign_keys = ON;")?;
         Ok(connection)
     }
 

@@ -71,6 +71,10 @@ impl TestServer {
         Self { runtime, handle: Some(handle), address, path, segments }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
