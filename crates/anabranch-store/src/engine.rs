@@ -102,6 +102,13 @@ pub struct Committed {
     pub sync_state: bool,
 }
 
+impl Committed {
+    /// Whether the file has changed.
+    fn has_changes(&self) -> bool {
+        self.sync_state || !self.entities.is_empty() || !self.pushable.is_empty()
+    }
+}
+
 /// An entity whose row changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Touched {
@@ -259,6 +266,11 @@ impl Engine {
             self.run_job(&mut **job, &mut pending)?;
         }
         self.flush(&mut pending)?;
+        if pending.committed.has_changes()
+            && let Some(witness) = &mut self.witness
+        {
+            witness.claim(&self.connection)?;
+        }
         Ok(pending.committed)
     }
 
@@ -295,6 +307,12 @@ impl Engine {
             self.check_schema()?;
             self.reload_clock()?;
         }
+        if let Some(witness) = &mut self.witness
+            && witness.is_forestalled(&self.connection)?
+        {
+            let actor = Actor::mint(&self.replica, self.environment.entropy());
+            self.set_actor(actor);
+        }
         Ok(())
     }
 
@@ -322,6 +340,9 @@ impl Engine {
 
     fn roll_back(&mut self) {
         self.cache.clear();
+        if let Some(witness) = &mut self.witness {
+            witness.unclaim();
+        }
         if !self.connection.is_autocommit()
             && let Err(failure) = self.connection.execute_batch("ROLLBACK")
         {
