@@ -123,6 +123,13 @@ pub struct Committed {
     pub sync_state: bool,
 }
 
+impl Committed {
+    /// Whether the file has changed.
+    fn has_changes(&self) -> bool {
+        self.sync_state || !self.entities.is_empty() || !self.pushable.is_empty()
+    }
+}
+
 /// An entity whose row changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Touched {
@@ -288,6 +295,11 @@ impl Engine {
         }
         self.flush(&mut pending)?;
         pending.committed.entities.append(&mut self.repaired);
+        if pending.committed.has_changes()
+            && let Some(witness) = &mut self.witness
+        {
+            witness.claim(&self.connection)?;
+        }
         Ok(pending.committed)
     }
 
@@ -330,6 +342,12 @@ impl Engine {
             }
             self.reload_clock()?;
         }
+        if let Some(witness) = &mut self.witness
+            && witness.is_forestalled(&self.connection)?
+        {
+            let actor = Actor::mint(&self.replica, self.environment.entropy());
+            self.set_actor(actor);
+        }
         Ok(())
     }
 
@@ -365,6 +383,9 @@ impl Engine {
         self.repaired.clear();
         if self.sign_out == SignOut::UnderWay {
             self.sign_out = SignOut::No;
+        }
+        if let Some(witness) = &mut self.witness {
+            witness.unclaim();
         }
         if !self.connection.is_autocommit()
             && let Err(failure) = self.connection.execute_batch("ROLLBACK")

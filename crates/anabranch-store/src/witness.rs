@@ -80,7 +80,7 @@ impl fmt::Display for LostFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Sight {
     replica: ReplicaId,
-    /// How often the file had been opened and closed, all together.
+    /// How often the file had been opened to be written, and closed after that, all together.
     sequence: i64,
     seen_at: UnixMillis,
     pending: u64,
@@ -124,7 +124,12 @@ pub(crate) struct Witness {
     /// What the file was before it was opened.
     found: Option<Identity>,
     lost: Option<LostFile>,
+    /// How often the file has been opened to be written, and closed after that, as of the last look.
     sequence: i64,
+    /// The last writer's farewell, which this open may take up.
+    farewell: Option<i64>,
+    /// This open has written.
+    claimed: bool,
 }
 
 impl Witness {
@@ -140,7 +145,16 @@ impl Witness {
             _ if is_truncated(file, length) => Some(Loss::Truncated),
             _ => None,
         };
-        let mut witness = Self { file: file.to_owned(), path, sight, found: identity(file), lost: None, sequence: 0 };
+        let mut witness = Self {
+            file: file.to_owned(),
+            path,
+            sight,
+            found: identity(file),
+            lost: None,
+            sequence: 0,
+            farewell: None,
+            claimed: false,
+        };
         witness.lost = loss.and_then(|loss| witness.loss(loss));
         match &witness.lost {
             // Half a file is not written to, and one that was there is not taken for one that never was.
@@ -154,18 +168,17 @@ impl Witness {
         Some(LostFile { path: self.file.clone(), loss, replica, seen_at, pending })
     }
 
-    /// On opening, in the transaction of that: the actor that may write on, if there is one. It is nobody else's from
-    /// then on.
+    /// On opening: the actor that may write on, if there is one. Nothing is written; it is taken with the first write.
     pub(crate) fn take_over(
         &mut self,
         connection: &Connection,
         replica: &ReplicaId,
     ) -> Result<Option<Actor>, StoreError> {
-        let before: i64 = rows::meta(connection, "opens")?.unwrap_or(0);
+        self.sequence = rows::meta(connection, "opens")?.unwrap_or(0);
         if let (None, Some(sight)) = (&self.lost, &self.sight) {
             if sight.replica != *replica {
                 self.lost = self.loss(Loss::Replaced);
-            } else if before < sight.sequence {
+            } else if self.sequence < sight.sequence {
                 self.lost = self.loss(Loss::Restored);
             }
         }
@@ -173,18 +186,43 @@ impl Witness {
             let json = serde_json::to_string(lost).map_err(|_| StoreError::OutOfRange)?;
             rows::set_meta(connection, "lost", json)?;
         }
-        let farewell: Option<String> = rows::meta(connection, "farewell")?;
-        connection.execute("DELETE FROM meta WHERE key = 'farewell'", [])?;
-        self.sequence = before + 1;
-        rows::set_meta(connection, "opens", self.sequence)?;
-        let farewell = farewell.and_then(|json| serde_json::from_str::<Farewell>(&json).ok());
-        let (Some(farewell), Some(sight), Some(found)) = (farewell, &self.sight, &self.found) else { return Ok(None) };
+        let (Some(farewell), Some(sight), Some(found)) = (farewell(connection)?, &self.sight, &self.found) else {
+            return Ok(None);
+        };
         let closed = Closed { actor: farewell.actor.clone(), file: *found };
         let fits = sight.replica == *replica
-            && (sight.sequence, farewell.sequence) == (before, before)
+            && (sight.sequence, farewell.sequence) == (self.sequence, self.sequence)
             && sight.closed.as_ref() == Some(&closed)
             && farewell.actor.is_of(replica);
+        self.farewell = fits.then_some(farewell.sequence);
         Ok(fits.then_some(farewell.actor))
+    }
+
+    /// At the beginning of a transaction: whether the actor that was taken over has become somebody else's, who was
+    /// quicker to write.
+    pub(crate) fn is_forestalled(&mut self, connection: &Connection) -> Result<bool, StoreError> {
+        let Some(expected) = self.farewell.filter(|_| !self.claimed) else { return Ok(false) };
+        let there = farewell(connection)?.map(|farewell| farewell.sequence);
+        let forestalled = there != Some(expected);
+        if forestalled {
+            self.farewell = None;
+        }
+        Ok(forestalled)
+    }
+
+    /// With the first write, in its transaction: the actor is nobody else's from now on.
+    pub(crate) fn claim(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        if !std::mem::replace(&mut self.claimed, true) {
+            connection.execute("DELETE FROM meta WHERE key = 'farewell'", [])?;
+            self.sequence = rows::meta::<i64>(connection, "opens")?.unwrap_or(0) + 1;
+            rows::set_meta(connection, "opens", self.sequence)?;
+        }
+        Ok(())
+    }
+
+    /// The transaction that claimed was rolled back.
+    pub(crate) const fn unclaim(&mut self) {
+        self.claimed = false;
     }
 
     /// Notes what waits in the file, if that was long ago or what was noted says that nothing does.
@@ -193,7 +231,9 @@ impl Witness {
             let age = now.saturating_sub(sight.seen_at);
             sight.pending == 0 || !(0..SIGHT_MILLIS).contains(&age)
         });
-        if !at_once && !is_old {
+        // As long as nothing has been written here, what the last writer noted holds.
+        let holds = !self.claimed && self.lost.is_none() && self.sight.is_some();
+        if holds || (!at_once && !is_old) {
             return;
         }
         let pending = connection.query_row("SELECT count(DISTINCT change) FROM outbox", [], |row| row.get(0));
@@ -207,6 +247,9 @@ impl Witness {
 
     /// The last write before the file is closed: whoever opens it next may write on as this actor.
     pub(crate) fn leave(&mut self, connection: &mut Connection, actor: &Actor) -> Option<Left> {
+        if !self.claimed {
+            return None;
+        }
         let written = self.write_farewell(connection, actor);
         if let Err(failure) = &written {
             debug!(%failure, "the file is left without a farewell");
@@ -256,6 +299,11 @@ impl Write<'_> {
         self.engine.connection.execute("DELETE FROM meta WHERE key = 'lost'", [])?;
         Ok(())
     }
+}
+
+fn farewell(connection: &Connection) -> Result<Option<Farewell>, StoreError> {
+    let json: Option<String> = rows::meta(connection, "farewell")?;
+    Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
 }
 
 fn read(path: &Path) -> Option<Sight> {

@@ -39,10 +39,14 @@ fn an_actor_lasts_from_a_clean_close_to_the_next_open() {
     assert_eq!((session(&path, 2), session(&path, 3)), (first.clone(), first.clone()));
     // Two at once: each has its own.
     let (one, two) = (Device::open(&path, 4), Device::open(&path, 5));
+    for device in [&one, &two] {
+        device.create(json!({ "title": "y" })).expect("an entity");
+    }
     assert_eq!(one.store.actor(), first);
     assert_ne!(two.store.actor(), first);
+    // One that only looks changes nothing.
+    drop(Device::open(&path, 9));
     // A process that dies says no farewell.
-    one.create(json!({ "title": "y" })).expect("an entity");
     std::mem::forget(one.store);
     drop(two);
     assert_ne!(session(&path, 6), first);
