@@ -156,12 +156,12 @@ impl Replica {
 
     fn undo(&mut self, at: Stamp) -> Vec<Change> {
         let own = actor(self.index);
-        self.document.undo(&notes(), at, &|it| *it == own).unwrap()
+        self.document.undo(&notes(), at, &|it, _| *it == own).unwrap()
     }
 
     fn redo(&mut self, at: Stamp) -> Vec<Change> {
         let own = actor(self.index);
-        self.document.redo(&notes(), at, &|it| *it == own).unwrap()
+        self.document.redo(&notes(), at, &|it, _| *it == own).unwrap()
     }
 
     fn import(&mut self, at: Stamp, kind: usize, a: usize, b: usize, value: &Value) -> Vec<Change> {
@@ -257,7 +257,7 @@ proptest! {
         let mut shuffled = logs.concat();
         shuffled.sort_by_key(Change::hash);
         let mut loaded = Document::load(&actor(1), None, shuffled).unwrap();
-        let undone = loaded.undo(&notes(), stamp(1 << 40), &|it| *it == actor(1)).unwrap();
+        let undone = loaded.undo(&notes(), stamp(1 << 40), &|it, _| *it == actor(1)).unwrap();
         prop_assert_eq!(undone, replicas[1].undo(stamp(1 << 40)));
         prop_assert_eq!(replicas[1].document.fold().unwrap().heads, replicas[1].document.heads());
         replicas[2].receive(&Replica { document: loaded, index: 1, moments: Vec::new() });
