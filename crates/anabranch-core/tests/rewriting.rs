@@ -295,7 +295,7 @@ fn choose(fields: &Map<String, Value>, kind: usize, a: usize, b: usize, number: 
             at: a % (steps + 1),
             values: vec![json!(number), json!([b])],
         },
-        10 => put("facts", key, if b % 2 == 0 { json!(number) } else { json!({ "x": number, "y": [1] }) }),
+        10 => put("facts", key, if b.is_multiple_of(2) { json!(number) } else { json!({ "x": number, "y": [1] }) }),
         _ if fields.get("facts").is_some_and(|facts| facts.get(key).is_some()) => {
             Edit::Delete { field: field("facts"), path: Path(vec![Step::from(key)]) }
         }
