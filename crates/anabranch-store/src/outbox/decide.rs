@@ -86,7 +86,7 @@ pub enum Resend {
     All,
     /// Those of an entity.
     Entity(SpaceName, EntityId),
-    /// One, with its transaction.
+    /// One, with its transaction, and with what else has been refused of its entity: that waits as a whole.
     Change(SpaceName, EntityId, ChangeHash),
 }
 
@@ -174,8 +174,11 @@ impl Write<'_> {
             Resend::All => select("1", &[])?,
             Resend::Entity(space, id) => select("entity = ?", &[&self.entity(space, *id)?.key])?,
             Resend::Change(space, id, hash) => {
-                let seq = rows::change_seq(connection, self.entity(space, *id)?.key, hash)?;
-                select("change = ?", &[&seq])?
+                let key = self.entity(space, *id)?.key;
+                match rows::change_seq(connection, key, hash)? {
+                    Some(_) => select("entity = ?", &[&key])?,
+                    None => Vec::new(),
+                }
             }
         };
         for seq in seqs.clone() {
