@@ -170,9 +170,11 @@ fn the_watchdog_begins_a_fresh_session_when_nothing_moves() -> Result<(), Error>
     // A server that says nothing at all may just be slow: it gets more time each time.
     assert!(barks[0] - NOW >= 2 * 60_000 && barks[1] - barks[0] >= 4 * 60_000 && barks[2] - barks[1] >= 8 * 60_000);
     world.server.set_silent(false);
-    world.link.cut();
-    sync.retry_now();
-    expect_caught_up(&mut events);
+    // Whether the fresh session was begun before or after that, the next one gets an answer.
+    while phone.status()?.phase != Phase::Live {
+        world.pass(30_000);
+        std::thread::yield_now();
+    }
     assert!(world.agree(&phone));
     assert_eq!(until_live(&phone).pending, 0);
     Ok(())
