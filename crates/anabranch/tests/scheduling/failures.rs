@@ -168,11 +168,16 @@ fn the_watchdog_begins_a_fresh_session_when_nothing_moves() -> Result<(), Error>
         barks.extend(std::iter::repeat_n(world.clock.now(), told));
     }
     // A server that says nothing at all may just be slow: it gets more time each time.
-    assert!(barks[0] - NOW >= 2 * 60_000 && barks[1] - barks[0] >= 4 * 60_000 && barks[2] - barks[1] >= 8 * 60_000);
+    // Each is seen here a little after it happened, so only the sum is certain.
+    for (bark, minutes) in barks.iter().zip([2, 2 + 4, 2 + 4 + 8]) {
+        assert!(bark - NOW >= minutes * 60_000, "{barks:?}");
+    }
     world.server.set_silent(false);
-    world.link.cut();
-    sync.retry_now();
-    expect_caught_up(&mut events);
+    // Whether the fresh session was begun before or after that, the next one gets an answer.
+    while phone.status()?.phase != Phase::Live {
+        world.pass(30_000);
+        std::thread::yield_now();
+    }
     assert!(world.agree(&phone));
     assert_eq!(until_live(&phone).pending, 0);
     Ok(())
