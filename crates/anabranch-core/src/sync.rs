@@ -18,7 +18,7 @@ pub use append::{
 pub use backoff::{Backoff, MAX_BACKOFF_MILLIS};
 pub use client::{
     ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSync, FirstSyncStep, Halt, LinkCommand, MAX_PUSH_BYTES,
-    MAX_PUSH_CHANGES, OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
+    MAX_PUSH_CHANGES, OutboxItem, OutboxRead, Reoffer, SegmentReply, SpaceProgress, SyncEvent, WriteBatch,
 };
 pub use cursor::seal_cursor;
 pub use digest::SpaceDigest;

@@ -1,7 +1,7 @@
 //! One thing at a time: what is ready to happen, and its happening.
 
 use anabranch_core::segment::Segment;
-use anabranch_core::sync::{ClientEvent, LinkCommand, SyncEvent};
+use anabranch_core::sync::{ClientEvent, LinkCommand, SegmentReply, SyncEvent};
 use anabranch_core::wire::{self, ClientMessage, ServerMessage};
 
 use crate::bug::Bug;
@@ -251,7 +251,7 @@ impl Fleet {
     /// A driver reads segments before the session hears of them.
     fn heard(&self, message: ServerMessage) -> ClientEvent {
         match message.into_segment() {
-            Ok((space, digest, bytes)) => {
+            Ok(SegmentReply { space, digest, bytes }) => {
                 let read = |bytes: Vec<u8>| Segment::open(&digest, &bytes, Some(&self.schema)).map(Box::new);
                 let segment = bytes.map(|bytes| read(bytes).map_err(|error| error.to_string()));
                 ClientEvent::Segment { space, digest, segment }

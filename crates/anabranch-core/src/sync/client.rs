@@ -14,6 +14,7 @@ use crate::wire::{
     ServerMessage, Welcome,
 };
 
+pub use first_sync::SegmentReply;
 pub use step::{
     ClientConfig, ClientEvent, ClientStep, FirstSync, FirstSyncStep, Halt, LinkCommand, OutboxItem, OutboxRead,
     Reoffer, SpaceProgress, SyncEvent, WriteBatch,

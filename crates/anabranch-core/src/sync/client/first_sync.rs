@@ -181,14 +181,25 @@ impl ClientSession {
     }
 }
 
+/// What a server has answered about a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentReply {
+    /// The space.
+    pub space: SpaceName,
+    /// The segment's name.
+    pub digest: Digest,
+    /// Its bytes; `None` if the server does not have it any more.
+    pub bytes: Option<Vec<u8>>,
+}
+
 impl ServerMessage {
-    /// The segment in the message: its space, its name and its bytes.
+    /// The segment in the message, which a driver may read beside other work.
     ///
     /// # Errors
     /// The message itself, if it is another one.
-    pub fn into_segment(self) -> Result<(SpaceName, Digest, Option<Vec<u8>>), Box<Self>> {
+    pub fn into_segment(self) -> Result<SegmentReply, Box<Self>> {
         match self {
-            Self::Segment { space, digest, bytes } => Ok((space, digest, bytes)),
+            Self::Segment { space, digest, bytes } => Ok(SegmentReply { space, digest, bytes }),
             other => Err(Box::new(other)),
         }
     }
