@@ -44,6 +44,8 @@ pub struct Engine {
     pub(crate) repaired: Vec<Touched>,
     /// A remote of which entities are left that are not wanted any more.
     pub(crate) unwanted: Option<i64>,
+    /// A sweep has begun and not come to its end: it is not tried again.
+    pub(crate) sweeping: bool,
     /// Rows are derived again, after an upgrade.
     pub(crate) projecting: bool,
     stats: Arc<Stats>,
@@ -165,6 +167,7 @@ impl Engine {
             broken: false,
             repaired: Vec::new(),
             unwanted: None,
+            sweeping: false,
             projecting: false,
             stats: Arc::default(),
         };

@@ -119,7 +119,7 @@ impl ClientSession {
             && manifest.pieces.len() <= MAX_SEGMENTS
             && sizes.max().is_none_or(|largest| largest <= MAX_SEGMENT_BYTES);
         let expected = space.cursor.is_none() || space.first.is_wider();
-        if !fits || !expected || space.first.asked.is_some() {
+        if !fits || !expected || space.first.by_log || space.first.asked.is_some() {
             return self.halt(Halt::Protocol("the server offers segments that nobody asked for".to_owned()), step);
         }
         self.told_caught_up = false;
