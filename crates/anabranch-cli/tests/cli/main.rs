@@ -4,6 +4,7 @@ mod commands;
 mod demo;
 mod durability;
 mod meaning;
+mod subsets;
 mod support;
 mod two_terminals;
 mod typing_trace;
