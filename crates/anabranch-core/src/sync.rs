@@ -24,7 +24,8 @@ pub use backoff::{Backoff, CIRCUIT_FAILURES, MAX_BACKOFF_MILLIS};
 pub use class::ErrorClass;
 pub use client::{
     Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSync, FirstSyncStep, Halt, LinkCommand, Look,
-    MAX_PUSH_BYTES, MAX_PUSH_CHANGES, OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
+    MAX_PUSH_BYTES, MAX_PUSH_CHANGES, OutboxItem, OutboxRead, Reoffer, SegmentReply, SpaceProgress, SyncEvent,
+    WriteBatch,
 };
 pub use cursor::seal_cursor;
 pub use digest::SpaceDigest;

@@ -151,10 +151,10 @@ impl Segments {
         }
     }
 
-    /// Whether a space whose log has come this far should have new segments: each time that it has grown by an
-    /// eighth, so that building costs each change a constant share.
+    /// Whether a space whose log has come this far should have new segments: each time that it has grown by a
+    /// sixteenth, so that building costs each change a constant share, and the tail that is replayed is short.
     fn is_due(&self, space: &SpaceName, seq: u64) -> bool {
         let built = self.shelf.current(space).map_or(0, |made| made.mark.seq);
-        seq >= self.min_changes.max(1) && seq.saturating_sub(built) >= (built / 8).max(self.min_changes / 2).max(1)
+        seq >= self.min_changes.max(1) && seq.saturating_sub(built) >= (built / 16).max(self.min_changes / 2).max(1)
     }
 }

@@ -2,7 +2,7 @@
 
 use anabranch_core::segment::Segment;
 use anabranch_core::sync::reconcile::Item;
-use anabranch_core::sync::{ClientEvent, LinkCommand, Look, SyncEvent};
+use anabranch_core::sync::{ClientEvent, LinkCommand, Look, SegmentReply, SyncEvent};
 use anabranch_core::wire::{self, Ask, ClientMessage, Reply, ServerMessage};
 
 use crate::bug::Bug;
@@ -275,7 +275,7 @@ impl Fleet {
     /// A driver reads segments before the session hears of them.
     fn heard(&self, message: ServerMessage) -> ClientEvent {
         match message.into_segment() {
-            Ok((space, digest, bytes)) => {
+            Ok(SegmentReply { space, digest, bytes }) => {
                 let read = |bytes: Vec<u8>| Segment::open(&digest, &bytes, Some(&self.schema)).map(Box::new);
                 let segment = bytes.map(|bytes| read(bytes).map_err(|error| error.to_string()));
                 ClientEvent::Segment { space, digest, segment }

@@ -251,6 +251,7 @@ impl Write<'_> {
             "DELETE FROM snapshots WHERE entity = ?",
             "DELETE FROM orphans WHERE entity = ?",
             "DELETE FROM links WHERE entity = ?",
+            "DELETE FROM unchecked WHERE entity = ?",
             "UPDATE entities SET log_bytes = 0, purged = 1 WHERE key = ?",
         ] {
             connection.prepare_cached(sql)?.execute([row.key])?;

@@ -55,6 +55,8 @@ pub struct Engine {
     pub(crate) repaired: Vec<Touched>,
     /// A remote of which entities are left that are not wanted any more.
     pub(crate) unwanted: Option<i64>,
+    /// A sweep has begun and not come to its end: it is not tried again.
+    pub(crate) sweeping: bool,
     /// Rows are derived again, after an upgrade.
     pub(crate) projecting: bool,
     pub(crate) sign_out: SignOut,
@@ -211,6 +213,7 @@ impl Engine {
             local_only: BTreeSet::new(),
             repaired: Vec::new(),
             unwanted: None,
+            sweeping: false,
             projecting: false,
             sign_out: SignOut::No,
             is_prepared: false,

@@ -1,8 +1,8 @@
 //! Entities whose rows were derived without a document: their documents are looked at when they are first loaded,
 //! or when there is nothing else to do. What does not come to what the row says is repaired, and noted.
 
-use anabranch_core::Change;
 use anabranch_core::document::{ApplyError, Document};
+use anabranch_core::{Change, ErrorKind};
 use rusqlite::params;
 use tracing::warn;
 
@@ -90,6 +90,9 @@ impl Engine {
     /// Looks at a few entities that have not been looked at, unless a first sync is under way. `None` if there are
     /// none, or that failed.
     pub fn sweep(&mut self) -> Option<Committed> {
+        if self.sweeping {
+            return None;
+        }
         let due = "SELECT EXISTS (SELECT 1 FROM unchecked) AND NOT EXISTS (SELECT 1 FROM first_syncs)";
         let due = self.connection.prepare_cached(due).and_then(|mut due| due.query_row([], |row| row.get(0)));
         if self.unwanted.is_some() || due.unwrap_or(false) { self.commit(vec![Box::new(Sweep)]) } else { None }
@@ -100,10 +103,14 @@ struct Sweep;
 
 impl Job for Sweep {
     fn run(&mut self, write: &mut Write<'_>) -> Result<(), Undo> {
+        // A panic would leave it so, too.
+        write.engine.sweeping = true;
         write.sweep().map_err(|failure| {
             warn!(kind = ?failure.kind(), "looking at entities failed");
             Undo
-        })
+        })?;
+        write.engine.sweeping = false;
+        Ok(())
     }
 
     fn finish(self: Box<Self>, _outcome: Result<(), StoreError>) {}
@@ -118,10 +125,18 @@ impl Write<'_> {
         let keys: Vec<EntityKey> = select.query_map([SWEEP], |row| row.get(0))?.collect::<Result<_, _>>()?;
         drop(select);
         for key in keys {
-            match rows::entity_by_key(&self.engine.connection, key)? {
-                Some(row) => drop(self.engine.take_document(&row)?),
-                None => drop(self.engine.connection.execute("DELETE FROM unchecked WHERE entity = ?", [key])?),
+            let looked_at = match rows::entity_by_key(&self.engine.connection, key)? {
+                Some(row) => self.engine.take_document(&row).map(drop),
+                None => Ok(()),
+            };
+            if let Err(failure) = looked_at {
+                if failure.kind() == ErrorKind::Retry {
+                    return Err(failure);
+                }
+                // Whoever needs it is told again; the others go on.
+                warn!(kind = ?failure.kind(), "an entity cannot be looked at");
             }
+            self.engine.connection.prepare_cached("DELETE FROM unchecked WHERE entity = ?")?.execute([key])?;
         }
         Ok(())
     }

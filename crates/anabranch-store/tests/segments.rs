@@ -245,3 +245,19 @@ fn g11_a_change_that_does_not_apply_is_set_aside_when_its_document_is_first_load
     assert_eq!(note.state["title"], "again");
     Ok(())
 }
+
+#[test]
+fn a_damaged_entity_does_not_keep_the_others_from_being_looked_at() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let (one, two) = (folder.open("1.db"), folder.open("2.db"));
+    let (bad, good) = (create(&one, json!({ "title": "a" }))?, create(&one, json!({ "title": "b" }))?);
+    apply(&two, &build(vec![history(&one, bad)?, history(&one, good)?]))?;
+    looked_through(&two)?;
+    let flip = "UPDATE changes SET bytes = x'00' WHERE entity = (SELECT key FROM entities WHERE id = ?1) \
+                AND (?2 IS NULL OR ?3 IS NULL)";
+    tamper(&folder, "2.db", flip, bad, None);
+    looked_through(&two)?;
+    assert!(edit(&two, bad, set("edited")).is_err(), "whoever needs it is told");
+    edit(&two, good, set("edited"))?;
+    Ok(())
+}

@@ -313,6 +313,9 @@ impl Sync {
     }
 
     fn driver(self, mode: Mode, commands: mpsc::UnboundedReceiver<Command>) -> Result<Driver, Error> {
+        if self.collections.is_some() && self.spaces.is_empty() {
+            return Err(Error::invalid("collections are chosen of a space: name it first, with `space`"));
+        }
         let (url, spaces, collections) = (self.url.clone(), self.spaces.clone(), self.collections.clone());
         let transport = match self.transport {
             Some(transport) => transport,

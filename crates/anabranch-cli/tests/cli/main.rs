@@ -8,6 +8,7 @@ mod killing;
 mod meaning;
 mod peers;
 mod restored_servers;
+mod subsets;
 mod support;
 mod two_terminals;
 mod typing_trace;

@@ -19,6 +19,7 @@ use crate::wire::{
 
 use self::reconcile::Reconciling;
 
+pub use first_sync::SegmentReply;
 pub use step::{
     Adopt, ClientConfig, ClientEvent, ClientStep, FirstSync, FirstSyncStep, Halt, LinkCommand, Look, OutboxItem,
     OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,

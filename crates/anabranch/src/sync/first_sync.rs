@@ -1,14 +1,14 @@
 //! The driver's part of a first sync: segments are read beside other work, and their pace is noted.
 
 use anabranch_core::segment::Segment;
-use anabranch_core::sync::{ClientEvent, FirstSyncStep, WriteBatch};
+use anabranch_core::sync::{ClientEvent, FirstSyncStep, SegmentReply, WriteBatch};
 use anabranch_store::Store;
 
 /// Reads a segment on a thread where that keeps nobody waiting. Other events stay as they are.
 pub(super) async fn opened(store: &Store, event: ClientEvent) -> ClientEvent {
     let ClientEvent::Message(message) = event else { return event };
-    let (space, digest, bytes) = match message.into_segment() {
-        Ok(segment) => segment,
+    let SegmentReply { space, digest, bytes } = match message.into_segment() {
+        Ok(reply) => reply,
         Err(message) => return ClientEvent::Message(*message),
     };
     let Some(bytes) = bytes else { return ClientEvent::Segment { space, digest, segment: None } };

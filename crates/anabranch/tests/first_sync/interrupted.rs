@@ -84,8 +84,8 @@ fn sync(replica: &Replica, flaky: &Flaky, frames: i64, url: &str) -> Result<u64,
 fn a_first_sync_that_is_cut_off_at_any_frame_goes_on_where_it_was() -> Result<(), Error> {
     let folder = Folder::new();
     let mut server = TestServer::start_with(folder.path("server.db"), small());
-    past(&server, &folder, 150)?;
-    server.segments_reach(400);
+    past(&server, &folder, 90)?;
+    server.segments_reach(250);
     let (flaky, url) = (Flaky::new(&server.url()), server.url());
     let mut dice = SplitMix64::new(11);
     let mut cuts = 0;

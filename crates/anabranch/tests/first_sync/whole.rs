@@ -59,9 +59,9 @@ fn the_tail_of_the_log_follows_the_segments() -> Result<(), Error> {
     let a = replica(&folder, "a.db");
     let notes = of(&a, "notes");
     let ids: Vec<_> =
-        (0..40).map(|n| notes.create(json!({ "title": format!("{n}") })).wait()).collect::<Result<_, _>>()?;
+        (0..60).map(|n| notes.create(json!({ "title": format!("{n}") })).wait()).collect::<Result<_, _>>()?;
     server.sync(&a).now(GUARD).wait()?;
-    server.segments_reach(40);
+    server.segments_reach(60);
     // Too little for new segments.
     notes.edit(ids[7], |note| note.set("title", "later")).wait()?;
     notes.create(json!({ "title": "new" })).wait()?;

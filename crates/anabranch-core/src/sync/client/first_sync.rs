@@ -134,7 +134,7 @@ impl ClientSession {
             && manifest.pieces.len() <= MAX_SEGMENTS
             && sizes.max().is_none_or(|largest| largest <= MAX_SEGMENT_BYTES);
         let expected = space.cursor.is_none() || space.first.is_wider();
-        if !fits || !expected || space.first.asked.is_some() {
+        if !fits || !expected || space.first.by_log || space.first.asked.is_some() {
             return self.halt(Halt::Protocol("the server offers segments that nobody asked for".to_owned()), step);
         }
         self.told_caught_up = false;
@@ -201,14 +201,25 @@ impl ClientSession {
     }
 }
 
+/// What a server has answered about a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentReply {
+    /// The space.
+    pub space: SpaceName,
+    /// The segment's name.
+    pub digest: Digest,
+    /// Its bytes; `None` if the server does not have it any more.
+    pub bytes: Option<Vec<u8>>,
+}
+
 impl ServerMessage {
-    /// The segment in the message: its space, its name and its bytes.
+    /// The segment in the message, which a driver may read beside other work.
     ///
     /// # Errors
     /// The message itself, if it is another one.
-    pub fn into_segment(self) -> Result<(SpaceName, Digest, Option<Vec<u8>>), Box<Self>> {
+    pub fn into_segment(self) -> Result<SegmentReply, Box<Self>> {
         match self {
-            Self::Segment { space, digest, bytes } => Ok((space, digest, bytes)),
+            Self::Segment { space, digest, bytes } => Ok(SegmentReply { space, digest, bytes }),
             other => Err(Box::new(other)),
         }
     }

@@ -1,0 +1,146 @@
+//! The client's machine in a first sync, with servers that disappoint it.
+
+use anabranch_core::document::Document;
+use anabranch_core::segment::{Built, Manifest, Piece, SegmentBuilder};
+use anabranch_core::sync::{
+    ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSyncStep, Halt, LinkCommand, SpaceProgress, SyncEvent,
+};
+use anabranch_core::wire::{ClientMessage, Cursor, Limits, Mark, ServerMessage, Welcome};
+use anabranch_core::{
+    Actor, CollectionName, Digest, EntityId, Lineage, ReplicaId, Schema, SpaceName, SplitMix64, Stamp,
+};
+use serde_json::{Map, Value};
+
+const NOW: i64 = 1_800_000_000_000;
+
+fn main_space() -> SpaceName {
+    SpaceName::new("main").expect("a space name")
+}
+
+struct Client {
+    session: ClientSession,
+    entropy: SplitMix64,
+}
+
+impl Client {
+    fn online(progress: SpaceProgress) -> (Self, Vec<ClientMessage>) {
+        let mut entropy = SplitMix64::new(1);
+        let replica = ReplicaId::mint(NOW, &mut entropy);
+        let config = ClientConfig { replica, actor: Actor::mint(&replica, &mut entropy), schema_version: 1 };
+        let mut client = Self { session: ClientSession::new(config, None, vec![progress], 0), entropy };
+        client.handle(ClientEvent::Start);
+        let asked = client.handle(ClientEvent::Connected).send;
+        let limits = Limits { push_changes: 10, push_bytes: 1_000 };
+        let welcome = Welcome { lineage: Lineage::from_bytes([1; 16]), now: NOW, limits };
+        client.hear(ServerMessage::Welcome(welcome));
+        (client, asked)
+    }
+
+    fn handle(&mut self, event: ClientEvent) -> ClientStep {
+        self.session.handle(NOW, &mut self.entropy, event)
+    }
+
+    fn hear(&mut self, message: ServerMessage) -> ClientStep {
+        self.handle(ClientEvent::Message(message))
+    }
+
+    fn offer(&mut self, pieces: Vec<Piece>) -> ClientStep {
+        let mark = Mark { seq: 9, chain: Digest::of(b"9") };
+        let manifest = Manifest { mark, cursor: Cursor(vec![9]), pieces };
+        self.hear(ServerMessage::Manifest { space: main_space(), manifest })
+    }
+
+    fn answer(&mut self, digest: Digest, bytes: Option<Vec<u8>>) -> ClientStep {
+        self.hear(ServerMessage::Segment { space: main_space(), digest, bytes })
+    }
+}
+
+/// A segment of one note.
+fn built(n: u8) -> Built {
+    let name = CollectionName::new("notes").expect("a name");
+    let schema = Schema::from_toml("version = 1\n[collections.notes.fields]\ntitle = { kind = \"register\" }");
+    let schema = schema.expect("a schema");
+    let mut document = Document::new(&Actor::from_bytes(&[n]).expect("an actor"));
+    let fields = Map::from_iter([("title".to_owned(), Value::from(n))]);
+    let stamp = Stamp::from_raw(1).expect("a stamp");
+    let changes = document.create(&name, &schema.collections["notes"], stamp, &fields).expect("a note");
+    let mut builder = SegmentBuilder::new(name);
+    assert!(changes.iter().all(|change| builder.add(EntityId::from_bytes([n; 16]), change)));
+    builder.finish().expect("a segment")
+}
+
+fn asks_for_segments(messages: &[ClientMessage]) -> Option<bool> {
+    messages.iter().find_map(|message| match message {
+        ClientMessage::Pull(pull) => Some(pull.segments),
+        _ => None,
+    })
+}
+
+fn wants(step: &ClientStep) -> Option<Digest> {
+    step.send.iter().find_map(|message| match message {
+        ClientMessage::Segment { digest, .. } => Some(*digest),
+        _ => None,
+    })
+}
+
+#[test]
+fn segments_are_asked_for_one_after_the_other_and_then_the_log() {
+    let (mut client, asked) = Client::online(SpaceProgress::begin(main_space()));
+    assert_eq!(asks_for_segments(&asked), Some(true));
+    let (one, two) = (built(1), built(2));
+    let step = client.offer(vec![one.piece.clone(), two.piece.clone()]);
+    assert!(matches!(step.batch.as_ref().and_then(|batch| batch.first_sync.as_ref()), Some(FirstSyncStep::Plan(_))));
+    assert_eq!(wants(&step), Some(one.piece.digest));
+    let step = client.answer(one.piece.digest, Some(one.bytes));
+    assert_eq!(wants(&step), Some(two.piece.digest));
+    assert_eq!(step.batch.and_then(|batch| batch.cursor), None);
+    let step = client.answer(two.piece.digest, Some(two.bytes));
+    assert_eq!(step.batch.and_then(|batch| batch.cursor), Some(Cursor(vec![9])));
+    let Some(ClientMessage::Pull(pull)) = step.send.first() else { panic!("no pull: {:?}", step.send) };
+    assert_eq!((pull.segments, pull.cursor.as_ref()), (false, Some(&Cursor(vec![9]))));
+    assert_eq!(pull.ack.map(|mark| mark.seq), Some(9), "a server that loses this place is found out");
+    assert!(!client.session.is_caught_up());
+}
+
+#[test]
+fn g11_segments_that_are_none_lead_to_the_log_in_the_end() {
+    for bytes in [None, Some(vec![1, 2, 3])] {
+        let (mut client, _) = Client::online(SpaceProgress::begin(main_space()));
+        let piece = built(1).piece;
+        for _ in 0..2 {
+            assert_eq!(wants(&client.offer(vec![piece.clone()])), Some(piece.digest));
+            let step = client.answer(piece.digest, bytes.clone());
+            assert!(matches!(step.events[..], [SyncEvent::SegmentRefused { .. }]));
+            assert_eq!((step.batch, asks_for_segments(&step.send)), (None, Some(true)));
+        }
+        client.offer(vec![piece.clone()]);
+        let step = client.answer(piece.digest, bytes.clone());
+        assert_eq!(asks_for_segments(&step.send), Some(false));
+        // Whoever goes on offering segments then does not speak the protocol.
+        let step = client.offer(vec![piece]);
+        assert_eq!(step.link, Some(LinkCommand::Close));
+        assert!(matches!(step.events[..], [SyncEvent::Halted(Halt::Protocol(_))]));
+    }
+}
+
+#[test]
+fn what_has_been_applied_is_left_out_of_a_new_manifest() {
+    let (mut client, _) = Client::online(SpaceProgress::begin(main_space()));
+    let (one, two, three) = (built(1), built(2), built(3));
+    client.offer(vec![one.piece.clone(), two.piece.clone()]);
+    client.answer(one.piece.digest, Some(one.bytes));
+    client.answer(two.piece.digest, None);
+    let step = client.offer(vec![one.piece, three.piece.clone()]);
+    assert_eq!(wants(&step), Some(three.piece.digest));
+}
+
+#[test]
+fn segments_that_nobody_asked_for_end_the_session_or_are_ignored() {
+    let progress = SpaceProgress { cursor: Some(Cursor(vec![1])), ..SpaceProgress::begin(main_space()) };
+    let (mut client, asked) = Client::online(progress);
+    assert_eq!(asks_for_segments(&asked), Some(false));
+    let one = built(1);
+    assert!(client.answer(one.piece.digest, Some(one.bytes)).batch.is_none());
+    let step = client.offer(vec![one.piece]);
+    assert!(matches!(step.events[..], [SyncEvent::Halted(Halt::Protocol(_))]));
+}
