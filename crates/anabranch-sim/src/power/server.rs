@@ -37,7 +37,7 @@ pub(super) const ALL: &[Workload] = &[
             let other = SpaceName::new("work").map_err(broken("a name"))?;
             let batches = pages(3, 24)?;
             for (number, pair) in batches.chunks(4).enumerate() {
-                let space = if number % 2 == 0 { main_space() } else { other.clone() };
+                let space = if number.is_multiple_of(2) { main_space() } else { other.clone() };
                 shop.append_together(&space, pair)?;
             }
             shop.played()

@@ -43,9 +43,10 @@ pub(super) fn check(
     let mut continued: HashSet<Shown> = HashSet::new();
     for (place, event) in log.iter().enumerate() {
         replay.take(event);
-        let something_ends =
-            log.get(place + 1).is_none_or(|next| matches!(next, Event::Sync { .. } | Event::Delete { .. }));
-        if place < timeline.start || !(something_ends || place % effort.stride == 0) {
+        let something_ends = log
+            .get(place + 1)
+            .is_none_or(|next| matches!(next, Event::Sync { .. } | Event::SyncFailed { .. } | Event::Delete { .. }));
+        if place < timeline.start || !(something_ends || place.is_multiple_of(effort.stride)) {
             continue;
         }
         for files in replay.states(effort, &mut dice) {
@@ -57,7 +58,7 @@ pub(super) fn check(
                 None => {
                     let shown = read(&files).map_err(at)?;
                     report.images += 1;
-                    if continued.insert(shown) || report.images % CONTINUED == 0 {
+                    if continued.insert(shown) || report.images.is_multiple_of(CONTINUED) {
                         subject.check(&Disk::holding(&files, false)?).map_err(at)?;
                         report.continued += 1;
                     }
@@ -82,7 +83,9 @@ impl Timeline {
             bounds[place].1 = promised;
             let ends_something =
                 matches!(event, Event::Sync { .. } | Event::Promise | Event::Delete { .. } | Event::Truncate { .. });
-            if !ends_something && place + 1 < log.len() {
+            // A commit whose sync will fail: nobody is told that it was done, and it may be there all the same.
+            let fails_next = matches!(log.get(place + 1), Some(Event::SyncFailed { .. }));
+            if !(ends_something || fails_next) && place + 1 < log.len() {
                 continue;
             }
             let files = replay.everything();
