@@ -71,6 +71,7 @@ pub(super) const ALL: &[Workload] = &[
     },
     Workload { name: "server: purge markers", play: purges },
     Workload { name: "server: a file of the first tables", play: migration },
+    Workload { name: "server: syncs that fail now and then", play: failing },
     Workload {
         name: "server: a first sync that fails, and so no write-ahead log",
         play: |planted| {
@@ -204,6 +205,23 @@ impl Shop {
         let log = rows(&connection)?;
         Ok(Played { disk, subject: Box::new(Server { pushed, log }) })
     }
+}
+
+/// What is refused is pushed again, while the syncs still fail and after that.
+fn failing(planted: Planted) -> Result<Played, Failure> {
+    let mut shop = Shop::new(planted)?.begun()?;
+    shop.open()?;
+    for (number, batch) in pages(10, 14)?.into_iter().enumerate() {
+        let at = u64::try_from(number % 2).unwrap_or(0);
+        shop.disk.fail(Fault { access: Access::Sync, at, lasting: number % 3 != 1 });
+        let mut attempts = 0;
+        while let Err(failure) = shop.append(&main_space(), batch.clone()) {
+            attempts += 1;
+            ensure(attempts < 3 || shop.disk.mend() > 0, || format!("refused without a fault: {failure}"))?;
+        }
+        shop.disk.mend();
+    }
+    shop.played()
 }
 
 fn purges(planted: Planted) -> Result<Played, Failure> {
