@@ -134,7 +134,7 @@ impl Replay {
                 self.settle(|piece| piece.inode() == Some(*inode) || is_new && piece.is_name());
             }
             Event::SyncFailed { inode } => self.pending.retain(|piece| piece.inode() != Some(*inode)),
-            Event::Promise => {}
+            Event::Promise { .. } => {}
         }
     }
 
@@ -249,7 +249,7 @@ impl Extent {
                 Event::Write { .. } | Event::Truncate { .. } => extent.writes += 1,
                 Event::Sync { .. } | Event::SyncFailed { .. } => extent.syncs += 1,
                 Event::Create { .. } | Event::Delete { .. } => extent.names += 1,
-                Event::Promise => {}
+                Event::Promise { .. } => {}
             }
         }
         extent

@@ -64,7 +64,7 @@ pub(super) const ALL: &[Workload] = &[
                 shop.append(&main_space(), batch)?;
                 let other = shop.disk.connect(FILE)?;
                 other.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())).map_err(broken("a checkpoint"))?;
-                shop.disk.promise();
+                super::promise(&shop.disk)?;
             }
             shop.played()
         },
@@ -148,7 +148,7 @@ impl Shop {
     fn open(&mut self) -> Result<(), Failure> {
         if self.backend.is_none() {
             self.backend = Some(Arc::new(open(&self.disk)?));
-            self.disk.promise();
+            super::promise(&self.disk)?;
         }
         Ok(())
     }
@@ -192,7 +192,7 @@ impl Shop {
         for outcome in outcomes {
             outcome??;
         }
-        self.disk.promise();
+        super::promise(&self.disk)?;
         self.pushed.extend(batches.iter().map(|batch| (space.clone(), batch.clone())));
         Ok(())
     }
