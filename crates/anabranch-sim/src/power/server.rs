@@ -211,7 +211,7 @@ impl Shop {
 fn failing(planted: Planted) -> Result<Played, Failure> {
     let mut shop = Shop::new(planted)?.begun()?;
     shop.open()?;
-    for (number, batch) in pages(10, 14)?.into_iter().enumerate() {
+    for (number, batch) in pages(10, 40)?.into_iter().enumerate() {
         let at = u64::try_from(number % 2).unwrap_or(0);
         shop.disk.fail(Fault { access: Access::Sync, at, lasting: number % 3 != 1 });
         let mut attempts = 0;
