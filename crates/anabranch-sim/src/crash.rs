@@ -134,7 +134,7 @@ impl Replay {
                 self.settle(|piece| piece.inode() == Some(*inode) || is_new && piece.is_name());
             }
             Event::SyncFailed { inode } => self.pending.retain(|piece| piece.inode() != Some(*inode)),
-            Event::Promise => {}
+            Event::Promise { .. } => {}
         }
     }
 
@@ -196,9 +196,9 @@ impl Replay {
         let last = if dice.once_in(3) { dice.below(self.pending.len()) } else { usize::MAX };
         let mut parts = Vec::new();
         let mut known = BTreeMap::new();
-        for place in 0..self.pending.len() {
+        for unit in of_piece {
             let drawn = (dice.below(10) < density || last != usize::MAX, dice.once_in(8).then(|| dice.below(SECTOR)));
-            parts.push(if by_sector { *known.entry(of_piece[place]).or_insert(drawn) } else { drawn });
+            parts.push(if by_sector { *known.entry(*unit).or_insert(drawn) } else { drawn });
         }
         let part = |place: usize, size: usize| {
             let (kept, torn) = parts[place];
@@ -249,7 +249,7 @@ impl Extent {
                 Event::Write { .. } | Event::Truncate { .. } => extent.writes += 1,
                 Event::Sync { .. } | Event::SyncFailed { .. } => extent.syncs += 1,
                 Event::Create { .. } | Event::Delete { .. } => extent.names += 1,
-                Event::Promise => {}
+                Event::Promise { .. } => {}
             }
         }
         extent

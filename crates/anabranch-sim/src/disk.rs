@@ -57,7 +57,10 @@ pub(crate) enum Event {
         inode: Inode,
     },
     /// Everything that was reported as done up to here must survive.
-    Promise,
+    Promise {
+        /// The digest of what the file shows to those who have it open; all that is on the disk, if not given.
+        shown: Option<[u8; 32]>,
+    },
 }
 
 /// What can fail.
@@ -159,7 +162,7 @@ impl Disk {
             state.record(Event::Write { inode, at: 0, bytes: bytes.as_slice().into() });
             state.record(Event::Sync { inode });
         }
-        state.record(Event::Promise);
+        state.record(Event::Promise { shown: None });
         let (number, state) = (NEXT.fetch_add(1, Ordering::Relaxed), Arc::new(Mutex::new(state)));
         let mut disks = DISKS.lock().unwrap_or_else(PoisonError::into_inner);
         disks.retain(|_, disk| disk.strong_count() > 0);
@@ -199,8 +202,8 @@ impl Disk {
     }
 
     /// All that was reported as done is promised.
-    pub(crate) fn promise(&self) {
-        self.lock().record(Event::Promise);
+    pub(crate) fn promise(&self, shown: [u8; 32]) {
+        self.lock().record(Event::Promise { shown: Some(shown) });
     }
 
     /// From now on, these syncs do nothing: a planted bug.

@@ -9,7 +9,10 @@
 //! with plain SQL, compute hashes, chains and sums, and settle contested values, deletions, rules and references
 //! for themselves.
 //!
-//! Not simulated yet: disks that lose unsynced writes, full disks, schema upgrades in mid-flight.
+//! Disks are tested alone: a [`Workload`] loses the power at every write and sync of a recording [`Disk`], and
+//! [`survive_replica`] and [`survive_server`] play a day on one that fails.
+//!
+//! Not simulated yet in fleets: disks that lose unsynced writes, full disks, schema upgrades in mid-flight.
 
 mod bug;
 mod check;

@@ -33,6 +33,9 @@ struct Arguments {
     /// Loses the power at every write and sync of the workloads instead, and looks at what that may leave.
     #[arg(long, conflicts_with_all = ["seed", "seeds"])]
     power: bool,
+    /// Of these workloads, only those whose name contains this.
+    #[arg(long, requires = "power")]
+    only: Option<String>,
     /// Stops after so many minutes, before all seeds are done.
     #[arg(long)]
     minutes: Option<u64>,
@@ -129,7 +132,10 @@ impl Summary {
 
 /// Takes the workloads from a list, on all processors, and prints what was covered.
 fn lose_power(arguments: &Arguments) -> u64 {
-    let (workloads, next) = (Workload::all(), AtomicUsize::new(0));
+    let only = arguments.only.as_deref().unwrap_or_default();
+    let mut workloads = Workload::all();
+    workloads.retain(|workload| workload.name.contains(only));
+    let next = AtomicUsize::new(0);
     let reports: Mutex<Vec<PowerReport>> = Mutex::default();
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {

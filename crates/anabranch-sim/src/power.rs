@@ -23,6 +23,12 @@ trait Subject {
     fn check(&self, disk: &Disk) -> Result<(), Failure>;
 }
 
+/// What the file shows now, to those who have it open, has been reported as done.
+fn promise(disk: &Disk) -> Result<(), Failure> {
+    disk.promise(timeline::shown(&disk.connect_unhurt(FILE)?)?);
+    Ok(())
+}
+
 /// The file's name on its disk.
 const FILE: &str = "file.db";
 

@@ -48,7 +48,7 @@ impl Proxy {
                 let fault = is_broken.load(Ordering::Relaxed).then(|| draw(&mut dice));
                 count.fetch_add(u64::from(fault.is_some()), Ordering::Relaxed);
                 // The fault is in one direction; a cut ends both.
-                let outward = dice.next_u64() % 2 == 0;
+                let outward = dice.next_u64().is_multiple_of(2);
                 for (from, to, is_hit) in [(&client, &server, outward), (&server, &client, !outward)] {
                     let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
                     thread::spawn(move || pump(from, to, fault.filter(|_| is_hit)));

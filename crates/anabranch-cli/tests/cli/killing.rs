@@ -13,8 +13,10 @@ use crate::support::{ServerProcess, Shell, column};
 
 /// How often each is killed, unless told otherwise.
 const KILLS: usize = 4;
-/// What a writer is given to write in one life.
-const LINES: usize = 300;
+/// A writer is killed after it has printed at most so many ids; it is given more than it can write.
+const MOST_PRINTED: usize = 300;
+/// What a writer is given to write in peace.
+const LINES: usize = 60;
 /// When a process has come as far as was drawn, it lives on for at most so long.
 const MOST_MICROS: u64 = 20_000;
 
@@ -37,7 +39,7 @@ fn below(dice: &mut SplitMix64, end: usize) -> usize {
 }
 
 /// A process that creates notes, and prints the id of each once it is in the file.
-fn writer(shell: &Shell) -> Child {
+fn writer(shell: &Shell, lines: usize) -> Child {
     let mut child = shell
         .command(["create", "a.db", "notes", "-"])
         .stdin(Stdio::piped())
@@ -47,7 +49,7 @@ fn writer(shell: &Shell) -> Child {
     let mut input = child.stdin.take().expect("its input");
     std::thread::spawn(move || {
         // It ends with the process, when nobody reads any more.
-        (0..LINES).all(|number| writeln!(input, "{{\"title\": \"note {number}\"}}").is_ok())
+        (0..lines).all(|number| writeln!(input, "{{\"title\": \"note {number}\"}}").is_ok())
     });
     child
 }
@@ -87,8 +89,10 @@ fn g02_a_client_that_is_killed_again_and_again_keeps_what_it_has_printed() {
     shell.init("a.db");
     let (mut dice, mut all, mut cut) = (SplitMix64::new(1), Vec::new(), 0);
     for _ in 0..kills() {
-        let after = 1 + below(&mut dice, LINES - 1);
-        all.extend(printed(&mut writer(&shell), after, |child| cut += usize::from(cut_short(child, &mut dice))));
+        let after = 1 + below(&mut dice, MOST_PRINTED);
+        all.extend(printed(&mut writer(&shell, usize::MAX), after, |child| {
+            cut += usize::from(cut_short(child, &mut dice))
+        }));
     }
     is_whole(&shell, "a.db");
     let there: BTreeSet<_> = column(&shell.path("a.db"), "SELECT id FROM notes").into_iter().collect();
@@ -110,7 +114,7 @@ fn g02_a_server_that_is_killed_again_and_again_keeps_what_it_has_acknowledged() 
     // To the file it is the same server only at the same address.
     let address = shell.serve("127.0.0.1:0").address.clone();
     for round in 0..kills() {
-        printed(&mut writer(&shell), usize::MAX, |_| ());
+        printed(&mut writer(&shell, LINES), usize::MAX, |_| ());
         let server = shell.serve(&address);
         let (stored, pending) = (changes(&shell, STORED), changes(&shell, PENDING));
         let far_enough = stored + below(&mut dice, pending + 1);
@@ -161,11 +165,11 @@ fn syncing(shell: &Shell, server: &ServerProcess) -> Child {
 fn g03_two_processes_write_to_one_file() {
     let shell = Shell::new();
     shell.init("a.db");
-    let (mut one, mut two) = (writer(&shell), writer(&shell));
+    let (mut one, mut two) = (writer(&shell, 5 * LINES), writer(&shell, 5 * LINES));
     let ids: BTreeSet<_> =
         [&mut one, &mut two].into_iter().flat_map(|child| printed(child, usize::MAX, |_| ())).collect();
     assert!(one.wait().expect("it ends").success() && two.wait().expect("it ends").success());
-    assert_eq!(ids.len(), 2 * LINES);
+    assert_eq!(ids.len(), 10 * LINES);
     let there: BTreeSet<_> = column(&shell.path("a.db"), "SELECT id FROM notes").into_iter().collect();
     assert_eq!(there, ids);
     is_whole(&shell, "a.db");

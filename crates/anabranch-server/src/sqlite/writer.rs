@@ -43,7 +43,7 @@ impl Writer {
         commits: broadcast::Sender<Commit>,
     ) -> std::io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let state = State { connection: Some(connection), source, environment, commits };
+        let state = State { connection, trusted: true, source, environment, commits };
         let thread = thread::Builder::new().name("anabranch-writer".to_owned()).spawn(move || state.run(jobs))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
@@ -75,8 +75,9 @@ impl Drop for Writer {
 }
 
 struct State {
-    /// `None` after a failed commit: what a connection says then is not to be trusted.
-    connection: Option<Connection>,
+    connection: Connection,
+    /// Not after a failed commit: what a connection says then is not to be trusted.
+    trusted: bool,
     source: Source,
     environment: Box<dyn Environment>,
     commits: broadcast::Sender<Commit>,
@@ -93,7 +94,7 @@ impl State {
             }
             if catch_unwind(AssertUnwindSafe(|| self.commit_and_answer(group))).is_err() {
                 tracing::error!("an append panicked");
-                self.connection = None;
+                self.trusted = false;
             }
         }
     }
@@ -119,7 +120,7 @@ impl State {
             }
             Err(error) => {
                 tracing::error!(%error, appends, "a group of appends failed");
-                self.connection = None;
+                self.trusted = false;
                 for (_, reply) in replies {
                     drop(reply.send(Err(error.clone())));
                 }
@@ -133,11 +134,14 @@ impl State {
         work: Vec<(SpaceName, ReplicaId, Vec<Pushable>)>,
     ) -> Result<Vec<Result<AppendOutcome, BackendError>>, BackendError> {
         let received_at = self.environment.now();
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            empty => empty.insert(self.source.writer().map_err(failed("reopening the file"))?),
-        };
-        let mut transaction = connection
+        if !self.trusted {
+            // The old one is closed only when the new one is open. Nobody in between would have to recover the log, and
+            // find in it the commit whose sync has failed: it would be there, and might never reach the disk.
+            self.connection = self.source.writer().map_err(failed("reopening the file"))?;
+            self.trusted = true;
+        }
+        let mut transaction = self
+            .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed("beginning a transaction"))?;
         let mut outcomes = Vec::with_capacity(work.len());

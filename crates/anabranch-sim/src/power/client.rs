@@ -65,7 +65,7 @@ impl Desk {
         if self.engine.is_none() {
             let engine = open(&self.disk, &self.schema, &self.time, self.dice.any());
             self.engine = Some(engine.map_err(broken("opening the file"))?);
-            self.disk.promise();
+            super::promise(&self.disk)?;
         }
         self.engine.as_mut().ok_or_else(|| Failure::new("the engine is gone"))
     }
@@ -81,7 +81,7 @@ impl Desk {
     ) -> Result<T, Failure> {
         self.time.advance(1);
         let (value, _) = within(self.open()?, work).map_err(broken("a write"))?;
-        self.disk.promise();
+        super::promise(&self.disk)?;
         Ok(value)
     }
 
@@ -110,7 +110,7 @@ impl Desk {
             let committed = self.open()?.commit(jobs);
             ensure(committed.is_some() || self.disk.mend() > 0, || "a commit failed".to_owned())?;
             if committed.is_some() {
-                self.disk.promise();
+                super::promise(&self.disk)?;
             }
         }
         Ok(())

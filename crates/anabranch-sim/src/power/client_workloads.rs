@@ -159,7 +159,7 @@ fn grouped(planted: Planted) -> Result<Played, Failure> {
             jobs.push(job(false, move |write| write.create(&main_space(), &notes, None, &fields)).0);
         }
         ensure(desk.open()?.commit(jobs).is_some(), || "a commit failed".to_owned())?;
-        desk.disk.promise();
+        super::promise(&desk.disk)?;
     }
     desk.played()
 }
@@ -186,7 +186,7 @@ fn refused(planted: Planted) -> Result<Played, Failure> {
             jobs.push(job(false, move |write: &mut Write<'_>| write.edit(&main_space(), id, &edits)).0);
         }
         ensure(desk.open()?.commit(jobs).is_some(), || "a commit failed".to_owned())?;
-        desk.disk.promise();
+        super::promise(&desk.disk)?;
     }
     desk.played()
 }
@@ -229,7 +229,7 @@ fn compaction(planted: Planted) -> Result<Played, Failure> {
     desk.begin()?;
     for key in 1..=4 {
         ensure(desk.open()?.compact(key).is_some(), || "a compaction failed".to_owned())?;
-        desk.disk.promise();
+        super::promise(&desk.disk)?;
         desk.act(1)?;
     }
     desk.sync(&mut server)?;
@@ -396,7 +396,7 @@ fn checkpoints(planted: Planted) -> Result<Played, Failure> {
         desk.act(2)?;
         let other = desk.disk.connect(FILE)?;
         other.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).map_err(broken("a checkpoint"))?;
-        desk.disk.promise();
+        super::promise(&desk.disk)?;
     }
     desk.played()
 }

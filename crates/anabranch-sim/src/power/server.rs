@@ -37,7 +37,7 @@ pub(super) const ALL: &[Workload] = &[
             let other = SpaceName::new("work").map_err(broken("a name"))?;
             let batches = pages(3, 24)?;
             for (number, pair) in batches.chunks(4).enumerate() {
-                let space = if number % 2 == 0 { main_space() } else { other.clone() };
+                let space = if number.is_multiple_of(2) { main_space() } else { other.clone() };
                 shop.append_together(&space, pair)?;
             }
             shop.played()
@@ -64,13 +64,14 @@ pub(super) const ALL: &[Workload] = &[
                 shop.append(&main_space(), batch)?;
                 let other = shop.disk.connect(FILE)?;
                 other.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())).map_err(broken("a checkpoint"))?;
-                shop.disk.promise();
+                super::promise(&shop.disk)?;
             }
             shop.played()
         },
     },
     Workload { name: "server: purge markers", play: purges },
     Workload { name: "server: a file of the first tables", play: migration },
+    Workload { name: "server: syncs that fail now and then", play: failing },
     Workload {
         name: "server: a first sync that fails, and so no write-ahead log",
         play: |planted| {
@@ -147,7 +148,7 @@ impl Shop {
     fn open(&mut self) -> Result<(), Failure> {
         if self.backend.is_none() {
             self.backend = Some(Arc::new(open(&self.disk)?));
-            self.disk.promise();
+            super::promise(&self.disk)?;
         }
         Ok(())
     }
@@ -191,7 +192,7 @@ impl Shop {
         for outcome in outcomes {
             outcome??;
         }
-        self.disk.promise();
+        super::promise(&self.disk)?;
         self.pushed.extend(batches.iter().map(|batch| (space.clone(), batch.clone())));
         Ok(())
     }
@@ -204,6 +205,23 @@ impl Shop {
         let log = rows(&connection)?;
         Ok(Played { disk, subject: Box::new(Server { pushed, log }) })
     }
+}
+
+/// What is refused is pushed again, while the syncs still fail and after that.
+fn failing(planted: Planted) -> Result<Played, Failure> {
+    let mut shop = Shop::new(planted)?.begun()?;
+    shop.open()?;
+    for (number, batch) in pages(10, 40)?.into_iter().enumerate() {
+        let at = u64::try_from(number % 2).unwrap_or(0);
+        shop.disk.fail(Fault { access: Access::Sync, at, lasting: number % 3 != 1 });
+        let mut attempts = 0;
+        while let Err(failure) = shop.append(&main_space(), batch.clone()) {
+            attempts += 1;
+            ensure(attempts < 3 || shop.disk.mend() > 0, || format!("refused without a fault: {failure}"))?;
+        }
+        shop.disk.mend();
+    }
+    shop.played()
 }
 
 fn purges(planted: Planted) -> Result<Played, Failure> {

@@ -43,9 +43,10 @@ pub(super) fn check(
     let mut continued: HashSet<Shown> = HashSet::new();
     for (place, event) in log.iter().enumerate() {
         replay.take(event);
-        let something_ends =
-            log.get(place + 1).is_none_or(|next| matches!(next, Event::Sync { .. } | Event::Delete { .. }));
-        if place < timeline.start || !(something_ends || place % effort.stride == 0) {
+        let something_ends = log
+            .get(place + 1)
+            .is_none_or(|next| matches!(next, Event::Sync { .. } | Event::SyncFailed { .. } | Event::Delete { .. }));
+        if place < timeline.start || !(something_ends || place.is_multiple_of(effort.stride)) {
             continue;
         }
         for files in replay.states(effort, &mut dice) {
@@ -57,7 +58,7 @@ pub(super) fn check(
                 None => {
                     let shown = read(&files).map_err(at)?;
                     report.images += 1;
-                    if continued.insert(shown) || report.images % CONTINUED == 0 {
+                    if continued.insert(shown) || report.images.is_multiple_of(CONTINUED) {
                         subject.check(&Disk::holding(&files, false)?).map_err(at)?;
                         report.continued += 1;
                     }
@@ -80,9 +81,13 @@ impl Timeline {
         for (place, event) in log.iter().enumerate() {
             replay.take(event);
             bounds[place].1 = promised;
-            let ends_something =
-                matches!(event, Event::Sync { .. } | Event::Promise | Event::Delete { .. } | Event::Truncate { .. });
-            if !ends_something && place + 1 < log.len() {
+            let ends_something = matches!(
+                event,
+                Event::Sync { .. } | Event::Promise { .. } | Event::Delete { .. } | Event::Truncate { .. }
+            );
+            // A commit whose sync will fail: nobody is told that it was done, and it may be there all the same.
+            let fails_next = matches!(log.get(place + 1), Some(Event::SyncFailed { .. }));
+            if !(ends_something || fails_next) && place + 1 < log.len() {
                 continue;
             }
             let files = replay.everything();
@@ -94,9 +99,15 @@ impl Timeline {
                 }
                 before = Some(name);
             }
+            if let Event::Promise { shown: Some(seen) } = event
+                && !shown.contains(seen)
+            {
+                shown.push(*seen);
+            }
             let last = shown.len().saturating_sub(1);
-            if matches!(event, Event::Promise) {
-                promised = last;
+            if let Event::Promise { shown: seen } = event {
+                // What has failed to reach the disk may be what was promised; or it is there, and nobody has seen it.
+                promised = seen.and_then(|seen| shown.iter().rposition(|known| *known == seen)).unwrap_or(last);
                 bounds[place].1 = promised;
             }
             for bound in &mut bounds[open_since..=place] {
@@ -104,7 +115,7 @@ impl Timeline {
             }
             open_since = place + 1;
         }
-        let start = log.iter().position(|event| matches!(event, Event::Promise)).unwrap_or(0);
+        let start = log.iter().position(|event| matches!(event, Event::Promise { .. })).unwrap_or(0);
         Ok(Self { shown, bounds, start })
     }
 
