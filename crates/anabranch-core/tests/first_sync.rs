@@ -3,7 +3,8 @@
 use anabranch_core::document::Document;
 use anabranch_core::segment::{Built, Manifest, Piece, SegmentBuilder};
 use anabranch_core::sync::{
-    ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSyncStep, Halt, LinkCommand, SpaceProgress, SyncEvent,
+    Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSyncStep, Halt, LinkCommand, SpaceProgress,
+    SyncEvent,
 };
 use anabranch_core::wire::{ClientMessage, Cursor, Limits, Mark, ServerMessage, Welcome};
 use anabranch_core::{
@@ -26,7 +27,12 @@ impl Client {
     fn online(progress: SpaceProgress) -> (Self, Vec<ClientMessage>) {
         let mut entropy = SplitMix64::new(1);
         let replica = ReplicaId::mint(NOW, &mut entropy);
-        let config = ClientConfig { replica, actor: Actor::mint(&replica, &mut entropy), schema_version: 1 };
+        let config = ClientConfig {
+            replica,
+            actor: Actor::mint(&replica, &mut entropy),
+            schema_version: 1,
+            adopt: Adopt::Nothing,
+        };
         let mut client = Self { session: ClientSession::new(config, None, vec![progress], 0), entropy };
         client.handle(ClientEvent::Start);
         let asked = client.handle(ClientEvent::Connected).send;

@@ -171,17 +171,6 @@ impl Read<'_> {
         }))
     }
 
-    /// Changes that a server holds back because something that must come first is not there.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub fn held(&self) -> Result<u64, StoreError> {
-        let mut statement = self.connection().prepare_cached(
-            "SELECT count(*) FROM outbox WHERE state = 'pending' AND not_before > 0 AND last_error LIKE 'held:%'",
-        )?;
-        Ok(statement.query_row([], |row| row.get(0))?)
-    }
-
     /// The size of what waits for a remote, in bytes.
     ///
     /// # Errors

@@ -81,7 +81,7 @@ impl Write<'_> {
         let Some(space) = rows::space_key(&self.engine.connection, space)? else { return Ok(Vec::new()) };
         let mut lacked = Vec::new();
         for wanted in wanted {
-            if let Some(row) = rows::find_entity(&self.engine.connection, space, wanted.entity)? {
+            if let Some(row) = rows::find_shared_entity(&self.engine.connection, space, wanted.entity)? {
                 self.lacked_of(&row, &wanted.known, &mut lacked)?;
             }
         }

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::engine::Write;
 use crate::error::StoreError;
+use crate::local_only::NOT_LOCAL;
 use crate::read::Read;
 use crate::rows::{self, EntityRow, RemoteKey, SpaceKey};
 
@@ -32,10 +33,10 @@ impl Read<'_> {
     /// # Errors
     /// If the database fails.
     pub fn items(&self, space: &SpaceName) -> Result<Vec<Item>, StoreError> {
-        let mut statement = self.connection().prepare_cached(
+        let mut statement = self.connection().prepare_cached(&format!(
             "SELECT e.id, e.heads FROM entities e JOIN spaces s ON s.key = e.space \
-             WHERE s.name = ? AND length(e.heads) > 0 LIMIT ?",
-        )?;
+             WHERE s.name = ? AND length(e.heads) > 0 AND {NOT_LOCAL} LIMIT ?"
+        ))?;
         let mut rows = statement.query(rusqlite::params![space.as_str(), i64::try_from(MAX_ITEMS + 1)?])?;
         let mut items = Vec::new();
         while let Some(row) = rows.next()? {
@@ -50,7 +51,7 @@ impl Read<'_> {
     /// If the database fails.
     pub fn heads_of(&self, space: &SpaceName, id: EntityId) -> Result<Heads, StoreError> {
         let Some(space) = rows::space_key(self.connection(), space)? else { return Ok(Heads::default()) };
-        let row = rows::find_entity(self.connection(), space, id)?;
+        let row = rows::find_shared_entity(self.connection(), space, id)?;
         row.map_or(Ok(Heads::default()), |row| rows::entity_heads(self.connection(), row.key))
     }
 }
@@ -68,7 +69,7 @@ impl Write<'_> {
 
     /// If something is lacking: what is here of the entity, in a few hashes.
     fn lacking(&mut self, space: SpaceKey, theirs: &Theirs) -> Result<Option<Vec<ChangeHash>>, StoreError> {
-        let Some(row) = rows::find_entity(&self.engine.connection, space, theirs.entity)? else {
+        let Some(row) = rows::find_shared_entity(&self.engine.connection, space, theirs.entity)? else {
             return Ok((!theirs.heads.is_empty()).then(Vec::new));
         };
         for head in theirs.heads.hashes() {
@@ -94,7 +95,7 @@ impl Write<'_> {
         };
         let mut found = Vec::new();
         for theirs in theirs {
-            let difference = match rows::find_entity(&self.engine.connection, space, theirs.entity)? {
+            let difference = match rows::find_shared_entity(&self.engine.connection, space, theirs.entity)? {
                 Some(row) => self.difference(&row, theirs, remote)?,
                 None => (!theirs.heads.is_empty()).then_some(Difference::MissingHere),
             };
@@ -154,7 +155,7 @@ impl Write<'_> {
         space: SpaceKey,
         theirs: &Theirs,
     ) -> Result<(), StoreError> {
-        let Some(row) = rows::find_entity(&self.engine.connection, space, theirs.entity)? else { return Ok(()) };
+        let Some(row) = rows::find_shared_entity(&self.engine.connection, space, theirs.entity)? else { return Ok(()) };
         let document = self.engine.take_document(&row)?;
         let beyond = document.changes_since(&theirs.heads);
         self.engine.cache.put(row.key, document);

@@ -74,6 +74,17 @@ pub(crate) fn find_entity(
     Ok(Some(EntityRow { key, space, id, collection: CollectionName::new(collection)? }))
 }
 
+/// The row of an entity that others may see.
+pub(crate) fn find_shared_entity(
+    connection: &Connection,
+    space: SpaceKey,
+    id: EntityId,
+) -> Result<Option<EntityRow>, StoreError> {
+    let Some(row) = find_entity(connection, space, id)? else { return Ok(None) };
+    let mut local = connection.prepare_cached("SELECT 1 FROM local_collections WHERE name = ?")?;
+    Ok((!local.exists([row.collection.as_str()])?).then_some(row))
+}
+
 /// The row, with another collection if nothing of the entity has been stored yet: a row that was made for
 /// bytes which turned out to be bad, or for an orphan, must not decide what the entity is.
 pub(crate) fn with_collection(

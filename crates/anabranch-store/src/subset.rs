@@ -122,6 +122,7 @@ impl Write<'_> {
             "DELETE FROM quarantine WHERE entity = ?",
             "DELETE FROM snapshots WHERE entity = ?",
             "DELETE FROM unchecked WHERE entity = ?",
+            "DELETE FROM refused WHERE entity = ?",
             "DELETE FROM changes WHERE entity = ?",
             "DELETE FROM entities WHERE key = ?",
         ] {

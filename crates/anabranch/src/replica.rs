@@ -266,16 +266,16 @@ impl Replica {
     /// # Errors
     /// If the file cannot be read.
     pub fn status(&self) -> Result<Status, Error> {
-        let schema_version = self.schema().version;
+        let (schema_version, now) = (self.schema().version, self.inner.environment.now());
         let stored = self.inner.store.read(|read| {
             read.snapshot(|read| {
-                let (totals, held, first_refusal) = (read.totals()?, read.held()?, read.first_refusal()?);
+                let (totals, held, first_refusal) = (read.totals()?, read.held(now)?, read.first_refusal()?);
                 let first_sync = read.first_sync()?;
                 Ok(Stored { totals, held, first_refusal, first_sync, remotes: read.remotes()?, schema_version })
             })
         })?;
         let online = self.inner.online.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Status::new(stored, online, self.inner.environment.now(), self.inner.staleness))
+        Ok(Status::new(stored, online, now, self.inner.staleness))
     }
 
     /// What is here and on no server yet: what would be lost if this device were, or if its user signed out. Changes

@@ -130,9 +130,13 @@ impl Client {
 
     /// The next message, which is a page.
     pub(crate) async fn changes(&mut self) -> (Vec<Envelope>, Cursor, bool) {
-        match self.receive().await {
-            ServerMessage::Changes { changes, cursor, more, .. } => (changes, cursor, more),
-            other => panic!("no changes: {other:?}"),
+        loop {
+            match self.receive().await {
+                ServerMessage::Changes { changes, cursor, more, .. } => return (changes, cursor, more),
+                // Said once of a pull that takes more than a page.
+                ServerMessage::Behind { .. } => {}
+                other => panic!("no changes: {other:?}"),
+            }
         }
     }
 }

@@ -125,6 +125,29 @@ impl Read<'_> {
         }
         Ok(false)
     }
+
+    /// Changes that wait for something that must be on the server first: because their parent is not, or because the
+    /// server says so.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn held(&self, now: UnixMillis) -> Result<u64, StoreError> {
+        let schema = rows::stored_schema(self.connection())?;
+        let parents = Parents { connection: self.connection(), schema: &schema };
+        let mut held = 0;
+        for remote in rows::remotes(self.connection())? {
+            let waiting = Waiting::find(parents, remote, now)?;
+            let mut statement = self.connection().prepare_cached(
+                "SELECT entity, not_before > 0 AND coalesce(last_error, '') LIKE 'held:%' FROM outbox \
+                 WHERE remote = ? AND state = 'pending' AND (?2 OR not_before > 0)",
+            )?;
+            let mut pending = statement.query(params![remote, !waiting.held.is_empty()])?;
+            while let Some(row) = pending.next()? {
+                held += u64::from(row.get(1)? || waiting.held_by(row.get(0)?).is_some());
+            }
+        }
+        Ok(held)
+    }
 }
 
 impl Write<'_> {

@@ -45,7 +45,7 @@ impl Driver {
                 }
                 return Ok(turn);
             }
-            if matches!(self.mode, Mode::Once) {
+            if matches!(self.mode, Mode::Once { .. }) {
                 return Err(SyncError::Elsewhere);
             }
             if !std::mem::replace(&mut told, true) {
