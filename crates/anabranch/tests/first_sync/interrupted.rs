@@ -149,7 +149,7 @@ fn what_is_written_meanwhile_is_merged_and_pushed() -> Result<(), Error> {
     let mine = notes.create(json!({ "title": "mine", "body": "before" })).wait()?;
     let mut edited = 0;
     for cut in 0.. {
-        if sync(&fresh, &flaky, 2 + cut % 3, &url).is_ok() {
+        if sync(&fresh, &flaky, 3 + cut % 3, &url).is_ok() {
             break;
         }
         notes.edit(mine, |note| note.splice("body", 0, 0, "x")).wait()?;

@@ -54,6 +54,8 @@ pub(crate) fn main_space() -> SpaceName {
 pub(crate) struct TestServer {
     runtime: Runtime,
     handle: Option<ServerHandle>,
+    /// Kept, so that it can be seen when nobody else has it any more.
+    backend: Option<Arc<SqliteBackend>>,
     address: SocketAddr,
     path: PathBuf,
     segments: SegmentOptions,
@@ -67,8 +69,8 @@ impl TestServer {
     pub(crate) fn start_with(path: PathBuf, segments: SegmentOptions) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (handle, address) = runtime.block_on(serve(&path, any, segments.clone()));
-        Self { runtime, handle: Some(handle), address, path, segments }
+        let (handle, backend, address) = runtime.block_on(serve(&path, any, segments.clone()));
+        Self { runtime, handle: Some(handle), backend: Some(backend), address, path, segments }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -79,19 +81,28 @@ impl TestServer {
         format!("http://{}", self.address)
     }
 
-    /// Stops it in the middle of whatever it does.
+    /// Stops it in the middle of whatever it does. Its file is closed when this returns.
     pub(crate) fn kill(&mut self) {
         if let Some(handle) = self.handle.take() {
             self.runtime.block_on(handle.abort());
+        }
+        if let Some(backend) = self.backend.take() {
+            // Its sessions end a little later, each by itself.
+            let alone = async {
+                while Arc::strong_count(&backend) > 1 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            self.runtime.block_on(async { tokio::time::timeout(GUARD, alone).await }).expect("the sessions end");
         }
     }
 
     /// Starts it again, on the same file and port.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let (handle, address) = self.runtime.block_on(serve(&self.path, self.address, self.segments.clone()));
+        let (handle, backend, address) = self.runtime.block_on(serve(&self.path, self.address, self.segments.clone()));
         assert_eq!(address, self.address);
-        self.handle = Some(handle);
+        (self.handle, self.backend) = (Some(handle), Some(backend));
     }
 
     /// Starts it again, and builds segments in another way.
@@ -122,10 +133,14 @@ impl TestServer {
     }
 }
 
-async fn serve(path: &std::path::Path, address: SocketAddr, segments: SegmentOptions) -> (ServerHandle, SocketAddr) {
-    let backend = SqliteBackend::open(path, Box::new(SystemEnvironment::new())).expect("a backend");
+async fn serve(
+    path: &std::path::Path,
+    address: SocketAddr,
+    segments: SegmentOptions,
+) -> (ServerHandle, Arc<SqliteBackend>, SocketAddr) {
+    let backend = Arc::new(SqliteBackend::open(path, Box::new(SystemEnvironment::new())).expect("a backend"));
     let options = ServerOptions { segments, ..ServerOptions::default() };
-    let server = Server::bind(address, Arc::new(backend), options).await.expect("a server");
+    let server = Server::bind(address, Arc::<SqliteBackend>::clone(&backend), options).await.expect("a server");
     let address = server.local_addr();
-    (server.spawn(), address)
+    (server.spawn(), backend, address)
 }
