@@ -29,8 +29,11 @@ impl Session {
                 message = self.channel.receive() => message?,
                 spaces = written.next() => {
                     for space in spaces {
-                        if self.allowed.includes(&space) {
-                            self.channel.send(&PeerMessage::Poke(space)).await?;
+                        // Whoever leads may have got what it wanted and hung up: then the next message tells.
+                        if self.allowed.includes(&space)
+                            && self.channel.send(&PeerMessage::Poke(space)).await.is_err()
+                        {
+                            break;
                         }
                     }
                     continue;
