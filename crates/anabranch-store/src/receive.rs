@@ -18,6 +18,10 @@ use crate::rows::{self, EntityRow, Origin, RemoteKey, SpaceKey};
 const MAX_ORPHANS: i64 = 1_000;
 /// How often a change is offered to a server that lacks what it depends on.
 const MAX_HELD_ATTEMPTS: u32 = 16;
+/// Why a change is put off that the server holds back.
+const HELD: &str = "held: the server lacks what it depends on";
+/// Why a change is put off that was answered along with another of its transaction.
+const NOT_ALONE: &str = "another change of the transaction was not accepted yet";
 
 /// What became of a batch of foreign changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -422,7 +426,7 @@ impl Write<'_> {
                 }
             }
             Answer::Held { missing } if attempts < MAX_HELD_ATTEMPTS => {
-                self.retry_later(remote, seq, attempts, "held: the server lacks what it depends on")?;
+                self.retry_later(remote, seq, attempts, HELD)?;
                 return match missing {
                     Missing::Change(_) => Ok(Some(entity)),
                     Missing::Parent(parent) => {
@@ -430,13 +434,16 @@ impl Write<'_> {
                     }
                 };
             }
-            Answer::Held { .. } => self.park(remote, entity, seq, "held: the server lacks what it depends on")?,
+            Answer::Held { .. } => self.park(remote, entity, seq, HELD)?,
             // The server holds changes of the entity that this replica has not seen: nothing is purged.
             Answer::Rejected { code: RejectCode::Stale, message, .. } => {
                 if !self.withdraw_marker(entity, seq)? {
                     // A server that was restored from a backup: somebody may have what it lacks.
                     self.retry_later(remote, seq, attempts, &message)?;
                 }
+            }
+            Answer::Rejected { code: RejectCode::Transaction, retryable: true, .. } => {
+                self.retry_later(remote, seq, attempts, NOT_ALONE)?;
             }
             Answer::Rejected { retryable: true, message, .. } => self.retry_later(remote, seq, attempts, &message)?,
             Answer::Rejected { code, message, .. } => {
@@ -461,10 +468,10 @@ impl Write<'_> {
         self.engine.connection.execute(
             "WITH held AS (SELECT o.change, o.not_before FROM outbox o JOIN entities e ON e.key = o.entity \
                  WHERE o.remote = ?1 AND e.space = ?2 AND o.state = 'pending' AND o.not_before > 0 \
-                   AND (o.last_error LIKE 'held:%' OR o.last_error LIKE 'another change of the transaction%')) \
+                   AND o.last_error IN (?4, ?5)) \
              UPDATE outbox SET not_before = coalesce((SELECT min(not_before) FROM held WHERE not_before > ?3), not_before) \
              WHERE remote = ?1 AND change IN (SELECT change FROM held)",
-            [remote, space, self.now()],
+            params![remote, space, self.now(), HELD, NOT_ALONE],
         )?;
         Ok(())
     }
