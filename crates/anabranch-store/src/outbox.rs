@@ -1,5 +1,6 @@
 //! The outbox: what is to be pushed next, and what must be offered again.
 
+mod answers;
 mod decide;
 mod page;
 mod parents;

@@ -5,6 +5,7 @@ use anabranch_core::{ChangeHash, CollectionName, EntityId, SpaceName, Stamp, Tra
 use rusqlite::{Row, params};
 use serde::Serialize;
 
+use super::answers::{FOLLOWS, HELD};
 use super::parents::Parents;
 use super::waiting::Waiting;
 use crate::engine::Write;
@@ -265,19 +266,19 @@ impl Write<'_> {
         let connection = &self.engine.connection;
         let mut held = connection.prepare_cached(
             "SELECT 1 FROM outbox INDEXED BY outbox_blocking WHERE remote = ? \
-             AND (state = 'parked' OR not_before > 0) AND last_error LIKE 'held:%' LIMIT 1",
+             AND (state = 'parked' OR not_before > 0) AND last_error IN (?, ?) LIMIT 1",
         )?;
-        if !held.exists([remote])? {
+        if !held.exists(params![remote, HELD, FOLLOWS])? {
             return Ok(());
         }
         let mut update = connection.prepare_cached(
             "UPDATE outbox SET state = 'pending', attempts = 0, not_before = 0 \
-             WHERE remote = ?1 AND last_error LIKE 'held:%' AND entity IN (SELECT l.entity FROM links l \
+             WHERE remote = ?1 AND last_error IN (?3, ?4) AND entity IN (SELECT l.entity FROM links l \
                  JOIN entities child ON child.key = l.entity JOIN entities parent ON parent.key = (SELECT entity FROM changes WHERE seq = ?2) \
                  WHERE l.target = parent.id AND child.space = parent.space)",
         )?;
         for seq in accepted {
-            update.execute([remote, *seq])?;
+            update.execute(params![remote, seq, HELD, FOLLOWS])?;
         }
         Ok(())
     }

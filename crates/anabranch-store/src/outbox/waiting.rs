@@ -6,6 +6,7 @@ use anabranch_core::sync::MAX_BACKOFF_MILLIS;
 use anabranch_core::{EntityId, UnixMillis};
 use rusqlite::params;
 
+use super::answers::{FOLLOWS, HELD};
 use super::parents::Parents;
 use crate::cache::EntityKey;
 use crate::engine::Write;
@@ -138,10 +139,10 @@ impl Read<'_> {
         for remote in rows::remotes(self.connection())? {
             let waiting = Waiting::find(parents, remote, now)?;
             let mut statement = self.connection().prepare_cached(
-                "SELECT entity, not_before > 0 AND coalesce(last_error, '') LIKE 'held:%' FROM outbox \
+                "SELECT entity, not_before > 0 AND coalesce(last_error, '') IN (?3, ?4) FROM outbox \
                  WHERE remote = ? AND state = 'pending' AND (?2 OR not_before > 0)",
             )?;
-            let mut pending = statement.query(params![remote, !waiting.held.is_empty()])?;
+            let mut pending = statement.query(params![remote, !waiting.held.is_empty(), HELD, FOLLOWS])?;
             while let Some(row) = pending.next()? {
                 held += u64::from(row.get(1)? || waiting.held_by(row.get(0)?).is_some());
             }

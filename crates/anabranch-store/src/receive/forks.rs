@@ -266,7 +266,7 @@ impl Write<'_> {
 
     /// A server has refused a change because another stands in its place, or because it has another form of it. `false`
     /// if there is nothing to be done about that yet.
-    pub(super) fn settle_rejected_fork(
+    pub(crate) fn settle_rejected_fork(
         &mut self,
         entity: EntityKey,
         seq: i64,

@@ -1,0 +1,174 @@
+//! What a server's answers do to the outbox.
+
+use anabranch_core::sync::Backoff;
+use anabranch_core::wire::{Answer, Missing, RejectCode};
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::cache::EntityKey;
+use crate::engine::Write;
+use crate::error::StoreError;
+use crate::rows::{self, Origin, RemoteKey, SpaceKey};
+
+/// How often a change is offered to a server that lacks what it depends on.
+const MAX_HELD_ATTEMPTS: u32 = 16;
+/// Why a change is put off or parked that the server holds back, which has lost what it depends on.
+pub(super) const HELD: &str = "held: the server lacks what it depends on";
+/// Why a change is put off that depends on another in the outbox.
+pub(super) const FOLLOWS: &str = "held: it follows what the server has not taken yet";
+/// Why a change is put off that was answered along with another of its transaction.
+const NOT_ALONE: &str = "another change of the transaction was not accepted yet";
+
+impl Write<'_> {
+    /// Acts on the server's answer about one pushed change. Returns the entity of which the server lacks
+    /// something that it once had, if that is what it says.
+    pub(crate) fn take_answer(
+        &mut self,
+        remote: RemoteKey,
+        space: SpaceKey,
+        seq: i64,
+        answer: Answer,
+    ) -> Result<Option<EntityKey>, StoreError> {
+        let mut select = self
+            .engine
+            .connection
+            .prepare_cached("SELECT entity, attempts FROM outbox WHERE remote = ? AND change = ?")?;
+        let found = select.query_row([remote, seq], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?))).optional()?;
+        drop(select);
+        // Answered before, in a session whose last words were lost.
+        let Some((entity, attempts)) = found else { return Ok(None) };
+        match answer {
+            Answer::Accepted { .. } | Answer::Duplicate { .. } => {
+                let marker = self.marker_at(seq)?;
+                self.settle(remote, entity, seq)?;
+                self.dirty(entity).synced = true;
+                if let Some((marker, row)) = marker.zip(rows::entity_by_key(&self.engine.connection, entity)?) {
+                    // The server has agreed to the purge.
+                    self.take_marker(&row, &marker, Origin::Remote(remote))?;
+                }
+            }
+            Answer::Held { missing } if self.is_pending(remote, space, entity, &missing)? => {
+                // It goes when that goes; if that has been refused, nothing is tried until somebody decides.
+                if !self.has_refused(remote, space, entity, &missing)? {
+                    self.retry_later(remote, seq, attempts, FOLLOWS)?;
+                }
+            }
+            Answer::Held { missing } if attempts < MAX_HELD_ATTEMPTS => {
+                self.retry_later(remote, seq, attempts, HELD)?;
+                return match missing {
+                    Missing::Change(_) => Ok(Some(entity)),
+                    Missing::Parent(parent) => {
+                        Ok(rows::find_entity(&self.engine.connection, space, parent)?.map(|row| row.key))
+                    }
+                };
+            }
+            Answer::Held { .. } => self.park(remote, entity, seq, None, HELD)?,
+            // The server holds changes of the entity that this replica has not seen: nothing is purged.
+            Answer::Rejected { code: RejectCode::Stale, message, .. } => {
+                if !self.withdraw_marker(entity, seq)? {
+                    // A server that was restored from a backup: somebody may have what it lacks.
+                    self.retry_later(remote, seq, attempts, &message)?;
+                }
+            }
+            Answer::Rejected { code: code @ (RejectCode::Fork | RejectCode::Superseded), .. }
+                if self.settle_rejected_fork(entity, seq, code)? => {}
+            Answer::Rejected { code: RejectCode::Transaction, retryable: true, .. } => {
+                self.retry_later(remote, seq, attempts, NOT_ALONE)?;
+            }
+            Answer::Rejected { retryable: true, message, .. } => self.retry_later(remote, seq, attempts, &message)?,
+            Answer::Rejected { code, message, .. } => self.park(remote, entity, seq, Some(code), &message)?,
+        }
+        Ok(None)
+    }
+
+    /// Whether what a server lacks has never been accepted by it: then it has not lost anything.
+    fn is_pending(
+        &self,
+        remote: RemoteKey,
+        space: SpaceKey,
+        entity: EntityKey,
+        missing: &Missing,
+    ) -> Result<bool, StoreError> {
+        let connection = &self.engine.connection;
+        let seq = match missing {
+            Missing::Change(hash) => rows::change_seq(connection, entity, hash)?,
+            Missing::Parent(parent) => match rows::find_entity(connection, space, *parent)? {
+                Some(row) => return rows::birth_waits(connection, remote, row.key, 0),
+                None => None,
+            },
+        };
+        let mut pending = connection.prepare_cached("SELECT 1 FROM outbox WHERE remote = ? AND change = ?")?;
+        seq.map_or(Ok(false), |seq| Ok(pending.exists([remote, seq])?))
+    }
+
+    /// Whether a change has been refused of the entity of which a server lacks something.
+    fn has_refused(
+        &self,
+        remote: RemoteKey,
+        space: SpaceKey,
+        entity: EntityKey,
+        missing: &Missing,
+    ) -> Result<bool, StoreError> {
+        let connection = &self.engine.connection;
+        let entity = match missing {
+            Missing::Change(_) => Some(entity),
+            Missing::Parent(parent) => rows::find_entity(connection, space, *parent)?.map(|row| row.key),
+        };
+        let mut refused = connection.prepare_cached(
+            "SELECT 1 FROM outbox INDEXED BY outbox_blocking \
+             WHERE remote = ? AND entity = ? AND (state = 'parked' OR not_before > 0) AND state = 'parked'",
+        )?;
+        entity.map_or(Ok(false), |entity| Ok(refused.exists([remote, entity])?))
+    }
+
+    pub(crate) fn settle(&mut self, remote: RemoteKey, entity: i64, seq: i64) -> Result<(), StoreError> {
+        let connection = &self.engine.connection;
+        let deleted =
+            connection.prepare_cached("DELETE FROM outbox WHERE remote = ? AND change = ?")?.execute([remote, seq])?;
+        let elsewhere = connection.prepare_cached("SELECT 1 FROM outbox WHERE change = ?")?.exists([seq])?;
+        self.dirty(entity).pending -= i64::from(deleted > 0 && !elsewhere);
+        Ok(())
+    }
+
+    /// What is held may wait for something that is held as well, here: they are tried again together, or each
+    /// would find the other waiting whenever its own turn comes.
+    pub(crate) fn retry_together(&mut self, remote: RemoteKey, space: SpaceKey) -> Result<(), StoreError> {
+        self.engine.connection.execute(
+            "WITH held AS (SELECT o.change, o.not_before FROM outbox o JOIN entities e ON e.key = o.entity \
+                 WHERE o.remote = ?1 AND e.space = ?2 AND o.state = 'pending' AND o.not_before > 0 \
+                   AND o.last_error IN (?4, ?5, ?6)) \
+             UPDATE outbox SET not_before = coalesce((SELECT min(not_before) FROM held WHERE not_before > ?3), not_before) \
+             WHERE remote = ?1 AND change IN (SELECT change FROM held)",
+            params![remote, space, self.now(), HELD, FOLLOWS, NOT_ALONE],
+        )?;
+        Ok(())
+    }
+
+    fn retry_later(&mut self, remote: RemoteKey, seq: i64, attempts: u32, error: &str) -> Result<(), StoreError> {
+        let wait = Backoff::after(attempts).fail(None, self.engine.environment.entropy());
+        let not_before = self.now().saturating_add(wait);
+        self.engine.connection.execute(
+            "UPDATE outbox SET attempts = attempts + 1, not_before = ?, last_error = ? WHERE remote = ? AND change = ?",
+            params![not_before, error, remote, seq],
+        )?;
+        Ok(())
+    }
+
+    fn park(
+        &mut self,
+        remote: RemoteKey,
+        entity: i64,
+        seq: i64,
+        code: Option<RejectCode>,
+        message: &str,
+    ) -> Result<(), StoreError> {
+        let code = code.map(|code| format!("{code:?}"));
+        let error = code.as_ref().map_or_else(|| message.to_owned(), |code| format!("{code}: {message}"));
+        self.engine.connection.execute(
+            "UPDATE outbox SET state = 'parked', attempts = attempts + 1, last_error = ?, code = ?, refused_at = ? \
+             WHERE remote = ? AND change = ?",
+            params![error, code, self.now(), remote, seq],
+        )?;
+        self.dirty(entity);
+        Ok(())
+    }
+}
