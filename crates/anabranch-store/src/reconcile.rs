@@ -21,9 +21,10 @@ pub enum Difference {
     Pending,
     /// The other side lacks something that does not wait in the outbox: it was accepted once, and is lost there.
     MissingThere,
-    /// The other side has something that this file lacks, or has refused.
+    /// The other side has something that this file lacks, or has refused, and nothing of the entity waits in the outbox.
+    /// Whether the other side has lost something as well shows once it is here.
     MissingHere,
-    /// Each side has something that the other lacks.
+    /// The other side has something that this file lacks, and something waits in the outbox here.
     Different,
 }
 
@@ -114,13 +115,18 @@ impl Write<'_> {
             return Ok(None);
         }
         let document = self.engine.take_document(row)?;
-        let beyond = document.changes_since(&theirs.heads);
         let lacking = theirs.heads.hashes().iter().any(|head| !document.has(head));
+        let beyond = document.changes_since(&theirs.heads);
         self.engine.cache.put(row.key, document);
-        let beyond = beyond.map_err(|source| StoreError::Damaged { entity: row.id, source })?;
         if lacking {
-            return Ok(Some(if beyond.is_empty() { Difference::MissingHere } else { Difference::Different }));
+            let mut waits = self
+                .engine
+                .connection
+                .prepare_cached("SELECT 1 FROM outbox WHERE entity = ?1 AND (?2 IS NULL OR remote = ?2)")?;
+            let waits = waits.exists(rusqlite::params![row.key, remote])?;
+            return Ok(Some(if waits { Difference::Different } else { Difference::MissingHere }));
         }
+        let beyond = beyond.map_err(|source| StoreError::Damaged { entity: row.id, source })?;
         for change in &beyond {
             let mut waits = self.engine.connection.prepare_cached(
                 "SELECT 1 FROM outbox o JOIN changes c ON c.seq = o.change \

@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &Verify, output: &mut Output) -> Result<(), CliErro
         }
     }
     let differing = count(u64::try_from(report.differing.len()).unwrap_or(u64::MAX), "entity");
-    Err(CliError::Differs(format!("{url}: not the same, {differing} of {} differ", describe(&report))))
+    Err(CliError::Differs(format!("{url}: not the same: {differing} differ; of {}", describe(&report))))
 }
 
 fn describe(report: &VerifyReport) -> String {
@@ -42,6 +42,6 @@ const fn tell(difference: Difference) -> &'static str {
         Difference::Pending => "pending: waits here for the next sync",
         Difference::MissingThere => "missing there: the server has lost it",
         Difference::MissingHere => "missing here: the next sync brings it",
-        Difference::Different => "different: each side has something that the other lacks",
+        Difference::Different => "different: here is something to send, and there something to fetch",
     }
 }
