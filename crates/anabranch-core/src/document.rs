@@ -7,6 +7,7 @@
 //! change* of its own, the same on every replica, and is addressed by that birth, never by its key.
 
 mod admit;
+mod apart;
 mod contain;
 mod diff;
 mod edit;

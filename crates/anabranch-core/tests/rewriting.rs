@@ -263,6 +263,37 @@ fn two_branches_of_one_actor_meet() {
     );
 }
 
+#[test]
+fn what_builds_on_a_form_finds_its_ops_in_another_that_lacks_some_of_them() {
+    // What was typed is refused, and part of it was deleted again by the next change: its form without that is shorter.
+    let mut writer = Writer::born(json!({ "body": "" }));
+    let mut other = Writer { document: Document::new(&actor(2)), now: 500 };
+    let typed = writer.edit(splice(0, 0, "teh"));
+    let mended = writer.edit(splice(1, 2, "he!"));
+    let without_typed = writer.document.rewrite(&Removal::discarding([typed])).unwrap();
+    assert_eq!(fields(&without_typed.document)["body"], "he!");
+    let [(_, _), (_, shorter)] = &without_typed.changes[..] else { panic!("two are gone") };
+
+    other.document.apply(&all(&writer.document)).unwrap();
+    other.edit(splice(3, 1, ""));
+    assert_eq!(other.fields()["body"], "the");
+    other.document.apply(shorter).unwrap();
+    let removal =
+        Removal { discard: [typed].into(), instead: [(mended, shorter[0].hash())].into(), ..Removal::default() };
+    let turned = other.document.rewrite(&removal).unwrap();
+    assert!(turned.lost.is_empty());
+    assert_eq!(fields(&turned.document)["body"], "he", "the exclamation mark stays deleted");
+
+    // The other way round: the longer form stands after all.
+    let mut third = Writer { document: Document::new(&actor(3)), now: 900 };
+    third.document.apply(&all(&without_typed.document)).unwrap();
+    third.edit(splice(2, 1, "?"));
+    assert_eq!(third.fields()["body"], "he?");
+    third.document.apply(&all(&writer.document)).unwrap();
+    let removal = Removal { instead: [(shorter[0].hash(), mended)].into(), ..Removal::default() };
+    assert_eq!(fields(&third.document.rewrite(&removal).unwrap().document)["body"], "the?");
+}
+
 /// What a fleet does: a writer edits, or takes everything of another.
 #[derive(Clone, Debug)]
 enum Act {
@@ -378,5 +409,51 @@ proptest! {
             let (before, after) = (fields(&everything), fields(&whole.document));
             prop_assert_eq!((&before["tags"], before.get("votes")), (&after["tags"], after.get("votes")));
         }
+    }
+
+    /// Whoever meets the forms that another has written builds on them what it would have written there itself.
+    #[test]
+    fn what_builds_on_one_form_is_the_same_on_the_other(acts in acts(), which in any::<prop::sample::Index>()) {
+        let fleet = play(&acts);
+        let mut before = Document::new(&actor(8));
+        before.apply(&all(&fleet[0].document)).unwrap();
+        before.apply(&all(&fleet[1].document)).unwrap();
+        let mut after = before.clone();
+        after.apply(&all(&fleet[2].document)).unwrap();
+        let own: Vec<_> = all(&before).into_iter().filter(|change| !change.actor().is_derived()).collect();
+        prop_assume!(own.len() > 1);
+        let refused = own[1 + which.index(own.len() - 1)].hash();
+        let elsewhere = before.rewrite(&Removal::discarding([refused])).unwrap();
+        let expected = after.rewrite(&Removal::discarding([refused])).unwrap().document;
+        let forms = elsewhere.changes.iter().filter_map(|(hash, made)| Some((*hash, made.first()?.hash())));
+        let gone = elsewhere.changes.iter().filter(|(_, made)| made.is_empty()).map(|(hash, _)| *hash);
+        let removal = Removal { discard: gone.collect(), instead: forms.collect(), ..Removal::default() };
+        after.apply(&elsewhere.changes.into_iter().flat_map(|(_, made)| made).collect::<Vec<_>>()).unwrap();
+        let turned = after.rewrite(&removal).unwrap();
+        prop_assert!(turned.lost.is_empty());
+        prop_assert_eq!(fields(&turned.document), fields(&expected));
+        prop_assert_eq!(turned.document.heads(), expected.heads());
+    }
+
+    #[test]
+    fn two_pasts_are_told_apart(acts in acts(), which: (prop::sample::Index, prop::sample::Index)) {
+        let mut everything = Document::new(&actor(8));
+        for writer in &play(&acts) {
+            everything.apply(&all(&writer.document)).unwrap();
+        }
+        let changes = all(&everything);
+        let past = |hash: ChangeHash| {
+            let (mut past, mut open) = (BTreeSet::new(), vec![hash]);
+            while let Some(hash) = open.pop() {
+                if past.insert(hash) {
+                    open.extend(everything.change(&hash).unwrap().dependencies());
+                }
+            }
+            past
+        };
+        let (one, other) = (which.0.get(&changes).hash(), which.1.get(&changes).hash());
+        let (ones, others) = (past(one), past(other));
+        let expected = (ones.difference(&others).copied().collect(), others.difference(&ones).copied().collect());
+        prop_assert_eq!(everything.apart(&one, &other), expected);
     }
 }

@@ -111,6 +111,15 @@ impl Client {
         }
     }
 
+    /// What the session built on is no longer so: it begins again from what the file says.
+    pub(crate) fn begin_again(&mut self) -> Result<(), Failure> {
+        if let Some(process) = &mut self.process {
+            process.begin_session(Adopt::Nothing)?;
+        }
+        self.handle(ClientEvent::Start);
+        Ok(())
+    }
+
     /// The person in front of it accepts the server's other history.
     pub(crate) fn adopt(&mut self, lineage: Lineage) -> Result<(), Failure> {
         if let Some(process) = &mut self.process {

@@ -3,6 +3,7 @@
 use anabranch_core::sync::{OutboxItem, WriteBatch};
 use anabranch_core::wire::Answer;
 use anabranch_core::{ErrorKind, SpaceName};
+use anabranch_store::StoreError;
 
 use crate::bug::Bug;
 use crate::client::Task;
@@ -118,8 +119,13 @@ impl Fleet {
             batch.space,
             format_args!(", {:?}", batch.reoffer)
         );
-        let (received, committed) = within(&mut process.engine, move |write| write.apply_batch(remote, batch))
-            .map_err(broken("committing a batch"))?;
+        let outcome = within(&mut process.engine, move |write| write.apply_batch(remote, batch));
+        if matches!(outcome, Err(StoreError::Overtaken)) {
+            self.note(format_args!("client {number}: begins again, since what was accepted has been written again"));
+            self.forsake(number);
+            return self.clients[number].begin_again();
+        }
+        let (received, committed) = outcome.map_err(broken("committing a batch"))?;
         process.note(committed);
         self.note(format_args!("{line}: {received:?}"));
         ensure(received.quarantined == 0, || format!("client {number} quarantined an honest change"))

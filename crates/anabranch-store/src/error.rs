@@ -122,6 +122,10 @@ pub enum StoreError {
     /// The transaction that this write shared with others failed; nothing of it was stored.
     #[error("the transaction failed: {0}")]
     Aborted(String),
+    /// A server has accepted a change that has been written again since it was sent. Nothing was stored: a new session
+    /// brings what the server has.
+    #[error("a change was written again while it was on its way: a new session is needed")]
+    Overtaken,
     /// The replica has been closed.
     #[error("the replica is closed")]
     Closed,
@@ -168,7 +172,7 @@ impl StoreError {
             | Self::Closed => ErrorKind::Invalid,
             Self::Lost(_) | Self::NotAReplica(_) | Self::Damaged { .. } | Self::DamagedRow(_) => ErrorKind::Damaged,
             Self::Sqlite(error) => sqlite_kind(error),
-            Self::CommitUnknown(_) | Self::Aborted(_) => ErrorKind::Retry,
+            Self::CommitUnknown(_) | Self::Aborted(_) | Self::Overtaken => ErrorKind::Retry,
             Self::Panicked | Self::OutOfRange => ErrorKind::Internal,
         }
     }

@@ -284,9 +284,10 @@ impl Write<'_> {
     ) -> Result<(), StoreError> {
         self.used.push(row.key);
         let arrivals = self.new_arrivals(row, arrivals, received)?;
-        let Settled { arrivals, later } = self.settle_forks(row, arrivals, origin, received)?;
+        let Settled { arrivals, mut waiting, later } = self.settle_forks(row, arrivals, origin, received)?;
         let mut document = self.engine.take_document(row)?;
-        let (ready, waiting) = in_causal_order(&document, arrivals);
+        let (ready, without_past) = in_causal_order(&document, arrivals);
+        waiting.extend(without_past);
         for arrival in waiting {
             self.orphan(row, &arrival, origin, received)?;
         }

@@ -46,6 +46,8 @@ impl Write<'_> {
         self.unfold_for(row, changes.iter().map(|(hash, _)| hash))?;
         for (hash, made) in &changes {
             let removed = self.remove_change(row, hash)?;
+            // Its place in its actor's history may be known elsewhere: it is never taken again.
+            self.engine.renew_actor_if(removed.change.actor());
             if lost.contains(hash) {
                 self.set_aside(row, &removed.change, &QuarantineReason::NotRewritable)?;
             }
@@ -141,7 +143,6 @@ impl Write<'_> {
             return Ok(false);
         }
         self.rewrite_history(row, &Removal::replacing([hash]))?;
-        self.engine.renew_actor_if(actor);
         Ok(true)
     }
 

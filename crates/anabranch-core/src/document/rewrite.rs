@@ -14,16 +14,18 @@
 //! - what is left of an entity whose creation goes is dropped.
 
 mod ops;
+mod standing;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use self::ops::{Fate, Fates};
+use self::ops::Fates;
+use self::standing::{Standing, decode};
 use self::write::{Names, Writer};
 use super::contain::contained;
 use super::error::DocumentError;
 use super::note::Note;
-use super::{Document, ours, theirs};
+use super::{Document, ours};
 use crate::change::{Change, Rewrite, rewritten};
 use crate::id::{Actor, ChangeHash, Heads};
 
@@ -102,6 +104,7 @@ impl Document {
             gone,
             document,
             fates: Fates::default(),
+            forms: HashMap::new(),
             stand_ins: HashMap::new(),
             renamed: HashMap::new(),
             changes: Vec::new(),
@@ -145,6 +148,8 @@ struct Rewriter<'a> {
     document: Document,
     /// What became of the ops of changes that are gone.
     fates: Fates,
+    /// Forms that stand, with what has not been found in them yet: another form may have come in several parts.
+    forms: HashMap<ChangeHash, Standing>,
     /// What stands for a change that is gone, where others depend on it.
     stand_ins: HashMap<ChangeHash, Vec<ChangeHash>>,
     /// Changes that have another name now.
@@ -156,17 +161,17 @@ struct Rewriter<'a> {
 impl Rewriter<'_> {
     fn take(&mut self, removal: &Removal, change: &Change) -> Result<(), DocumentError> {
         let hash = change.hash();
-        let decoded = contained(|| {
-            let read = automerge::Change::from_bytes(change.bytes().to_vec()).map_err(|_| DocumentError::Damaged)?;
-            Ok::<_, DocumentError>(read.decode())
-        })??;
+        let decoded = decode(change)?;
         let dependencies = self.dependencies(change);
         let mut stand_in = dependencies.clone();
         let mut made = Vec::new();
-        let back = removal.instead.get(&hash).filter(|back| self.fates.move_to(&self.document, change, back));
-        if let Some(back) = back {
-            stand_in = vec![*back];
-            self.renamed.insert(hash, *back);
+        self.look_up_form(removal.instead.get(&hash))?;
+        let form = removal.instead.get(&hash).and_then(|form| self.forms.get_mut(form));
+        if let Some(standing) = form {
+            standing.take(&mut self.fates, &decoded);
+            let last = standing.last();
+            stand_in = vec![last];
+            self.renamed.insert(hash, last);
         } else if removal.discard.contains(&hash) || removal.instead.contains_key(&hash) {
             self.fates.lose(&decoded);
         } else {
@@ -187,6 +192,15 @@ impl Rewriter<'_> {
         }
         self.stand_ins.insert(hash, stand_in);
         self.changes.push((hash, made));
+        Ok(())
+    }
+
+    fn look_up_form(&mut self, form: Option<&ChangeHash>) -> Result<(), DocumentError> {
+        if let Some(form) = form.filter(|form| !self.forms.contains_key(form))
+            && let Some(standing) = Standing::of(&self.document, form)?
+        {
+            self.forms.insert(*form, standing);
+        }
         Ok(())
     }
 
@@ -222,22 +236,6 @@ impl Rewriter<'_> {
         let changes = kept.chain(made).collect();
         self.document = Document::load(&self.document.own_actor()?, None, changes)?;
         Ok(())
-    }
-}
-
-impl Fates {
-    /// The ops of a change that was written from `original` become those of that one, if they are the same ops.
-    fn move_to(&mut self, document: &Document, change: &Change, original: &ChangeHash) -> bool {
-        let Some(meta) = document.automerge.get_change_meta_by_hash(&theirs(*original)) else { return false };
-        let (from, to) = (change.start_op(), meta.start_op);
-        let count = change.max_op() + 1 - from;
-        if meta.max_op + 1 - to != count {
-            return false;
-        }
-        for place in 0..count {
-            self.set(ops::name(from + place, change.actor()), Fate::Moved(ops::named(to + place, &meta.actor)));
-        }
-        true
     }
 }
 

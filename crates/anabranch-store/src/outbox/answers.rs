@@ -34,8 +34,13 @@ impl Write<'_> {
             .prepare_cached("SELECT entity, attempts FROM outbox WHERE remote = ? AND change = ?")?;
         let found = select.query_row([remote, seq], |row| Ok((row.get(0)?, row.get::<_, u32>(1)?))).optional()?;
         drop(select);
-        // Answered before, in a session whose last words were lost.
-        let Some((entity, attempts)) = found else { return Ok(None) };
+        let Some((entity, attempts)) = found else {
+            let is_there = matches!(answer, Answer::Accepted { .. } | Answer::Duplicate { .. });
+            // Answered before, in a session whose last words were lost; or else it was written again while it was under
+            // way, and the server will not tell in this session what it has of it.
+            let is_here = || rows::change_at(&self.engine.connection, seq);
+            return if is_there && is_here()?.is_none() { Err(StoreError::Overtaken) } else { Ok(None) };
+        };
         match answer {
             Answer::Accepted { .. } | Answer::Duplicate { .. } => {
                 let marker = self.marker_at(seq)?;

@@ -24,7 +24,7 @@ use crate::error::StoreError;
 use crate::rewrite::Refused;
 use crate::rows::{self, EntityRow, Origin};
 
-/// How many forks of one entity are settled at a time; more are settled with what comes next.
+/// How many forks of one entity are settled at a time; what else has come waits with the orphans for what comes next.
 const MAX_ROUNDS: usize = 64;
 
 /// What is to be taken out, here and of what arrives.
@@ -46,8 +46,11 @@ struct Yielding {
 }
 
 /// What is left to merge once forks are settled.
+#[derive(Default)]
 pub(super) struct Settled {
     pub(super) arrivals: Vec<Arrival>,
+    /// What has to wait: there are more forks than are settled at a time.
+    pub(super) waiting: Vec<Arrival>,
     /// Ours that yield to another form, once that has been merged.
     pub(super) later: Vec<(ChangeHash, ChangeHash)>,
 }
@@ -80,13 +83,22 @@ impl Write<'_> {
                 }
             }
             if !settled {
-                break;
+                return self.settled(row, arrivals, later);
             }
         }
+        Ok(Settled { waiting: arrivals, later, ..Settled::default() })
+    }
+
+    fn settled(
+        &self,
+        row: &EntityRow,
+        arrivals: Vec<Arrival>,
+        later: Vec<(ChangeHash, ChangeHash)>,
+    ) -> Result<Settled, StoreError> {
         for rewrite in arrivals.iter().filter_map(|arrival| arrival.change.rewrite_of()) {
             self.note_refused(row, &rewrite.original, Refused::Rewritten)?;
         }
-        Ok(Settled { arrivals, later })
+        Ok(Settled { arrivals, later, ..Settled::default() })
     }
 
     fn judge(&mut self, row: &EntityRow, arrivals: &[Arrival], origin: Origin) -> Result<Verdict, StoreError> {
@@ -135,6 +147,11 @@ impl Write<'_> {
                 }
             }
             if let Some(rewrite) = change.rewrite_of() {
+                // Whoever wrote it again did not know that it was discarded here.
+                if refused.get(&rewrite.original) == Some(&Refused::Discarded) && !is_from_server(arrival, origin) {
+                    known.arrivals.discard.insert(hash);
+                    continue;
+                }
                 self.judge_rewrite(row, document, &forms, (arrival, rewrite), origin, &mut verdict)?;
             }
             match places.entry((change.actor(), change.seq())) {
@@ -323,24 +340,17 @@ const fn is_from_server(arrival: &Arrival, origin: Origin) -> bool {
 
 /// What ours build on and the other forms of them do not: the changes that were discarded where those were written.
 fn discarded_elsewhere(document: &Document, removal: &Removal) -> BTreeSet<ChangeHash> {
-    let past = |from: &ChangeHash| {
-        let (mut seen, mut open) = (HashMap::new(), vec![*from]);
-        while let Some(hash) = open.pop() {
-            if let Some(change) = (!seen.contains_key(&hash)).then(|| document.change(&hash)).flatten() {
-                open.extend(change.dependencies());
-                seen.insert(hash, change.rewrite_of().map(|rewrite| rewrite.original));
-            }
-        }
-        seen
-    };
     let mut gone = BTreeSet::new();
     for (ours, theirs) in &removal.instead {
-        let (before, after) = (past(ours), past(theirs));
-        let forms: BTreeSet<_> = after.iter().flat_map(|(hash, original)| [Some(*hash), *original]).flatten().collect();
-        let is_there = |(hash, original): (&ChangeHash, &Option<ChangeHash>)| {
-            forms.contains(hash) || original.is_some_and(|original| forms.contains(&original))
+        let (before, after) = document.apart(ours, theirs);
+        let name = |hash: &ChangeHash| document.change(hash).and_then(|change| change.rewrite_of());
+        let original = |hash: &ChangeHash| name(hash).map(|rewrite| rewrite.original);
+        let forms: BTreeSet<_> = after.iter().flat_map(|hash| [Some(*hash), original(hash)]).flatten().collect();
+        let is_there = |hash: &ChangeHash| {
+            let original = original(hash);
+            forms.contains(hash) || original.is_some_and(|hash| forms.contains(&hash) || document.has(&hash))
         };
-        gone.extend(before.iter().filter(|form| !is_there(*form)).map(|(hash, _)| *hash));
+        gone.extend(before.into_iter().filter(|hash| !is_there(hash)));
     }
     gone
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anabranch_core::document::Edit;
+use anabranch_core::wire::Envelope;
 use anabranch_core::{Actor, EntityId, Entropy as _, SplitMix64};
+use anabranch_store::StoreError;
 use serde_json::json;
 
-use crate::device::{Device, Outcome, field};
+use crate::device::{Device, Outcome, field, space};
 use crate::server::Server;
 
 /// A file with some entities, copied; all copies write under one actor.
@@ -76,6 +78,90 @@ fn g10_without_a_server_both_sides_let_the_same_change_stand() -> Outcome {
         let totals = a.store.read(|read| read.totals())?;
         assert_eq!((totals.quarantined, totals.orphaned), (0, 0));
     }
+    Ok(())
+}
+
+#[test]
+fn g10_what_was_written_again_while_it_was_on_its_way_comes_back_with_a_new_session() -> Outcome {
+    let mut seen = 0;
+    for seed in 0..8 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut server = Server::default();
+        let ([a, b], ids) = copies::<2>(folder.path(), &mut server);
+        write(&a, ids[0], &format!("[a{seed}]"))?;
+        write(&b, ids[0], &format!("[b{seed}]"))?;
+        let answered = server.take_page(&a, |_| false)?;
+        b.hand_over(&a)?;
+        let rewritten = match Server::answer(&a, answered) {
+            Err(StoreError::Overtaken) => true,
+            outcome => outcome.map(|()| false)?,
+        };
+        seen += usize::from(rewritten);
+        server.pull(&a)?;
+        write(&a, ids[0], "[later]")?;
+        for _ in 0..2 {
+            server.push(&a)?;
+            server.pull(&b)?;
+            server.push(&b)?;
+            server.pull(&a)?;
+        }
+        assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()), "seed {seed}");
+        assert_eq!((a.outbox()?.len(), b.outbox()?.len(), &a.state(ids[0])?["stars"]), (0, 0, &json!(3)));
+    }
+    assert!((1..8).contains(&seen), "{seen} of 8 were written again");
+    Ok(())
+}
+
+#[test]
+fn g10_more_forks_than_are_settled_at_a_time_are_settled_in_turns() -> Outcome {
+    const FORKS: u64 = 70;
+    let folder = tempfile::tempdir().expect("a folder");
+    let ([a, b], ids) = copies::<2>(folder.path(), &mut Server::default());
+    drop((a, b));
+    let open = |n: usize, seed: u64| Device::open(&folder.path().join(format!("{n}.db")), seed);
+    for seed in 0..FORKS {
+        for n in 0..2 {
+            write(&open(n, 1_000 + seed), ids[0], &format!("[{n}:{seed}]"))?;
+        }
+    }
+    let (a, b) = (open(0, 5), open(1, 6));
+    for _ in 0..3 {
+        a.hand_over(&b)?;
+        b.hand_over(&a)?;
+    }
+    for device in [&a, &b] {
+        let totals = device.store.read(|read| read.totals())?;
+        assert_eq!((totals.quarantined, totals.orphaned), (0, 0));
+    }
+    assert_eq!(a.digests()?, b.digests()?);
+    assert_eq!(a.state(ids[0])?["stars"], 2 * FORKS);
+    Ok(())
+}
+
+#[test]
+fn what_was_discarded_does_not_come_back_as_another_s_rewrite() -> Outcome {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = Server::default();
+    let ([a, b, c], ids) = copies::<3>(folder.path(), &mut server);
+    let poison = |envelope: &Envelope| envelope.change.windows(6).any(|part| part == b"poison");
+    a.title(ids[0], "poison")?;
+    a.hand_over(&c)?;
+    server.push_but(&a, poison)?;
+    let id = ids[0];
+    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    // Another copy has taken the place of what is discarded; c writes that again behind it, not knowing.
+    write(&b, id, "[b]")?;
+    server.push(&b)?;
+    server.pull(&c)?;
+    assert_eq!(c.state(id)?["title"], "poison");
+    c.hand_over(&a)?;
+    assert_eq!((&a.state(id)?["title"], &a.state(id)?["body"]), (&json!(0), &json!("|[b]")));
+    // And so does its author, with its next edit: that takes no place that was taken.
+    a.title(id, "fine")?;
+    server.push_but(&a, poison)?;
+    server.pull(&c)?;
+    c.hand_over(&a)?;
+    assert_eq!((a.state(id)?["title"].clone(), a.digests()?.0), (json!("fine"), server.digest()));
     Ok(())
 }
 

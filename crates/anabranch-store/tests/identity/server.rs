@@ -70,6 +70,18 @@ impl Server {
 
     /// Takes one page of what waits, but for what it refuses. `false` if nothing could be pushed now.
     pub(crate) fn push_page(&mut self, from: &Device, refuses: impl Fn(&Envelope) -> bool) -> Result<bool, StoreError> {
+        let answered = self.take_page(from, refuses)?;
+        let some = !answered.is_empty();
+        Self::answer(from, answered)?;
+        Ok(some)
+    }
+
+    /// As [`Server::push_page`], but the answers are still on their way.
+    pub(crate) fn take_page(
+        &mut self,
+        from: &Device,
+        refuses: impl Fn(&Envelope) -> bool,
+    ) -> Result<Vec<(i64, Answer)>, StoreError> {
         let read = OutboxRead { space: space(), changes: 500, bytes: 1 << 20 };
         let items = from.store.outbox_page(1, read).wait()?.items;
         let mut answered = Vec::with_capacity(items.len());
@@ -84,9 +96,12 @@ impl Server {
             };
             answered.push((item.key, answer));
         }
+        Ok(answered)
+    }
+
+    pub(crate) fn answer(to: &Device, answered: Vec<(i64, Answer)>) -> Outcome {
         let batch = WriteBatch { answered, ..WriteBatch::empty(space(), LINEAGE) };
-        from.store.write(move |write| write.apply_batch(1, batch)).wait()?;
-        Ok(!items.is_empty())
+        to.store.write(move |write| write.apply_batch(1, batch)).wait().map(drop)
     }
 
     /// Takes all that waits, also what was put off.

@@ -5,8 +5,6 @@ use std::collections::HashMap;
 use automerge::ActorId;
 use automerge::legacy::{Change as Decoded, ElementId, Key, ObjectId, Op, OpId};
 
-use crate::id::Actor;
-
 /// What became of an op.
 #[derive(Clone, Debug)]
 pub(super) enum Fate {
@@ -24,10 +22,6 @@ pub(super) enum Fate {
 /// What became of the ops of changes that are gone; an op that is not in here has stayed.
 #[derive(Debug, Default)]
 pub(super) struct Fates(HashMap<OpId, Fate>);
-
-pub(super) fn name(counter: u64, actor: &Actor) -> OpId {
-    OpId(counter, ActorId::from(actor.as_bytes()))
-}
 
 pub(super) fn named(counter: u64, actor: &ActorId) -> OpId {
     OpId(counter, actor.clone())
