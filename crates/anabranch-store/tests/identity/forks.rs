@@ -116,24 +116,34 @@ fn g10_what_was_written_again_while_it_was_on_its_way_comes_back_with_a_new_sess
 fn g10_more_forks_than_are_settled_at_a_time_are_settled_in_turns() -> Outcome {
     const FORKS: u64 = 70;
     let folder = tempfile::tempdir().expect("a folder");
-    let ([a, b], ids) = copies::<2>(folder.path(), &mut Server::default());
-    drop((a, b));
-    let open = |n: usize, seed: u64| Device::open(&folder.path().join(format!("{n}.db")), seed);
+    let mut server = Server::default();
+    let ([a, b], ids) = copies::<2>(folder.path(), &mut server);
+    // Each actor writes in two copies of the file, of which either side sees one.
     for seed in 0..FORKS {
-        for n in 0..2 {
-            write(&open(n, 1_000 + seed), ids[0], &format!("[{n}:{seed}]"))?;
+        for (n, side) in [&a, &b].into_iter().enumerate() {
+            let path = folder.path().join(format!("{n}-{seed}.db"));
+            std::fs::copy(folder.path().join("copy.db"), &path).expect("a copy");
+            let writer = Device::open(&path, 1_000 + seed);
+            write(&writer, ids[0], &format!("[{n}:{seed}]"))?;
+            writer.hand_over(side)?;
         }
     }
-    let (a, b) = (open(0, 5), open(1, 6));
+    // What the server has stands, so everything of the other side yields, one after the other.
+    server.push(&b)?;
+    a.hand_over(&b)?;
+    let orphaned = b.store.read(|read| read.totals())?.orphaned;
+    assert!(orphaned > 0, "they are not all settled at once");
     for _ in 0..3 {
-        a.hand_over(&b)?;
-        b.hand_over(&a)?;
+        server.push(&b)?;
+        server.pull(&a)?;
+        server.push(&a)?;
+        server.pull(&b)?;
     }
     for device in [&a, &b] {
         let totals = device.store.read(|read| read.totals())?;
         assert_eq!((totals.quarantined, totals.orphaned), (0, 0));
     }
-    assert_eq!(a.digests()?, b.digests()?);
+    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
     assert_eq!(a.state(ids[0])?["stars"], 2 * FORKS);
     Ok(())
 }
