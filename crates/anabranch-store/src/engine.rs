@@ -43,7 +43,7 @@ pub struct Engine {
     pub(crate) session_actors: Vec<Actor>,
     /// The last stamp before this open.
     pub(crate) opened_at: Stamp,
-    witness: Option<Witness>,
+    pub(crate) witness: Option<Witness>,
     pub(crate) cache: DocumentCache,
     /// Changes when another process commits.
     data_version: i64,
@@ -262,7 +262,8 @@ impl Engine {
         mut jobs: Vec<Box<dyn Job>>,
         tell: impl FnOnce(&Committed),
     ) -> Option<Committed> {
-        let outcome = match self.run_jobs(&mut jobs) {
+        let mut late = Vec::new();
+        let outcome = match self.run_jobs(&mut jobs, &mut late) {
             Ok(committed) => self.finish_commit().map(|()| committed),
             Err(error) => {
                 self.roll_back();
@@ -277,25 +278,34 @@ impl Engine {
                 debug!(writes = count, entities = committed.entities.len(), "committed");
                 tell(&committed);
                 jobs.into_iter().for_each(|job| job.finish(Ok(())));
+                late.into_iter().for_each(|job| job.finish(Err(StoreError::SignedOut)));
                 Some(committed)
             }
             Err(error) => {
                 error!(kind = ?error.kind(), "a transaction failed");
-                jobs.into_iter().for_each(|job| job.finish(Err(error.for_another())));
+                jobs.into_iter().chain(late).for_each(|job| job.finish(Err(error.for_another())));
                 None
             }
         }
     }
 
-    fn run_jobs(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<Committed, StoreError> {
+    /// Runs all jobs but those that come too `late`: after one that signs out.
+    fn run_jobs(
+        &mut self,
+        jobs: &mut Vec<Box<dyn Job>>,
+        late: &mut Vec<Box<dyn Job>>,
+    ) -> Result<Committed, StoreError> {
         self.begin()?;
         let mut pending = Pending::default();
-        for job in jobs {
+        let mut done = 0;
+        while let Some(job) = jobs.get_mut(done).filter(|_| self.sign_out == SignOut::No) {
             if job.reads_rows() {
                 self.flush(&mut pending)?;
             }
             self.run_job(&mut **job, &mut pending)?;
+            done += 1;
         }
+        late.extend(jobs.drain(done..));
         self.flush(&mut pending)?;
         pending.committed.entities.append(&mut self.repaired);
         if pending.committed.has_changes()
@@ -318,6 +328,7 @@ impl Engine {
             for key in used {
                 drop(self.cache.take(key));
             }
+            self.sign_out = SignOut::No;
             self.connection.execute_batch("ROLLBACK TO job")?;
         }
         Ok(self.connection.execute_batch("RELEASE job")?)
@@ -337,13 +348,17 @@ impl Engine {
         let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
         if version != self.data_version {
             // Another process has written: what is in memory may be old.
-            self.data_version = version;
             self.cache.clear();
             self.check_schema()?;
-            if self.is_prepared {
-                self.check_signed_in()?;
+            if self.is_prepared
+                && let Err(gone) = self.check_signed_in()
+            {
+                self.witness = None;
+                return Err(gone);
             }
             self.reload_clock()?;
+            // Not before: what has been refused once is refused again.
+            self.data_version = version;
         }
         if let Some(witness) = &mut self.witness
             && witness.is_forestalled(&self.connection)?
@@ -372,6 +387,7 @@ impl Engine {
         let Err(failure) = self.connection.execute_batch("COMMIT") else {
             if self.sign_out == SignOut::UnderWay {
                 self.sign_out = SignOut::Done;
+                self.part_with_witness();
             }
             return Ok(());
         };
@@ -513,6 +529,10 @@ impl Engine {
 
     /// Leaves the file tidy: the write-ahead log is merged into it, and the witness knows who wrote last.
     pub(crate) fn close(mut self) {
+        if matches!(self.check_signed_in(), Err(StoreError::SignedOut)) {
+            // It is another replica's file by now, which is not ours to speak of.
+            self.witness = None;
+        }
         let left = match &mut self.witness {
             Some(_) if self.broken => None,
             Some(witness) => witness.leave(&mut self.connection, &self.actor),

@@ -95,8 +95,10 @@ impl Write<'_> {
             "SELECT key FROM entities WHERE collection = ? AND space = ? AND pending = 0 \
              AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.entity = entities.key) LIMIT ?",
         )?;
-        for collection in collections(connection)?.iter().filter(|name| !kept.iter().any(|kept| kept.as_str() == *name))
-        {
+        let is_dropped = |name: &&String| {
+            !kept.iter().any(|kept| kept.as_str() == *name) && !self.engine.local_only.contains(name.as_str())
+        };
+        for collection in collections(connection)?.iter().filter(is_dropped) {
             let room = i64::try_from(MAX_DROPPED - keys.len())?;
             for key in select.query_map(params![collection, space, room], |row| row.get(0))? {
                 keys.push(key?);
@@ -114,6 +116,9 @@ impl Write<'_> {
         let Some(row) = rows::entity_by_key(connection, key)? else { return Ok(()) };
         if self.pending.dirty.contains_key(&key) {
             return Ok(()); // this very job writes it
+        }
+        if self.engine.is_local(&row.collection) {
+            return Ok(()); // nobody else has it
         }
         for sql in [
             "DELETE FROM conflicts WHERE entity = ?",

@@ -276,6 +276,21 @@ impl Witness {
         self.note(sight);
     }
 
+    /// On opening a file whose replica has signed out: what was seen of that says nothing about the next one.
+    pub(crate) fn begin_anew(&mut self) {
+        (self.sight, self.lost) = (None, None);
+    }
+
+    /// The replica has signed out: nobody misses what was in the file.
+    pub(crate) fn discard(self) {
+        match fs::remove_file(&self.path) {
+            Err(failure) if failure.kind() != io::ErrorKind::NotFound => {
+                debug!(%failure, "the witness could not be removed");
+            }
+            _ => {}
+        }
+    }
+
     fn note(&mut self, sight: Sight) {
         if let Err(failure) = write(&self.path, &sight) {
             debug!(%failure, "the witness could not be written");

@@ -314,7 +314,8 @@ impl Replica {
     /// # Errors
     /// If more is unsent than `seen` says, or the file cannot be written.
     pub fn sign_out(&self, seen: Unsent) -> Commit<()> {
-        self.inner.store.write(move |write| Ok(write.sign_out(&seen)?))
+        // What shares its transaction is in the rows by then, and goes with them.
+        self.inner.store.write_on_rows(move |write| Ok(write.sign_out(&seen)?))
     }
 
     /// Watches the status.

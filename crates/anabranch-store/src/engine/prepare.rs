@@ -55,7 +55,12 @@ impl Engine {
         self.load_local_collections()?;
         match rows::meta::<String>(&self.connection, "replica")? {
             Some(id) => self.replica = id.parse()?,
-            None => rows::set_meta(&self.connection, "replica", self.replica.to_string())?,
+            None => {
+                rows::set_meta(&self.connection, "replica", self.replica.to_string())?;
+                if let Some(witness) = self.witness.as_mut().filter(|_| stored.is_some()) {
+                    witness.begin_anew();
+                }
+            }
         }
         self.choose_actor()?;
         self.reload_clock()
