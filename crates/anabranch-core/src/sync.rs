@@ -9,10 +9,11 @@ mod backoff;
 mod client;
 mod cursor;
 mod digest;
+mod policy;
 mod server;
 
 pub use append::{
-    Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, Pushable, Unreadable,
+    Added, Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, Pushable, Unreadable,
     advance_heads, append, fits_transaction, next_chain,
 };
 pub use backoff::{Backoff, MAX_BACKOFF_MILLIS};
@@ -21,6 +22,7 @@ pub use client::{
     OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
 };
 pub use digest::SpaceDigest;
+pub use policy::{Quota, ROW_BYTES, Relay, Used, stored_bytes};
 pub use server::{
     Access, Call, CallResult, LogPage, PAGE_BYTES, PAGE_CHANGES, ServerConfig, ServerEvent, ServerSession, ServerStep,
     Showing, WINDOW_PAGES,

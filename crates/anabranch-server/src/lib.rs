@@ -16,25 +16,34 @@
 
 mod access;
 mod backend;
+mod connection;
 mod environment;
 mod error;
 mod http;
 mod hub;
+mod memory;
 mod options;
 mod post;
+mod rate;
 mod server;
 mod session;
 mod socket;
 mod sqlite;
 mod stop;
+mod token;
 
-pub use access::{Authorize, OpenAccess, SharedAccess};
-pub use backend::{AppendOutcome, Backend, BackendFuture, Commit, PageBudget, SpaceOverview};
+pub use access::{AuthorizeFuture, Authorizer, OpenAccess, PatternError, SharedAccess, SpacePattern};
+pub use backend::{AppendOutcome, Author, Backend, BackendFuture, Commit, PageBudget, SpaceOverview};
 pub use environment::SystemEnvironment;
 pub use error::{BackendError, BackendErrorKind, ServerError};
 pub use options::ServerOptions;
+pub use rate::{Rate, Rates};
 pub use server::{Server, ServerHandle};
 pub use sqlite::{OpenError, SqliteBackend};
+pub use token::{
+    Claims, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES, MAX_TOKEN_SPACES, MIN_SECRET_BYTES, Rights, TokenAuthorizer,
+    TokenError, TokenSecret,
+};
 
-/// The headers of a request, as [`Authorize`] gets them.
+/// The headers of a request, as an [`Authorizer`] gets them.
 pub use axum::http::HeaderMap;

@@ -1,11 +1,13 @@
 //! A session over a WebSocket: one binary message is one frame.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::connection::Connection;
 use crate::options::{
     CLOSE_TIMEOUT, IDLE_TIMEOUT, MAX_MESSAGE_BYTES, MAX_SOCKET_BACKLOG_BYTES, PING_AFTER, SEND_TIMEOUT,
     SOCKET_BUFFER_BYTES,
@@ -25,13 +27,16 @@ pub(crate) fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
 /// A socket, and when its peer was last heard.
 pub(crate) struct SocketLink {
     socket: WebSocket,
+    connection: Arc<Connection>,
+    /// The last frame has been handed out.
+    delivered: bool,
     heard: Instant,
     pinged: bool,
 }
 
 impl SocketLink {
-    pub(crate) fn new(socket: WebSocket) -> Self {
-        Self { socket, heard: Instant::now(), pinged: false }
+    pub(crate) fn new(socket: WebSocket, connection: Arc<Connection>) -> Self {
+        Self { socket, connection, delivered: true, heard: Instant::now(), pinged: false }
     }
 
     /// Says goodbye, and waits a little for the answer: a connection that is dropped with something unread
@@ -74,7 +79,14 @@ impl SocketLink {
 
 impl Link for SocketLink {
     async fn receive(&mut self) -> Option<Bytes> {
+        if std::mem::take(&mut self.delivered) {
+            self.connection.meter.settle();
+        }
         loop {
+            if self.connection.meter.is_overdue() {
+                tracing::info!("a message takes too long");
+                return None;
+            }
             match timeout_at(self.heard + self.patience(), self.socket.recv()).await {
                 Err(_) if self.pinged => {
                     tracing::debug!("the peer is silent");
@@ -92,13 +104,15 @@ impl Link for SocketLink {
                 Ok(Some(Ok(message))) => {
                     self.heard = Instant::now();
                     self.pinged = false;
-                    match message {
-                        Message::Binary(frame) => return Some(frame),
+                    let frame = match message {
+                        Message::Binary(frame) => frame,
                         // Not a frame, whatever it says; the session refuses it.
-                        Message::Text(text) => return Some(text.into()),
-                        Message::Ping(_) | Message::Pong(_) => {}
+                        Message::Text(text) => text.into(),
+                        Message::Ping(_) | Message::Pong(_) => continue,
                         Message::Close(_) => return None,
-                    }
+                    };
+                    self.delivered = true;
+                    return Some(frame);
                 }
             }
         }

@@ -305,7 +305,7 @@ impl ClientSession {
             }
             RefusalCode::OtherLineage { lineage, .. } => self.halt(Halt::OtherLineage(lineage), step),
             RefusalCode::Forbidden => self.halt(Halt::Forbidden(message), step),
-            RefusalCode::Unavailable | RefusalCode::Damaged => {
+            RefusalCode::Unavailable | RefusalCode::Damaged | RefusalCode::Expired => {
                 step.link = Some(LinkCommand::Close);
                 self.on_disconnected(now, entropy, message, retry_after_millis, step);
             }

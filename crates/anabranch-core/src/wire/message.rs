@@ -247,6 +247,8 @@ pub enum RejectCode {
     Stale,
     /// The entity has been purged; nothing of it is taken any more.
     Purged,
+    /// The entity, the space or whoever pushes has reached the size that this server keeps.
+    Quota,
 }
 
 /// Why a session ends.
@@ -268,4 +270,6 @@ pub enum RefusalCode {
     Unavailable,
     /// A frame has been damaged on the way: connect again.
     Damaged,
+    /// What the session was opened with is no longer valid: connect again with a fresh token.
+    Expired,
 }

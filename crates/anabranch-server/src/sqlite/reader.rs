@@ -87,6 +87,24 @@ pub(super) fn is_empty(connection: &Connection) -> Result<bool, BackendError> {
         .map_err(failed("looking for changes"))
 }
 
+pub(super) fn spaces(
+    connection: &Connection,
+    after: Option<&SpaceName>,
+    most: usize,
+) -> Result<Vec<SpaceName>, BackendError> {
+    let what = "listing the spaces";
+    let mut statement = connection
+        .prepare_cached("SELECT name FROM spaces WHERE name > ?1 ORDER BY name LIMIT ?2")
+        .map_err(failed(what))?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let after = after.map_or("", SpaceName::as_str);
+    let names = statement.query_map(params![after, most], |row| row.get::<_, String>(0)).map_err(failed(what))?;
+    let name = |name: rusqlite::Result<String>| {
+        SpaceName::new(name.map_err(failed(what))?).map_err(|_| corrupt("a space's name"))
+    };
+    names.map(name).collect()
+}
+
 pub(super) fn overview(connection: &Connection, space: &SpaceName) -> Result<SpaceOverview, BackendError> {
     let mut digest = SpaceDigest::default();
     let Some((id, head)) = space_head(connection, space)? else {
