@@ -10,6 +10,7 @@ pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod sync;
+pub(crate) mod token;
 mod watch;
 
 use std::path::Path;

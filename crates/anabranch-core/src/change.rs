@@ -228,6 +228,12 @@ impl Change {
         self.start_op + u64::try_from(self.ops).unwrap_or(MAX_OP) - 1
     }
 
+    /// How many ops it has.
+    #[must_use]
+    pub fn op_count(&self) -> u64 {
+        (self.max_op() + 1).saturating_sub(self.start_op())
+    }
+
     /// Its ops, with the actors that they name; the first is its own.
     pub(crate) fn ops(&self) -> Result<(Vec<&[u8]>, Ops), ChangeError> {
         read_ops(&self.bytes, self.others_at, self.actor.as_bytes(), self.start_op)

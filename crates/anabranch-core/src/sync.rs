@@ -22,7 +22,7 @@ pub use client::{
     OutboxItem, OutboxRead, Reoffer, SpaceProgress, SyncEvent, WriteBatch,
 };
 pub use digest::SpaceDigest;
-pub use policy::{Quota, ROW_BYTES, Relay, Used, stored_bytes};
+pub use policy::{MAX_BATCH_OPS, Quota, ROW_BYTES, Relay, Used, open_batch, stored_bytes};
 pub use server::{
     Access, Call, CallResult, LogPage, PAGE_BYTES, PAGE_CHANGES, ServerConfig, ServerEvent, ServerSession, ServerStep,
     Showing, WINDOW_PAGES,

@@ -3,6 +3,7 @@
 mod stream;
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,62 +18,61 @@ pub(crate) use stream::BoundedStream;
 pub(crate) struct Connection {
     pub(crate) meter: Arc<Meter>,
     _place: OwnedSemaphorePermit,
-    _door: Door,
+    _door: Door<IpAddr>,
 }
 
 impl Connection {
-    pub(crate) fn new(place: OwnedSemaphorePermit, door: Door, meter: Meter) -> Self {
+    pub(crate) fn new(place: OwnedSemaphorePermit, door: Door<IpAddr>, meter: Meter) -> Self {
         Self { meter: Arc::new(meter), _place: place, _door: door }
     }
 }
 
-/// How many connections there are from each address.
+/// How many connections there are from each address, or sessions of each principal.
 #[derive(Clone, Debug)]
-pub(crate) struct Doors {
+pub(crate) struct Doors<K> {
     most: u32,
-    open: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    open: Arc<Mutex<HashMap<K, u32>>>,
 }
 
-/// One of an address's connections; the place is free again when it is dropped.
+/// One of them; its place is free again when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Door {
-    open: Arc<Mutex<HashMap<IpAddr, u32>>>,
-    address: IpAddr,
+pub(crate) struct Door<K: Eq + Hash> {
+    open: Arc<Mutex<HashMap<K, u32>>>,
+    key: K,
 }
 
-impl Doors {
+impl<K: Eq + Hash + Clone> Doors<K> {
     pub(crate) fn new(most: u32) -> Self {
         Self { most, open: Arc::default() }
     }
 
-    /// Lets a connection in, unless its address has too many already.
-    pub(crate) fn enter(&self, peer: SocketAddr) -> Option<Door> {
-        let address = network(peer.ip());
+    /// Lets one more in, unless there are too many already.
+    pub(crate) fn enter(&self, key: K) -> Option<Door<K>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_default();
+        let count = open.entry(key.clone()).or_default();
         if *count >= self.most {
             return None;
         }
         *count += 1;
-        Some(Door { open: Arc::clone(&self.open), address })
+        Some(Door { open: Arc::clone(&self.open), key })
     }
 }
 
-impl Drop for Door {
+impl<K: Eq + Hash> Drop for Door<K> {
     fn drop(&mut self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.address) {
+        if let Some(count) = open.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.address);
+                open.remove(&self.key);
             }
         }
     }
 }
 
-/// Whoever has one address of an IPv6 network of 64 bits has them all.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
+/// Whom an address stands for: whoever has one of an IPv6 network of 64 bits has them all.
+pub(crate) fn network(peer: SocketAddr) -> IpAddr {
+    match peer.ip().to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
         v4 @ IpAddr::V4(_) => v4,
     }
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn an_address_has_so_many_connections_at_a_time() {
         let doors = Doors::new(2);
-        let enter = |address: &str| doors.enter(address.parse().unwrap());
+        let enter = |address: &str| doors.enter(network(address.parse().unwrap()));
         let first = enter("192.0.2.1:1").unwrap();
         let _second = enter("192.0.2.1:2").unwrap();
         assert!(enter("192.0.2.1:3").is_none() && enter("[::ffff:192.0.2.1]:3").is_none());
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_of_who_has_gone() {
         let doors = Doors::new(1);
-        drop(doors.enter("192.0.2.1:1".parse().unwrap()));
+        drop(doors.enter("ann"));
         assert!(doors.open.lock().unwrap().is_empty());
     }
 }

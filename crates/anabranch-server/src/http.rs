@@ -17,8 +17,8 @@ use tracing::Instrument as _;
 
 use crate::access::{Authorizer, OpenAccess, SharedAccess};
 use crate::connection::Connection;
-use crate::options::{AUTHORIZE_TIMEOUT, BODY_TIMEOUT, MAX_BODY_BYTES};
-use crate::session::Sessions;
+use crate::options::{AUTHORIZE_TIMEOUT, BODY_TIMEOUT, MAX_BODY_BYTES, SESSIONS_RETRY};
+use crate::session::{Entrance, Sessions};
 use crate::socket::SocketLink;
 use crate::stop::{Stop, reached};
 use crate::{post, socket};
@@ -87,6 +87,12 @@ impl Shared {
         Ok(access)
     }
 
+    /// A session's way in.
+    async fn entrance(&self, headers: &HeaderMap) -> Result<Entrance, Refusal> {
+        let access = self.access(headers).await?;
+        self.sessions.enter(access).ok_or(Refusal::TooMany(SESSIONS_RETRY))
+    }
+
     fn allows(&self, origin: &HeaderValue) -> bool {
         self.allowed_origins.iter().any(|allowed| origin == allowed.as_str())
     }
@@ -98,14 +104,14 @@ async fn sync_by_socket(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Refusal> {
-    let access = shared.access(&headers).await?;
+    let entrance = shared.entrance(&headers).await?;
     let id = shared.sessions.next_id();
     let span = tracing::info_span!("session", id, link = "socket");
     let session = async move |websocket| {
         let mut link = SocketLink::new(websocket, connection);
         let (drain, kill) = (shared.stop.clone(), shared.stop.clone());
         let session = async {
-            let end = shared.sessions.run(id, access, &mut link, reached(drain, Stop::Drain)).await;
+            let end = shared.sessions.run(id, entrance, &mut link, reached(drain, Stop::Drain)).await;
             tracing::debug!(?end, "the session has ended");
             link.close(end).await;
         };
@@ -122,7 +128,7 @@ async fn sync_by_post(
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
 ) -> Result<Response, Response> {
-    let access = shared.access(request.headers()).await.map_err(|refusal| refusal.into_response())?;
+    let entrance = shared.entrance(request.headers()).await.map_err(|refusal| refusal.into_response())?;
     if request.body().size_hint().lower() > u64::try_from(MAX_BODY_BYTES).unwrap_or(u64::MAX) {
         // Said in the head: nothing of it is read.
         return Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n").into_response());
@@ -136,7 +142,7 @@ async fn sync_by_post(
     let session = async move {
         let _connection = connection;
         // A request that has arrived is answered, whether the server stops or not.
-        let run = shared.sessions.run(id, access, &mut link, std::future::pending());
+        let run = shared.sessions.run(id, entrance, &mut link, std::future::pending());
         tokio::select! {
             end = run => tracing::debug!(?end, "the session has ended"),
             () = reached(shared.stop.clone(), Stop::Kill) => tracing::warn!("the session was cut off"),

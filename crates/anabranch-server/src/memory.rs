@@ -12,9 +12,13 @@ use crate::options::{FREE_BYTES, MEMORY_TIMEOUT, MESSAGE_TIMEOUT};
 /// A permit is worth so many bytes.
 const UNIT: usize = 1 << 10;
 
-/// The memory that sessions share, for what they receive, store and send.
+/// The memory that sessions share: one half for what they receive, the other for what they store and send. So those who
+/// begin large messages and never end them keep nobody from being answered.
 #[derive(Clone, Debug)]
-pub(crate) struct Memory(Arc<Semaphore>);
+pub(crate) struct Memory {
+    receiving: Arc<Semaphore>,
+    working: Arc<Semaphore>,
+}
 
 /// A part of it; it is given back when dropped.
 #[derive(Debug)]
@@ -24,23 +28,20 @@ pub(crate) struct Held {
 
 impl Memory {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new((bytes / UNIT).min(Semaphore::MAX_PERMITS))))
+        let half = || Arc::new(Semaphore::new((bytes / 2 / UNIT).min(Semaphore::MAX_PERMITS)));
+        Self { receiving: half(), working: half() }
     }
 
-    /// Waits for a part; `None` if it takes too long.
+    /// Waits for a part to work with; `None` if it takes too long.
     pub(crate) async fn hold(&self, bytes: usize) -> Option<Held> {
-        let permit = Arc::clone(&self.0).acquire_many_owned(units(bytes));
+        let permit = Arc::clone(&self.working).acquire_many_owned(units(bytes));
         let permit = timeout(MEMORY_TIMEOUT, permit).await.ok()?.ok()?;
         Some(Held { _permit: permit })
     }
 
     /// A meter for what one connection receives.
     pub(crate) fn meter(&self) -> Meter {
-        Meter { memory: self.clone(), received: Mutex::default() }
-    }
-
-    fn try_units(&self, units: u32) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0).try_acquire_many_owned(units).ok()
+        Meter { memory: Arc::clone(&self.receiving), received: Mutex::default() }
     }
 }
 
@@ -52,7 +53,7 @@ fn units(bytes: usize) -> u32 {
 /// memory, so that many who send slowly cannot fill it beyond its bound.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    memory: Memory,
+    memory: Arc<Semaphore>,
     received: Mutex<Received>,
 }
 
@@ -77,7 +78,7 @@ impl Meter {
         let more = wanted.saturating_sub(received.units);
         if more > 0 {
             let full = || io::Error::new(io::ErrorKind::OutOfMemory, "the memory for what is received is used up");
-            let permit = self.memory.try_units(more).ok_or_else(full)?;
+            let permit = Arc::clone(&self.memory).try_acquire_many_owned(more).map_err(|_| full())?;
             match &mut received.permit {
                 Some(held) => held.merge(permit),
                 None => received.permit = Some(permit),
@@ -109,27 +110,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_held_is_bounded_and_given_back() {
-        let memory = Memory::new(100 * UNIT);
+        let memory = Memory::new(200 * UNIT);
         let most = memory.hold(100 * UNIT).await.unwrap();
         assert!(memory.hold(1).await.is_none());
         drop(most);
         assert!(memory.hold(60 * UNIT).await.is_some());
+        // Whatever is being received is another matter.
+        memory.meter().add(FREE_BYTES + 100 * UNIT).unwrap();
+        assert!(memory.hold(100 * UNIT).await.is_some());
     }
 
     #[test]
     fn a_little_is_free_and_the_rest_is_shared() {
-        let memory = Memory::new(100 * UNIT);
+        let memory = Memory::new(200 * UNIT);
         let (one, other) = (memory.meter(), memory.meter());
         one.add(FREE_BYTES).unwrap();
-        assert_eq!(memory.0.available_permits(), 100);
+        assert_eq!(memory.receiving.available_permits(), 100);
         one.add(1).unwrap();
         one.add(80 * UNIT - 1).unwrap();
-        assert_eq!(memory.0.available_permits(), 20);
+        assert_eq!(memory.receiving.available_permits(), 20);
         assert!(other.add(FREE_BYTES + 21 * UNIT).is_err());
         one.settle();
-        assert_eq!(memory.0.available_permits(), 100);
+        assert_eq!(memory.receiving.available_permits(), 100);
         other.settle();
         other.add(FREE_BYTES + 21 * UNIT).unwrap();
-        assert_eq!(memory.0.available_permits(), 79);
+        assert_eq!(memory.receiving.available_permits(), 79);
     }
 }

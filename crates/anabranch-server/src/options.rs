@@ -40,6 +40,8 @@ pub(crate) const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const CHANGE_BYTES: usize = 1 << 10;
 /// A session looks at its rights this often, whatever happens.
 pub(crate) const RIGHTS_CHECK: Duration = Duration::from_secs(30);
+/// Whoever has too many sessions may try again after this long.
+pub(crate) const SESSIONS_RETRY: Duration = Duration::from_secs(4);
 /// A peer that does not take a message for this long is gone.
 pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// A silent peer is asked for a sign of life after this long,
@@ -100,6 +102,8 @@ pub struct ServerOptions {
     /// Connections from one IPv4 address, or one IPv6 network of 64 bits; whoever comes later is cut off. Behind a proxy
     /// all come from one.
     pub max_connections_per_address: u32,
+    /// Sessions of one principal at the same time, where it is known who that is; one more is answered 429.
+    pub max_sessions_per_principal: u32,
     /// What all sessions together may hold of what they receive, store and send, in bytes: at least 16 MiB. Beside it a
     /// connection takes about 100 KiB, and a session that makes the most of its limits 2 MiB.
     pub max_memory: usize,
@@ -124,6 +128,7 @@ impl Default for ServerOptions {
             page: PageBudget { bytes: PAGE_BYTES, changes: PAGE_CHANGES },
             max_connections: 4_096,
             max_connections_per_address: 512,
+            max_sessions_per_principal: 128,
             max_memory: 512 << 20,
             quota: Quota::default(),
             rates: Rates::default(),
@@ -143,6 +148,7 @@ impl fmt::Debug for ServerOptions {
             .field("page", &self.page)
             .field("max_connections", &self.max_connections)
             .field("max_connections_per_address", &self.max_connections_per_address)
+            .field("max_sessions_per_principal", &self.max_sessions_per_principal)
             .field("max_memory", &self.max_memory)
             .field("quota", &self.quota)
             .field("rates", &self.rates)
@@ -168,6 +174,8 @@ impl ServerOptions {
         within("max_connections", "1 to 1,048,576", self.max_connections, MOST_CONNECTIONS)?;
         let per_address = self.max_connections_per_address;
         within("max_connections_per_address", "1 to 1,048,576", per_address, MOST_CONNECTIONS)?;
+        let per_principal = self.max_sessions_per_principal;
+        within("max_sessions_per_principal", "1 to 1,048,576", per_principal, MOST_CONNECTIONS)?;
         if self.max_memory < LEAST_MEMORY {
             return Err(ServerError::Option { option: "max_memory", must_be: "at least 16 MiB" });
         }

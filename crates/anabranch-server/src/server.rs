@@ -1,7 +1,7 @@
 //! The listening server.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::backend::{Backend, Commit};
-use crate::connection::{BoundedStream, Connection, Doors};
+use crate::connection::{BoundedStream, Connection, Doors, network};
 use crate::error::ServerError;
 use crate::http::{Shared, router};
 use crate::options::{ACCEPT_PAUSE, HEADER_TIMEOUT, MAX_HEAD_BYTES, SHUTDOWN_GRACE, ServerOptions};
@@ -45,7 +45,7 @@ pub struct Server {
     shared: Arc<Shared>,
     stop: watch::Sender<Stop>,
     commits: broadcast::Receiver<Commit>,
-    doors: Doors,
+    doors: Doors<IpAddr>,
     max_connections: u32,
 }
 
@@ -158,14 +158,14 @@ impl ServerHandle {
     }
 }
 
-async fn accept(listener: &TcpListener, shared: &Arc<Shared>, places: &Arc<Semaphore>, doors: &Doors) {
+async fn accept(listener: &TcpListener, shared: &Arc<Shared>, places: &Arc<Semaphore>, doors: &Doors<IpAddr>) {
     let router = router(Arc::clone(shared));
     loop {
         // First a place, then a connection: whoever is too many waits in the kernel's queue.
         let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let Some(door) = doors.enter(peer) else {
+                let Some(door) = doors.enter(network(peer)) else {
                     tracing::debug!(%peer, "too many connections from one address");
                     continue;
                 };

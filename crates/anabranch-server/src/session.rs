@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::access::{Authorizer, SharedAccess};
 use crate::backend::{Author, Backend, Commit, PageBudget};
+use crate::connection::{Door, Doors};
 use crate::error::BackendError;
 use crate::hub::{Hub, News, Subscription};
 use crate::memory::{self, Memory};
@@ -48,6 +49,12 @@ pub(crate) enum End {
     Stopping,
 }
 
+/// What a session may do, and its place among those of its principal.
+pub(crate) struct Entrance {
+    access: SharedAccess,
+    _door: Option<Door<String>>,
+}
+
 /// What all sessions share.
 pub(crate) struct Sessions {
     backend: Arc<dyn Backend>,
@@ -60,6 +67,7 @@ pub(crate) struct Sessions {
     relays: Relays,
     rates: RateLimits,
     memory: Memory,
+    doors: Doors<String>,
     next: AtomicU64,
 }
 
@@ -76,6 +84,7 @@ impl Sessions {
             relays: Relays(options.relay_own),
             rates: RateLimits::new(options.rates),
             memory: Memory::new(options.max_memory),
+            doors: Doors::new(options.max_sessions_per_principal),
             next: AtomicU64::new(1),
         }
     }
@@ -96,6 +105,15 @@ impl Sessions {
         &self.memory
     }
 
+    /// A place for one more session of whoever has this access; `None` if there are too many.
+    pub(crate) fn enter(&self, access: SharedAccess) -> Option<Entrance> {
+        let door = match access.principal() {
+            Some(principal) => Some(self.doors.enter(principal.to_owned())?),
+            None => None,
+        };
+        Some(Entrance { access, _door: door })
+    }
+
     /// A number for the next session, unique in this process.
     pub(crate) fn next_id(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
@@ -105,7 +123,7 @@ impl Sessions {
     pub(crate) async fn run<L: Link>(
         &self,
         id: u64,
-        access: SharedAccess,
+        entrance: Entrance,
         link: &mut L,
         drain: impl Future<Output = ()> + Send,
     ) -> End {
@@ -119,7 +137,7 @@ impl Sessions {
             Ok(None) => return End::Left,
             Err(_) => return refuse(link, RefusalCode::Protocol, "no hello came in time", None).await,
         };
-        let Ok(empty) = self.seems_empty(&access, &frame).await else {
+        let Ok(empty) = self.seems_empty(&entrance.access, &frame).await else {
             return refuse(link, RefusalCode::Unavailable, "the server cannot read its storage", None).await;
         };
         let config = ServerConfig { lineage: self.backend.lineage(), empty, limits: self.limits };
@@ -127,7 +145,7 @@ impl Sessions {
             shared: self,
             session: ServerSession::new(config),
             rights: Rights::new(self.authorizer.as_ref().and_then(|authorizer| authorizer.changes())),
-            access,
+            access: Arc::clone(&entrance.access),
             subscription: self.hub.subscribe(id),
             link,
         };
@@ -314,4 +332,36 @@ async fn refuse<L: Link>(link: &mut L, code: RefusalCode, message: &str, wait: O
     let retry_after_millis = wait.map(|wait| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1));
     let message = ServerMessage::Refused { code, message: message.to_owned(), retry_after_millis };
     send_message(link, &message).await.err().unwrap_or(End::Refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{OpenAccess, SqliteBackend, SystemEnvironment};
+
+    /// A peer that says nothing at all, and hears everything.
+    struct Silent(Vec<Vec<u8>>);
+
+    impl Link for Silent {
+        async fn receive(&mut self) -> Option<Bytes> {
+            std::future::pending().await
+        }
+
+        async fn send(&mut self, frame: Vec<u8>) -> Result<(), LinkLost> {
+            self.0.push(frame);
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_does_not_begin_ends() {
+        let backend = SqliteBackend::open_in_memory(Box::new(SystemEnvironment)).unwrap();
+        let sessions = Sessions::new(Arc::new(backend), ServerOptions::default());
+        let (mut link, started) = (Silent(Vec::new()), tokio::time::Instant::now());
+        let entrance = sessions.enter(Arc::new(OpenAccess)).unwrap();
+        let end = sessions.run(1, entrance, &mut link, std::future::pending()).await;
+        assert_eq!((end, started.elapsed()), (End::Refused, HELLO_TIMEOUT));
+        let said: ServerMessage = wire::decode(&link.0[0]).unwrap();
+        assert!(matches!(said, ServerMessage::Refused { code: RefusalCode::Protocol, .. }));
+    }
 }

@@ -5,8 +5,9 @@
 mod authorizer;
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
+use std::{fmt, io};
 
 use anabranch_core::{SpaceName, UnixMillis};
 use base64::Engine as _;
@@ -157,6 +158,16 @@ impl TokenSecret {
     /// [`TokenError::WeakSecret`].
     pub fn new(secret: &[u8]) -> Result<Self, TokenError> {
         if secret.len() < MIN_SECRET_BYTES { Err(TokenError::WeakSecret) } else { Ok(Self(secret.to_vec().into())) }
+    }
+
+    /// The secret in a file, without the line break at its end.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or what is in it is too short ([`std::io::ErrorKind::InvalidData`]).
+    pub fn from_file(path: impl AsRef<Path>) -> io::Result<Self> {
+        let content: SecretSlice<u8> = std::fs::read(path)?.into();
+        let weak = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        Self::new(content.expose_secret().trim_ascii_end()).map_err(weak)
     }
 
     /// Signs a token.

@@ -1,8 +1,34 @@
 //! What a server adds to the protocol's own rules: how much it keeps, and whose changes a session may bring.
 
-use crate::change::Change;
+use crate::change::{Change, MAX_CHANGE_OPS};
 use crate::id::ReplicaId;
-use crate::wire::{Answer, RejectCode};
+use crate::sync::append::{Offered, Pushable, Unreadable};
+use crate::wire::{Answer, Envelope, RejectCode};
+
+/// The most ops that are read of one push, about: a change of 70 bytes may have [`MAX_CHANGE_OPS`], and reading it takes
+/// its time. A page of changes ends before it has more, unless one change has.
+pub const MAX_BATCH_OPS: u64 = 1 << 20;
+
+/// Reads the changes of a push. Those that come after [`MAX_BATCH_OPS`] are to be pushed again.
+#[must_use]
+pub fn open_batch(envelopes: Vec<Envelope>) -> Vec<Pushable> {
+    let mut ops = 0;
+    let open = |envelope: Envelope| {
+        if ops > MAX_BATCH_OPS {
+            let answer = Answer::Rejected {
+                code: RejectCode::Unavailable,
+                message: "the push takes too much work at once".to_owned(),
+                retryable: true,
+            };
+            return Err(Unreadable { transaction: envelope.transaction, answer });
+        }
+        let opened = Offered::open(envelope);
+        // What cannot be read may have been read almost to its end.
+        ops += opened.as_ref().map_or(u64::try_from(MAX_CHANGE_OPS).unwrap_or(u64::MAX), |it| it.change.op_count());
+        opened
+    };
+    envelopes.into_iter().map(open).collect()
+}
 
 /// What a stored change is counted with beside its own bytes: its row, its index entries.
 pub const ROW_BYTES: u64 = 256;
@@ -96,5 +122,28 @@ impl Quota {
         };
         // Waiting does not help: somebody has to raise the limit, or to do without.
         Some(Answer::Rejected { code: RejectCode::Quota, message: message.to_owned(), retryable: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::EntityId;
+    use crate::name::CollectionName;
+
+    #[test]
+    fn a_push_is_read_until_it_has_taken_its_time() {
+        let envelope = Envelope {
+            entity: EntityId::from_bytes([1; 16]),
+            collection: CollectionName::new("notes").unwrap(),
+            parent: None,
+            transaction: None,
+            change: vec![0],
+        };
+        let answers: Vec<_> = open_batch(vec![envelope; 1_000]).into_iter().map(|it| it.unwrap_err().answer).collect();
+        let is_read = |answer: &Answer| matches!(answer, Answer::Rejected { code: RejectCode::Malformed, .. });
+        let read = answers.iter().take_while(|answer| is_read(answer)).count();
+        assert_eq!(read, usize::try_from(MAX_BATCH_OPS).unwrap() / MAX_CHANGE_OPS + 1);
+        assert!(answers[read..].iter().all(|it| matches!(it, Answer::Rejected { retryable: true, .. })));
     }
 }

@@ -6,8 +6,9 @@ use std::mem;
 use crate::environment::UnixMillis;
 use crate::id::{Lineage, ReplicaId};
 use crate::name::SpaceName;
-use crate::sync::append::{Offered, Pushable, fits_transaction};
+use crate::sync::append::{Pushable, fits_transaction};
 use crate::sync::cursor::CursorContent;
+use crate::sync::policy::open_batch;
 use crate::wire::{
     Answer, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_PRESENCE_BYTES, Mark, Pull, Push, Pushed, RefusalCode,
     RejectCode, ServerMessage, Welcome,
@@ -284,7 +285,7 @@ impl ServerSession {
         if !self.takes(&changes) {
             return self.refuse(RefusalCode::Protocol, "the push is larger than this server's limits", step);
         }
-        let batch = changes.into_iter().map(Offered::open).collect();
+        let batch = open_batch(changes);
         step.calls.push(Call::Append { id, space, replica, batch });
     }
 

@@ -108,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn what_comes_beyond_the_memory_ends_the_stream() {
         let (ours, mut theirs) = tokio::io::duplex(2 * FREE_BYTES);
-        let mut ours = BoundedStream::new(ours, Arc::new(Memory::new(8 << 10).meter()));
+        let mut ours = BoundedStream::new(ours, Arc::new(Memory::new(16 << 10).meter()));
         theirs.write_all(&vec![0; FREE_BYTES + (9 << 10)]).await.unwrap();
         ours.read_exact(&mut vec![0; FREE_BYTES + (8 << 10)]).await.unwrap();
         let error = ours.read_exact(&mut [0; 1_024]).await.unwrap_err();

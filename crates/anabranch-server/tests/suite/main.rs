@@ -5,5 +5,8 @@
 mod changes;
 mod client;
 mod conformance;
+mod limits;
+mod policies;
 mod sqlite;
 mod sync;
+mod tokens;
