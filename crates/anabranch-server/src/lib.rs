@@ -45,5 +45,7 @@ pub use token::{
     TokenError, TokenSecret,
 };
 
+/// What a server keeps, and whose changes it takes: what [`ServerOptions`] are made of.
+pub use anabranch_core::sync::{Quota, Relay};
 /// The headers of a request, as an [`Authorizer`] gets them.
 pub use axum::http::HeaderMap;

@@ -3,9 +3,9 @@
 use std::io::{IsTerminal as _, stderr};
 use std::sync::Arc;
 
-use anabranch_core::sync::Quota;
 use anabranch_server::{
-    Authorizer, Server, ServerError, ServerOptions, SqliteBackend, SystemEnvironment, TokenAuthorizer, TokenSecret,
+    Authorizer, Quota, Server, ServerError, ServerOptions, SqliteBackend, SystemEnvironment, TokenAuthorizer,
+    TokenSecret,
 };
 use serde_json::json;
 use tokio::runtime::Runtime;

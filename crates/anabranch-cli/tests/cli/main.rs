@@ -5,5 +5,6 @@ mod demo;
 mod durability;
 mod meaning;
 mod support;
+mod tokens;
 mod two_terminals;
 mod typing_trace;
