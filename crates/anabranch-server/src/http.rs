@@ -11,7 +11,7 @@ use axum::extract::{DefaultBodyLimit, Extension, FromRequest as _, Path, Request
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
     pub(crate) allowed_origins: Vec<String>,
+    /// An overview reads all of a space's entities: one at a time, so that pulls go on beside it.
+    pub(crate) overviews: Semaphore,
     pub(crate) stop: watch::Receiver<Stop>,
 }
 
@@ -164,6 +166,7 @@ async fn overview(
         // Before anything is looked up: whether there is such a space shows in nothing.
         return Err(refused(StatusCode::FORBIDDEN, "no right to read this space\n"));
     }
+    let _turn = shared.overviews.acquire().await;
     let overview = shared.sessions.backend().overview(space.clone()).await.map_err(|error| {
         tracing::error!(%space, %error, "an overview failed");
         refused(StatusCode::SERVICE_UNAVAILABLE, "the storage cannot be read\n")

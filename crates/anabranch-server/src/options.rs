@@ -48,6 +48,8 @@ pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const PING_AFTER: Duration = Duration::from_secs(30);
 /// and is gone after this long.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Signs of life (pings and pongs) that a peer may give in [`PING_AFTER`].
+pub(crate) const MAX_SIGNS: u32 = 100;
 /// How long a peer may take to answer the end of a session.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long sessions may take to finish what they are doing when the server stops.

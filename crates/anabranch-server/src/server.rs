@@ -69,7 +69,8 @@ impl Server {
         let (doors, max_connections) = (Doors::new(options.max_connections_per_address), options.max_connections);
         let (authorizer, allowed_origins) = (options.authorizer.clone(), options.allowed_origins.clone());
         let sessions = Sessions::new(backend, options);
-        let shared = Arc::new(Shared { sessions, authorizer, allowed_origins, stop: stopped });
+        let shared =
+            Arc::new(Shared { sessions, authorizer, allowed_origins, overviews: Semaphore::new(1), stop: stopped });
         Ok(Self { listener, address, shared, stop, commits, doors, max_connections })
     }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::connection::Connection;
 use crate::options::{
-    CLOSE_TIMEOUT, IDLE_TIMEOUT, MAX_MESSAGE_BYTES, MAX_SOCKET_BACKLOG_BYTES, PING_AFTER, SEND_TIMEOUT,
+    CLOSE_TIMEOUT, IDLE_TIMEOUT, MAX_MESSAGE_BYTES, MAX_SIGNS, MAX_SOCKET_BACKLOG_BYTES, PING_AFTER, SEND_TIMEOUT,
     SOCKET_BUFFER_BYTES,
 };
 use crate::session::{End, Link, LinkLost};
@@ -32,11 +32,14 @@ pub(crate) struct SocketLink {
     delivered: bool,
     heard: Instant,
     pinged: bool,
+    /// Signs of life, and since when they have been counted.
+    signs: (u32, Instant),
 }
 
 impl SocketLink {
     pub(crate) fn new(socket: WebSocket, connection: Arc<Connection>) -> Self {
-        Self { socket, connection, delivered: true, heard: Instant::now(), pinged: false }
+        let now = Instant::now();
+        Self { socket, connection, delivered: true, heard: now, pinged: false, signs: (0, now) }
     }
 
     /// Says goodbye, and waits a little for the answer: a connection that is dropped with something unread
@@ -70,6 +73,15 @@ impl SocketLink {
                 Err(LinkLost)
             }
         }
+    }
+
+    /// Counts a sign of life. `false`: there are more than anybody needs.
+    fn sign(&mut self) -> bool {
+        if self.signs.1.elapsed() >= PING_AFTER {
+            self.signs = (0, Instant::now());
+        }
+        self.signs.0 += 1;
+        self.signs.0 <= MAX_SIGNS
     }
 
     fn patience(&self) -> Duration {
@@ -108,7 +120,11 @@ impl Link for SocketLink {
                         Message::Binary(frame) => frame,
                         // Not a frame, whatever it says; the session refuses it.
                         Message::Text(text) => text.into(),
-                        Message::Ping(_) | Message::Pong(_) => continue,
+                        Message::Ping(_) | Message::Pong(_) if self.sign() => continue,
+                        Message::Ping(_) | Message::Pong(_) => {
+                            tracing::info!("the peer gives too many signs of life");
+                            return None;
+                        }
                         Message::Close(_) => return None,
                     };
                     self.delivered = true;

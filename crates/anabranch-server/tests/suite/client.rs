@@ -132,6 +132,11 @@ impl Client {
         guarded(self.socket.send(Message::Binary(frame.into()))).await.unwrap();
     }
 
+    /// Gives a sign of life; `false` if the connection has ended.
+    pub(crate) async fn ping(&mut self) -> bool {
+        guarded(self.socket.send(Message::Ping(Vec::new().into()))).await.is_ok()
+    }
+
     /// The next frame, as it came; `None` when the connection has ended.
     pub(crate) async fn next_frame(&mut self) -> Option<Vec<u8>> {
         guarded(async {

@@ -49,10 +49,17 @@ macro_rules! conformance {
             a_marker_purges_the_version_that_it_names,
             a_marker_that_is_not_accepted_purges_nothing,
             commits_are_announced,
+            spaces_are_listed_in_order,
+            quotas_are_kept,
+            a_replica_belongs_to_whoever_stored_for_it_first,
         }
     };
 }
 pub(crate) use conformance;
+
+pub(crate) use crate::authors::{
+    a_replica_belongs_to_whoever_stored_for_it_first, quotas_are_kept, spaces_are_listed_in_order,
+};
 
 const ALL: PageBudget = PageBudget { bytes: usize::MAX, changes: usize::MAX };
 

@@ -53,6 +53,21 @@ async fn an_address_has_so_many_connections_and_others_are_not_affected() {
     server.abort().await;
 }
 
+#[tokio::test]
+async fn who_only_gives_signs_of_life_is_cut_off() {
+    let server = start_in_memory().await;
+    let (mut client, _) = Client::connect(server.local_addr(), 1).await;
+    for _ in 0..50 {
+        assert!(client.ping().await);
+    }
+    assert!(client.push(1, Vec::new()).await.answers.is_empty());
+    for _ in 0..100 {
+        client.ping().await;
+    }
+    assert!(client.next().await.is_err());
+    server.abort().await;
+}
+
 struct Ann;
 
 impl Access for Ann {

@@ -2,6 +2,7 @@
 //! real sockets.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod authors;
 mod changes;
 mod client;
 mod conformance;
