@@ -37,7 +37,9 @@ fn a_token_opens_what_it_names_on_a_server_with_the_same_secret() {
     // Without a token nothing is synced, and nothing is lost.
     shell.init("a.db");
     shell.ok(["create", "a.db", "notes", "title=planted-value"]);
-    assert!(shell.error(["sync", "a.db", &server.url(), "--timeout", "2"]).contains("pending"));
+    let error = shell.error(["sync", "a.db", &server.url(), "--timeout", "2"]);
+    assert!(error.contains("401"), "{error}");
+    assert_eq!(shell.json(["status", "a.db", "--json"])["pending"], 1);
     server.stop();
     let log = std::fs::read_to_string(shell.path("log")).expect("the log");
     assert!(log.contains("a token is refused"), "{log}");
