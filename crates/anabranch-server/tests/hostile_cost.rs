@@ -11,11 +11,11 @@ mod client;
 use std::path::Path;
 
 use anabranch_core::sync::MAX_PUSH_CHANGES;
-use anabranch_core::wire::{Answer, Envelope};
+use anabranch_core::wire::{self, Answer, Envelope, RefusalCode, ServerMessage};
 use peak_alloc::PeakAlloc;
 
 use changes::{entity, notes};
-use client::{Client, start_in_memory};
+use client::{Client, push, start_in_memory};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
@@ -49,6 +49,20 @@ async fn no_hostile_change_costs_the_server_more_than_64_mib() {
         count += 1;
     }
     assert_eq!(count, 4);
-    client.leave().await;
+
+    // As many envelopes as a frame holds, which deflate to next to nothing.
+    let empty =
+        Envelope { entity: entity(1), collection: notes(), parent: None, transaction: None, change: Vec::new() };
+    let frame = wire::encode(&push(2, vec![empty; 75_000])).unwrap();
+    assert!(frame.len() < 32_000, "{}", frame.len());
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    client.send_bytes(frame).await;
+    let refused = client.receive().await;
+    assert!(matches!(refused, ServerMessage::Refused { code: RefusalCode::Protocol, .. }), "{refused:?}");
+    let cost = MEMORY.peak_usage() - before;
+    println!("75,000 envelopes: {} KiB", cost >> 10);
+    assert!(cost < 20 << 20, "{} KiB", cost >> 10);
+    assert!(client.next().await.is_err());
     server.shutdown().await.unwrap();
 }
