@@ -33,6 +33,7 @@ fn run(command: Option<Command>, output: &mut Output) -> Result<(), CliError> {
         None => output.line(Arguments::command().render_help()),
         Some(Command::Demo(arguments)) => demo::run(&arguments, output),
         Some(Command::Serve(arguments)) => commands::serve::run(&arguments, output),
+        Some(Command::Token(arguments)) => commands::token::run(arguments, output),
         Some(Command::Init(arguments)) => commands::init::run(&arguments, output),
         Some(Command::Create(arguments)) => commands::create::run(arguments, output),
         Some(Command::Edit(arguments)) => commands::edit::run(&arguments, output),

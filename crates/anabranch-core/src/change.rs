@@ -245,7 +245,8 @@ impl Change {
     }
 
     /// How many ops it has.
-    pub(crate) const fn op_count(&self) -> usize {
+    #[must_use]
+    pub const fn op_count(&self) -> usize {
         self.ops
     }
 

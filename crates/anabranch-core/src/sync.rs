@@ -11,14 +11,15 @@ mod client;
 mod cursor;
 mod digest;
 mod peering;
+mod policy;
 pub mod reconcile;
 mod schedule;
 mod server;
 mod watchdog;
 
 pub use append::{
-    AppendOutcome, Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered, Pushable,
-    Unreadable, advance_heads, append, fits_transaction, next_chain,
+    Added, AppendOutcome, Appended, LogIndex, LogRow, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_CHANGES, Offered,
+    Pushable, Unreadable, advance_heads, append, fits_transaction, next_chain,
 };
 pub use backoff::{Backoff, CIRCUIT_FAILURES, MAX_BACKOFF_MILLIS};
 pub use class::ErrorClass;
@@ -32,6 +33,7 @@ pub use digest::SpaceDigest;
 pub use peering::{
     Handshake, MAX_TOKEN_BYTES, MIN_TOKEN_BYTES, PeerRole, PeerSeal, PeerToken, PeerTokenError, SEAL_BYTES,
 };
+pub use policy::{MAX_BATCH_OPS, Quota, ROW_BYTES, Relay, Used, open_batch, stored_bytes};
 pub use schedule::{
     Budget, Conditions, Decision, Deferral, MAX_RETRY_AFTER_MILLIS, Reason, Schedule, Scheduler, Situation, Trigger,
     Work, decide,

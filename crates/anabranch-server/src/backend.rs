@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use anabranch_core::sync::reconcile::SketchError;
-use anabranch_core::sync::{AppendOutcome, LogPage, Pushable};
+use anabranch_core::sync::{AppendOutcome, LogPage, Pushable, Quota, Relay};
 use anabranch_core::wire::{Ask, Mark, Reply};
 use anabranch_core::{Change, CollectionName, Digest, EntityId, Lineage, ReplicaId, SpaceName};
 use tokio::sync::broadcast;
@@ -17,6 +17,28 @@ pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendErr
 /// The answer to a question of a reconcile, with the end of the log at the moment it was answered; or what is wrong
 /// with the question.
 pub type Reconciled = (Mark, Result<Reply, SketchError>);
+
+/// Who appends, and within which bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Author {
+    /// The replica that speaks.
+    pub replica: ReplicaId,
+    /// Whose session it is, where that is known. A replica belongs to the principal whose change of it is the first
+    /// that is stored.
+    pub principal: Option<String>,
+    /// Whose changes it may bring.
+    pub relay: Relay,
+    /// How much is kept. A backend answers what is beyond it by [`Quota::objection`].
+    pub quota: Quota,
+}
+
+impl Author {
+    /// A replica of nobody in particular, within the default bounds.
+    #[must_use]
+    pub fn new(replica: ReplicaId) -> Self {
+        Self { replica, principal: None, relay: Relay::default(), quota: Quota::default() }
+    }
+}
 
 /// A hint that a space's log has reached a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,13 +110,27 @@ pub trait Backend: Send + Sync + 'static {
     /// [`BackendError`] if the storage cannot say.
     fn is_empty(&self) -> BackendFuture<'_, bool>;
 
-    /// Appends a batch to a space's log. Resolves once the accepted changes are durable.
+    /// Names of spaces whose logs are not empty, in ascending order: at most `most`, those after `after`.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the storage cannot say.
+    fn spaces(&self, after: Option<SpaceName>, most: usize) -> BackendFuture<'_, Vec<SpaceName>>;
+
+    /// Appends a batch to a space's log, for an author within bounds. Resolves once the accepted changes are durable.
     ///
     /// Dropping the future does not undo it.
     ///
     /// # Errors
     /// [`BackendError`]; whether anything was stored is then unknown, and pushing the batch again is safe.
-    fn append(&self, space: SpaceName, replica: ReplicaId, batch: Vec<Pushable>) -> BackendFuture<'_, AppendOutcome>;
+    fn append_by(&self, space: SpaceName, author: Author, batch: Vec<Pushable>) -> BackendFuture<'_, AppendOutcome>;
+
+    /// [`append_by`](Self::append_by) a replica of nobody in particular, within the default bounds.
+    ///
+    /// # Errors
+    /// As there.
+    fn append(&self, space: SpaceName, replica: ReplicaId, batch: Vec<Pushable>) -> BackendFuture<'_, AppendOutcome> {
+        self.append_by(space, Author::new(replica), batch)
+    }
 
     /// Reads a page of a space's log: what follows `after`.
     ///

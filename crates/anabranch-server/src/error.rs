@@ -61,7 +61,7 @@ pub enum ServerError {
     /// Everyone who can reach the address could read and write everything.
     #[error(
         "refusing to listen on {0}: the address is reachable from other machines and no authorization is \
-         configured; set `authorize`, listen on 127.0.0.1, or set `allow_public_without_auth`"
+         configured; set `authorizer`, listen on 127.0.0.1, or set `allow_public_without_auth`"
     )]
     PublicWithoutAuth(SocketAddr),
     /// An option is out of range.

@@ -1,40 +1,71 @@
 //! The routes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_core::SpaceName;
 use axum::Router;
 use axum::body::{Bytes, HttpBody as _};
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{DefaultBodyLimit, Extension, FromRequest as _, Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
-use crate::access::{Authorize, OpenAccess, SharedAccess};
-use crate::options::{BODY_TIMEOUT, MAX_BODY_BYTES};
+use crate::access::{Authorizer, OpenAccess, SharedAccess};
+use crate::connection::Connection;
+use crate::options::{AUTHORIZE_TIMEOUT, BODY_TIMEOUT, MAX_BODY_BYTES, SESSIONS_RETRY};
 use crate::segments::{self, Segments};
-use crate::session::Sessions;
+use crate::session::{Entrance, Sessions};
 use crate::socket::SocketLink;
 use crate::stop::{Stop, reached};
 use crate::{post, socket};
-
-/// A connection's place among the connections that the server takes; a session keeps it.
-pub(crate) type Permit = Arc<OwnedSemaphorePermit>;
 
 /// What the routes share.
 pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     pub(crate) segments: Arc<Segments>,
-    pub(crate) authorize: Option<Authorize>,
+    pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
     pub(crate) allowed_origins: Vec<String>,
+    /// An overview reads all of a space's entities: one at a time, so that pulls go on beside it.
+    pub(crate) overviews: Semaphore,
     pub(crate) stop: watch::Receiver<Stop>,
 }
 
-pub(crate) type Refusal = (StatusCode, &'static str);
+/// Why a request is refused before anything is looked at.
+pub(crate) enum Refusal {
+    /// In these words.
+    Plain(StatusCode, &'static str),
+    /// Its sender has to say who they are. Whatever is wrong with what was said, the answer is the same.
+    Unauthorized,
+    /// Its sender asks too much of late.
+    TooMany(Duration),
+}
+
+impl From<(StatusCode, &'static str)> for Refusal {
+    fn from((status, words): (StatusCode, &'static str)) -> Self {
+        Self::Plain(status, words)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Plain(status, words) => (status, words).into_response(),
+            Self::Unauthorized => {
+                let scheme = [(header::WWW_AUTHENTICATE, "Bearer")];
+                (StatusCode::UNAUTHORIZED, scheme, "not authorized\n").into_response()
+            }
+            Self::TooMany(wait) => {
+                let seconds = [(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))];
+                (StatusCode::TOO_MANY_REQUESTS, seconds, "too many requests\n").into_response()
+            }
+        }
+    }
+}
 
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
@@ -48,34 +79,51 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 }
 
 impl Shared {
-    pub(crate) fn access(&self, headers: &HeaderMap) -> Result<SharedAccess, Refusal> {
-        if let Some(authorize) = &self.authorize {
-            return authorize(headers).ok_or((StatusCode::UNAUTHORIZED, "not authorized\n"));
-        }
-        match headers.get(header::ORIGIN) {
-            Some(origin) if !self.allowed_origins.iter().any(|allowed| origin == allowed.as_str()) => {
-                Err((StatusCode::FORBIDDEN, "this server is not open to this page's origin\n"))
+    /// What the sender of a request may do, if it may be made at all.
+    pub(crate) async fn access(&self, headers: &HeaderMap) -> Result<SharedAccess, Refusal> {
+        let now = self.sessions.now();
+        let access: SharedAccess = match &self.authorizer {
+            Some(authorizer) => {
+                let access = timeout(AUTHORIZE_TIMEOUT, authorizer.authorize(now, headers)).await;
+                access.ok().flatten().ok_or(Refusal::Unauthorized)?
             }
-            _ => Ok(Arc::new(OpenAccess)),
-        }
+            None => {
+                if headers.get(header::ORIGIN).is_some_and(|origin| !self.allows(origin)) {
+                    let words = "this server is not open to this page's origin\n";
+                    return Err(Refusal::Plain(StatusCode::FORBIDDEN, words));
+                }
+                Arc::new(OpenAccess)
+            }
+        };
+        self.sessions.rates().message(now, access.principal(), 0).map_err(Refusal::TooMany)?;
+        Ok(access)
+    }
+
+    /// A session's way in.
+    async fn entrance(&self, headers: &HeaderMap) -> Result<Entrance, Refusal> {
+        let access = self.access(headers).await?;
+        self.sessions.enter(access).ok_or(Refusal::TooMany(SESSIONS_RETRY))
+    }
+
+    fn allows(&self, origin: &HeaderValue) -> bool {
+        self.allowed_origins.iter().any(|allowed| origin == allowed.as_str())
     }
 }
 
 async fn sync_by_socket(
     State(shared): State<Arc<Shared>>,
-    Extension(permit): Extension<Permit>,
+    Extension(connection): Extension<Arc<Connection>>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Refusal> {
-    let access = shared.access(&headers)?;
+    let entrance = shared.entrance(&headers).await?;
     let id = shared.sessions.next_id();
     let span = tracing::info_span!("session", id, link = "socket");
     let session = async move |websocket| {
-        let _permit = permit;
-        let mut link = SocketLink::new(websocket);
+        let mut link = SocketLink::new(websocket, connection);
         let (drain, kill) = (shared.stop.clone(), shared.stop.clone());
         let session = async {
-            let end = shared.sessions.run(id, access, &mut link, reached(drain, Stop::Drain)).await;
+            let end = shared.sessions.run(id, entrance, &mut link, reached(drain, Stop::Drain)).await;
             tracing::debug!(?end, "the session has ended");
             link.close(end).await;
         };
@@ -89,10 +137,10 @@ async fn sync_by_socket(
 
 async fn sync_by_post(
     State(shared): State<Arc<Shared>>,
-    Extension(permit): Extension<Permit>,
+    Extension(connection): Extension<Arc<Connection>>,
     request: Request,
 ) -> Result<Response, Response> {
-    let access = shared.access(request.headers()).map_err(|refusal| refusal.into_response())?;
+    let entrance = shared.entrance(request.headers()).await.map_err(|refusal| refusal.into_response())?;
     if request.body().size_hint().lower() > u64::try_from(MAX_BODY_BYTES).unwrap_or(u64::MAX) {
         // Said in the head: nothing of it is read.
         return Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n").into_response());
@@ -104,9 +152,9 @@ async fn sync_by_post(
     let (mut link, response) = post::link(body);
     let id = shared.sessions.next_id();
     let session = async move {
-        let _permit = permit;
+        let _connection = connection;
         // A request that has arrived is answered, whether the server stops or not.
-        let run = shared.sessions.run(id, access, &mut link, std::future::pending());
+        let run = shared.sessions.run(id, entrance, &mut link, std::future::pending());
         tokio::select! {
             end = run => tracing::debug!(?end, "the session has ended"),
             () = reached(shared.stop.clone(), Stop::Kill) => tracing::warn!("the session was cut off"),
@@ -121,14 +169,17 @@ async fn overview(
     headers: HeaderMap,
     Path(space): Path<String>,
 ) -> Result<Response, Refusal> {
-    let access = shared.access(&headers)?;
-    let space = SpaceName::new(space).map_err(|_| (StatusCode::BAD_REQUEST, "not a valid space name\n"))?;
+    let access = shared.access(&headers).await?;
+    let refused = |status, words| Refusal::Plain(status, words);
+    let space = SpaceName::new(space).map_err(|_| refused(StatusCode::BAD_REQUEST, "not a valid space name\n"))?;
     if !access.may_read(&space) {
-        return Err((StatusCode::FORBIDDEN, "no right to read this space\n"));
+        // Before anything is looked up: whether there is such a space shows in nothing.
+        return Err(refused(StatusCode::FORBIDDEN, "no right to read this space\n"));
     }
+    let _turn = shared.overviews.acquire().await;
     let overview = shared.sessions.backend().overview(space.clone()).await.map_err(|error| {
         tracing::error!(%space, %error, "an overview failed");
-        (StatusCode::SERVICE_UNAVAILABLE, "the storage cannot be read\n")
+        refused(StatusCode::SERVICE_UNAVAILABLE, "the storage cannot be read\n")
     })?;
     let json = serde_json::json!({
         "seq": overview.head.seq,

@@ -18,28 +18,41 @@
 
 mod access;
 mod backend;
+mod connection;
 mod environment;
 mod error;
 mod http;
 mod hub;
+mod memory;
 mod options;
 mod post;
+mod rate;
 mod segments;
 mod server;
 mod session;
 mod socket;
 mod sqlite;
 mod stop;
+mod token;
 
-pub use access::{Authorize, OpenAccess, SharedAccess};
+pub use access::{AuthorizeFuture, Authorizer, OpenAccess, PatternError, SharedAccess, SpacePattern};
 pub use anabranch_core::sync::AppendOutcome;
-pub use backend::{Backend, BackendFuture, Commit, Histories, HistoryPage, PageBudget, Reconciled, SpaceOverview};
+pub use backend::{
+    Author, Backend, BackendFuture, Commit, Histories, HistoryPage, PageBudget, Reconciled, SpaceOverview,
+};
 pub use environment::SystemEnvironment;
 pub use error::{BackendError, BackendErrorKind, ServerError};
 pub use options::ServerOptions;
+pub use rate::{Rate, Rates};
 pub use segments::SegmentOptions;
 pub use server::{Server, ServerHandle};
 pub use sqlite::{OpenError, SqliteBackend};
+pub use token::{
+    Claims, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES, MAX_TOKEN_SPACES, MIN_SECRET_BYTES, Rights, TokenAuthorizer,
+    TokenError, TokenSecret,
+};
 
-/// The headers of a request, as [`Authorize`] gets them.
+/// What a server keeps, and whose changes it takes: what [`ServerOptions`] are made of.
+pub use anabranch_core::sync::{Quota, Relay};
+/// The headers of a request, as an [`Authorizer`] gets them.
 pub use axum::http::HeaderMap;

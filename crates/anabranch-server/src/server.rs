@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anabranch_core::SpaceName;
@@ -18,8 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::backend::{Backend, Commit};
+use crate::connection::{BoundedStream, Connection, Doors, network};
 use crate::error::ServerError;
-use crate::http::{Permit, Shared, router};
+use crate::http::{Shared, router};
 use crate::options::{ACCEPT_PAUSE, HEADER_TIMEOUT, MAX_HEAD_BYTES, SHUTDOWN_GRACE, ServerOptions};
 use crate::segments::{Segments, Wanted};
 use crate::session::Sessions;
@@ -48,6 +49,7 @@ pub struct Server {
     stop: watch::Sender<Stop>,
     commits: broadcast::Receiver<Commit>,
     wanted: Wanted,
+    doors: Doors<IpAddr>,
     max_connections: u32,
 }
 
@@ -68,13 +70,14 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(Stop::Run);
         let commits = backend.commits();
-        let ServerOptions { authorize, allowed_origins, limits, page, max_connections, environment, segments, .. } =
-            options;
-        let (segments, wanted) = Segments::new(Arc::clone(&backend), segments);
+        let (doors, max_connections) = (Doors::new(options.max_connections_per_address), options.max_connections);
+        let (authorizer, allowed_origins) = (options.authorizer.clone(), options.allowed_origins.clone());
+        let (segments, wanted) = Segments::new(Arc::clone(&backend), options.segments.clone());
         let segments = Arc::new(segments);
-        let sessions = Sessions::new(backend, Arc::clone(&segments), environment, limits, page);
-        let shared = Arc::new(Shared { sessions, segments, authorize, allowed_origins, stop: stopped });
-        Ok(Self { listener, address, shared, stop, commits, wanted, max_connections })
+        let sessions = Sessions::new(backend, Arc::clone(&segments), options);
+        let overviews = Semaphore::new(1);
+        let shared = Arc::new(Shared { sessions, segments, authorizer, allowed_origins, overviews, stop: stopped });
+        Ok(Self { listener, address, shared, stop, commits, wanted, doors, max_connections })
     }
 
     /// The address that it listens on.
@@ -86,14 +89,14 @@ impl Server {
     /// Serves until `shutdown` resolves; then takes no more connections, finishes and answers the pushes that
     /// have arrived, and says goodbye to the sessions. Dropping the future ends everything at once.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { listener, address, shared, stop, commits, wanted, max_connections } = self;
+        let Self { listener, address, shared, stop, commits, wanted, doors, max_connections } = self;
         tracing::info!(%address, "listening");
         let places = Arc::new(Semaphore::new(usize::try_from(max_connections).unwrap_or(Semaphore::MAX_PERMITS)));
         let building = shared.segments.run(commits.resubscribe(), wanted);
         let hints = shared.sessions.hub().listen(Arc::clone(shared.sessions.backend()), commits);
         let serving = async {
             tokio::select! {
-                () = accept(&listener, &shared, &places) => {}
+                () = accept(&listener, &shared, &places, &doors) => {}
                 () = shutdown => {}
             }
             tracing::info!("stopping");
@@ -178,16 +181,20 @@ impl ServerHandle {
     }
 }
 
-async fn accept(listener: &TcpListener, shared: &Arc<Shared>, places: &Arc<Semaphore>) {
+async fn accept(listener: &TcpListener, shared: &Arc<Shared>, places: &Arc<Semaphore>, doors: &Doors<IpAddr>) {
     let router = router(Arc::clone(shared));
     loop {
         // First a place, then a connection: whoever is too many waits in the kernel's queue.
-        let Ok(permit) = Arc::clone(places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(door) = doors.enter(network(peer)) else {
+                    tracing::debug!(%peer, "too many connections from one address");
+                    continue;
+                };
                 tracing::trace!(%peer, "connected");
-                let connection = serve(stream, router.clone(), Arc::new(permit), Arc::clone(shared));
-                drop(tokio::spawn(connection));
+                let connection = Connection::new(place, door, shared.sessions.memory().meter());
+                drop(tokio::spawn(serve(stream, router.clone(), Arc::new(connection), Arc::clone(shared))));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -197,15 +204,18 @@ async fn accept(listener: &TcpListener, shared: &Arc<Shared>, places: &Arc<Semap
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, permit: Permit, shared: Arc<Shared>) {
+async fn serve(stream: TcpStream, router: Router, place: Arc<Connection>, shared: Arc<Shared>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "the connection is gone");
         return;
     }
-    let held = Arc::clone(&permit);
+    let held = Arc::clone(&place);
+    let stream = BoundedStream::new(stream, Arc::clone(&place.meter));
     let service = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&permit));
+        // Whatever came before it has been answered.
+        place.meter.settle();
+        request.extensions_mut().insert(Arc::clone(&place));
         service.call(request)
     });
     let connection = http1::Builder::new()

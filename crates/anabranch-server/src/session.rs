@@ -1,19 +1,29 @@
 //! The driver of one session: core's machine decides, this does.
 
+mod rights;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use anabranch_core::sync::{Call, CallResult, LogPage, ServerConfig, ServerEvent, ServerSession, ServerStep};
+use anabranch_core::sync::{Call, CallResult, LogPage, Quota, ServerConfig, ServerEvent, ServerSession, ServerStep};
 use anabranch_core::wire::{self, ClientMessage, Limits, Mark, RefusalCode, ServerMessage};
 use anabranch_core::{Environment, SpaceName, UnixMillis};
 use axum::body::Bytes;
+use tokio::time::timeout;
 
-use crate::access::SharedAccess;
-use crate::backend::{Backend, Commit, PageBudget};
+use crate::access::{Authorizer, SharedAccess};
+use crate::backend::{Author, Backend, Commit, PageBudget};
+use crate::connection::{Door, Doors};
+use crate::error::BackendError;
 use crate::hub::{Hub, News, Subscription};
+use crate::memory::{self, Memory};
+use crate::options::{CHANGE_BYTES, HELLO_TIMEOUT, Relays, ServerOptions};
+use crate::rate::RateLimits;
 use crate::segments::Segments;
+use rights::Rights;
 
 /// The two directions of a session's connection, in frames.
 pub(crate) trait Link: Send {
@@ -40,27 +50,46 @@ pub(crate) enum End {
     Stopping,
 }
 
+/// What a session may do, and its place among those of its principal.
+pub(crate) struct Entrance {
+    access: SharedAccess,
+    _door: Option<Door<String>>,
+}
+
 /// What all sessions share.
 pub(crate) struct Sessions {
     backend: Arc<dyn Backend>,
     segments: Arc<Segments>,
+    authorizer: Option<Arc<dyn Authorizer>>,
     hub: Arc<Hub>,
     environment: Mutex<Box<dyn Environment>>,
     limits: Limits,
     page: PageBudget,
+    quota: Quota,
+    relays: Relays,
+    rates: RateLimits,
+    memory: Memory,
+    doors: Doors<String>,
     next: AtomicU64,
 }
 
 impl Sessions {
-    pub(crate) fn new(
-        backend: Arc<dyn Backend>,
-        segments: Arc<Segments>,
-        environment: Box<dyn Environment>,
-        limits: Limits,
-        page: PageBudget,
-    ) -> Self {
-        let environment = Mutex::new(environment);
-        Self { backend, segments, hub: Arc::default(), environment, limits, page, next: AtomicU64::new(1) }
+    pub(crate) fn new(backend: Arc<dyn Backend>, segments: Arc<Segments>, options: ServerOptions) -> Self {
+        Self {
+            backend,
+            segments,
+            authorizer: options.authorizer,
+            hub: Arc::default(),
+            environment: Mutex::new(options.environment),
+            limits: options.limits,
+            page: options.page,
+            quota: options.quota,
+            relays: Relays(options.relay_own),
+            rates: RateLimits::new(options.rates),
+            memory: Memory::new(options.max_memory),
+            doors: Doors::new(options.max_sessions_per_principal),
+            next: AtomicU64::new(1),
+        }
     }
 
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
@@ -69,6 +98,23 @@ impl Sessions {
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    pub(crate) fn rates(&self) -> &RateLimits {
+        &self.rates
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// A place for one more session of whoever has this access; `None` if there are too many.
+    pub(crate) fn enter(&self, access: SharedAccess) -> Option<Entrance> {
+        let door = match access.principal() {
+            Some(principal) => Some(self.doors.enter(principal.to_owned())?),
+            None => None,
+        };
+        Some(Entrance { access, _door: door })
     }
 
     /// A number for the next session, unique in this process.
@@ -80,28 +126,67 @@ impl Sessions {
     pub(crate) async fn run<L: Link>(
         &self,
         id: u64,
-        access: SharedAccess,
+        entrance: Entrance,
         link: &mut L,
         drain: impl Future<Output = ()> + Send,
     ) -> End {
-        let empty = match self.backend.is_empty().await {
-            Ok(empty) => empty,
-            Err(error) => {
-                tracing::error!(%error, "a session could not begin");
-                return refuse(link, RefusalCode::Unavailable, "the server cannot read its storage".to_owned()).await;
-            }
+        tokio::pin!(drain);
+        let first = tokio::select! {
+            () = &mut drain => return End::Stopping,
+            first = timeout(HELLO_TIMEOUT, link.receive()) => first,
+        };
+        let frame = match first {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return End::Left,
+            Err(_) => return refuse(link, RefusalCode::Protocol, "no hello came in time", None).await,
+        };
+        let Ok(empty) = self.seems_empty(&entrance.access, &frame).await else {
+            return refuse(link, RefusalCode::Unavailable, "the server cannot read its storage", None).await;
         };
         let config = ServerConfig { lineage: self.backend.lineage(), empty, limits: self.limits };
-        let session = ServerSession::new(config);
-        let driver = Driver { shared: self, session, access, subscription: self.hub.subscribe(id), link };
-        driver.run(drain).await
+        let driver = Driver {
+            shared: self,
+            session: ServerSession::new(config),
+            rights: Rights::new(self.authorizer.as_ref().and_then(|authorizer| authorizer.changes())),
+            access: Arc::clone(&entrance.access),
+            subscription: self.hub.subscribe(id),
+            link,
+        };
+        driver.run(frame, drain).await
     }
 
-    async fn call(&self, call: Call) -> CallResult {
+    /// Whether there is nothing on the server that the session may know of. It matters to a client that comes from a
+    /// server with another history, and only then is it looked up.
+    async fn seems_empty(&self, access: &SharedAccess, first: &[u8]) -> Result<bool, BackendError> {
+        const NAMES: usize = 1_000;
+        let lineage = match wire::decode(first) {
+            Ok(ClientMessage::Hello(hello)) => hello.lineage,
+            _ => None,
+        };
+        if lineage.is_none_or(|theirs| theirs == self.backend.lineage()) {
+            return Ok(false);
+        }
+        let mut after = None;
+        loop {
+            let names = self.backend.spaces(after, NAMES).await;
+            let names = names.inspect_err(|error| tracing::error!(%error, "a session could not begin"))?;
+            if names.iter().any(|space| access.may_read(space) || access.may_write(space)) {
+                return Ok(false);
+            }
+            if names.len() < NAMES {
+                return Ok(true);
+            }
+            after = names.last().cloned();
+        }
+    }
+
+    async fn call(&self, access: &SharedAccess, call: Call) -> CallResult {
         let backend = &self.backend;
         match call {
             Call::Append { id, space, replica, batch } => {
-                let outcome = backend.append(space.clone(), replica, batch).await;
+                let principal = access.principal().map(str::to_owned);
+                let author = Author { replica, principal, relay: self.relays.of(&space), quota: self.quota };
+                let outcome = backend.append_by(space.clone(), author, batch).await;
                 let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a push failed")).ok();
                 CallResult::Appended { id, space, outcome }
             }
@@ -140,7 +225,19 @@ impl Sessions {
         !matches!(self.backend.read(space.clone(), last, check, least).await, Ok(LogPage::Unknown))
     }
 
-    fn now(&self) -> UnixMillis {
+    /// What a call takes in memory until its answer is sent, about.
+    fn cost(&self, call: &Call) -> usize {
+        match call {
+            Call::Append { batch, .. } => {
+                let bytes: usize = batch.iter().flatten().map(|offered| offered.change.bytes().len()).sum();
+                bytes + batch.len() * CHANGE_BYTES
+            }
+            // The page, the message, the frame, and what waits in the socket.
+            _ => 4 * self.page.bytes,
+        }
+    }
+
+    pub(crate) fn now(&self) -> UnixMillis {
         self.environment.lock().unwrap_or_else(PoisonError::into_inner).now()
     }
 }
@@ -149,33 +246,34 @@ struct Driver<'a, L> {
     shared: &'a Sessions,
     session: ServerSession,
     access: SharedAccess,
+    rights: Rights,
     subscription: Subscription,
     link: &'a mut L,
 }
 
 impl<L: Link> Driver<'_, L> {
-    async fn run(mut self, drain: impl Future<Output = ()> + Send) -> End {
+    async fn run(mut self, first: Bytes, drain: impl Future<Output = ()> + Send) -> End {
         tokio::pin!(drain);
+        let mut frame = Some(first);
         loop {
-            // Only here does a session stop: what it has begun, it finishes and answers.
-            let event = tokio::select! {
-                () = &mut drain => return End::Stopping,
-                news = self.subscription.next() => match news {
-                    News::Commit(Commit { space, seq }) => ServerEvent::Committed { space, seq },
-                    News::Showing(showing) => ServerEvent::Presence(showing),
+            let event = match frame.take() {
+                Some(frame) => match self.read(&frame) {
+                    Ok(message) => ServerEvent::Message(message),
+                    Err((code, message, wait)) => return refuse(self.link, code, &message, wait).await,
                 },
-                frame = self.link.receive() => match frame {
-                    None => return End::Left,
-                    Some(frame) => match wire::decode::<ClientMessage>(&frame) {
-                        Ok(message) => ServerEvent::Message(message),
-                        Err(error) => {
-                            tracing::debug!(%error, "a frame cannot be read");
-                            let code = match error {
-                                wire::DecodeError::Version(_) => RefusalCode::Protocol,
-                                // Bits flip on the way; that is no reason never to come back.
-                                _ => RefusalCode::Damaged,
-                            };
-                            return refuse(self.link, code, error.to_string()).await;
+                // Only here does a session stop: what it has begun, it finishes and answers.
+                None => tokio::select! {
+                    () = &mut drain => return End::Stopping,
+                    () = self.rights.looked_at(self.access.ends_at(), self.shared.now()) => ServerEvent::Rights,
+                    news = self.subscription.next() => match news {
+                        News::Commit(Commit { space, seq }) => ServerEvent::Committed { space, seq },
+                        News::Showing(showing) => ServerEvent::Presence(showing),
+                    },
+                    received = self.link.receive() => match received {
+                        None => return End::Left,
+                        received => {
+                            frame = received;
+                            continue;
                         }
                     },
                 },
@@ -186,13 +284,41 @@ impl<L: Link> Driver<'_, L> {
         }
     }
 
+    /// Reads a message, if it may be asked for now.
+    fn read(&self, frame: &[u8]) -> Result<ClientMessage, (RefusalCode, String, Option<Duration>)> {
+        let shared = self.shared;
+        let too_many = |wait| (RefusalCode::Unavailable, "too many messages".to_owned(), Some(wait));
+        shared.rates.message(shared.now(), self.access.principal(), frame.len()).map_err(too_many)?;
+        let message = wire::decode(frame).map_err(|error| {
+            tracing::debug!(%error, "a frame cannot be read");
+            let code = match error {
+                wire::DecodeError::Version(_) => RefusalCode::Protocol,
+                // Bits flip on the way; that is no reason never to come back.
+                _ => RefusalCode::Damaged,
+            };
+            (code, error.to_string(), None)
+        })?;
+        // Whoever may not write uses nothing up.
+        if let ClientMessage::Push(push) = &message
+            && self.access.may_write(&push.space)
+        {
+            shared.rates.push(shared.now(), &push.space, push.changes.len()).map_err(too_many)?;
+        }
+        Ok(message)
+    }
+
     /// Handles an event and everything that follows from it, one call after the other. Meanwhile nothing is
     /// received, so a client cannot be ahead by more than its connection's buffers.
     async fn take(&mut self, event: ServerEvent) -> Result<(), End> {
         let mut calls = VecDeque::new();
         self.step(event, &mut calls).await?;
         while let Some(call) = calls.pop_front() {
-            let result = self.shared.call(call).await;
+            let Some(_held) = self.shared.memory.hold(self.shared.cost(&call)).await else {
+                tracing::warn!("the memory for sessions is used up");
+                let wait = Some(memory::RETRY_AFTER);
+                return Err(refuse(self.link, RefusalCode::Unavailable, "the server is too busy", wait).await);
+            };
+            let result = self.shared.call(&self.access, call).await;
             self.step(ServerEvent::Result(result), &mut calls).await?;
         }
         Ok(())
@@ -232,7 +358,41 @@ async fn send_message<L: Link>(link: &mut L, message: &ServerMessage) -> Result<
     }
 }
 
-async fn refuse<L: Link>(link: &mut L, code: RefusalCode, message: String) -> End {
-    let message = ServerMessage::Refused { code, message, retry_after_millis: None };
+async fn refuse<L: Link>(link: &mut L, code: RefusalCode, message: &str, wait: Option<Duration>) -> End {
+    let retry_after_millis = wait.map(|wait| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1));
+    let message = ServerMessage::Refused { code, message: message.to_owned(), retry_after_millis };
     send_message(link, &message).await.err().unwrap_or(End::Refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{OpenAccess, SqliteBackend, SystemEnvironment};
+
+    /// A peer that says nothing at all, and hears everything.
+    struct Silent(Vec<Vec<u8>>);
+
+    impl Link for Silent {
+        async fn receive(&mut self) -> Option<Bytes> {
+            std::future::pending().await
+        }
+
+        async fn send(&mut self, frame: Vec<u8>) -> Result<(), LinkLost> {
+            self.0.push(frame);
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_does_not_begin_ends() {
+        let backend: Arc<dyn Backend> = Arc::new(SqliteBackend::open_in_memory(Box::new(SystemEnvironment)).unwrap());
+        let (segments, _wanted) = Segments::new(Arc::clone(&backend), crate::SegmentOptions::default());
+        let sessions = Sessions::new(backend, Arc::new(segments), ServerOptions::default());
+        let (mut link, started) = (Silent(Vec::new()), tokio::time::Instant::now());
+        let entrance = sessions.enter(Arc::new(OpenAccess)).unwrap();
+        let end = sessions.run(1, entrance, &mut link, std::future::pending()).await;
+        assert_eq!((end, started.elapsed()), (End::Refused, HELLO_TIMEOUT));
+        let said: ServerMessage = wire::decode(&link.0[0]).unwrap();
+        assert!(matches!(said, ServerMessage::Refused { code: RefusalCode::Protocol, .. }));
+    }
 }

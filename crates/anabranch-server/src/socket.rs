@@ -1,13 +1,15 @@
 //! A session over a WebSocket: one binary message is one frame.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::connection::Connection;
 use crate::options::{
-    CLOSE_TIMEOUT, IDLE_TIMEOUT, MAX_MESSAGE_BYTES, MAX_SOCKET_BACKLOG_BYTES, PING_AFTER, SEND_TIMEOUT,
+    CLOSE_TIMEOUT, IDLE_TIMEOUT, MAX_MESSAGE_BYTES, MAX_SIGNS, MAX_SOCKET_BACKLOG_BYTES, PING_AFTER, SEND_TIMEOUT,
     SOCKET_BUFFER_BYTES,
 };
 use crate::session::{End, Link, LinkLost};
@@ -25,13 +27,19 @@ pub(crate) fn bounded(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
 /// A socket, and when its peer was last heard.
 pub(crate) struct SocketLink {
     socket: WebSocket,
+    connection: Arc<Connection>,
+    /// The last frame has been handed out.
+    delivered: bool,
     heard: Instant,
     pinged: bool,
+    /// Signs of life, and since when they have been counted.
+    signs: (u32, Instant),
 }
 
 impl SocketLink {
-    pub(crate) fn new(socket: WebSocket) -> Self {
-        Self { socket, heard: Instant::now(), pinged: false }
+    pub(crate) fn new(socket: WebSocket, connection: Arc<Connection>) -> Self {
+        let now = Instant::now();
+        Self { socket, connection, delivered: true, heard: now, pinged: false, signs: (0, now) }
     }
 
     /// Says goodbye, and waits a little for the answer: a connection that is dropped with something unread
@@ -67,6 +75,15 @@ impl SocketLink {
         }
     }
 
+    /// Counts a sign of life. `false`: there are more than anybody needs.
+    fn sign(&mut self) -> bool {
+        if self.signs.1.elapsed() >= PING_AFTER {
+            self.signs = (0, Instant::now());
+        }
+        self.signs.0 += 1;
+        self.signs.0 <= MAX_SIGNS
+    }
+
     fn patience(&self) -> Duration {
         if self.pinged { IDLE_TIMEOUT } else { PING_AFTER }
     }
@@ -74,7 +91,14 @@ impl SocketLink {
 
 impl Link for SocketLink {
     async fn receive(&mut self) -> Option<Bytes> {
+        if std::mem::take(&mut self.delivered) {
+            self.connection.meter.settle();
+        }
         loop {
+            if self.connection.meter.is_overdue() {
+                tracing::info!("a message takes too long");
+                return None;
+            }
             match timeout_at(self.heard + self.patience(), self.socket.recv()).await {
                 Err(_) if self.pinged => {
                     tracing::debug!("the peer is silent");
@@ -92,13 +116,19 @@ impl Link for SocketLink {
                 Ok(Some(Ok(message))) => {
                     self.heard = Instant::now();
                     self.pinged = false;
-                    match message {
-                        Message::Binary(frame) => return Some(frame),
+                    let frame = match message {
+                        Message::Binary(frame) => frame,
                         // Not a frame, whatever it says; the session refuses it.
-                        Message::Text(text) => return Some(text.into()),
-                        Message::Ping(_) | Message::Pong(_) => {}
+                        Message::Text(text) => text.into(),
+                        Message::Ping(_) | Message::Pong(_) if self.sign() => continue,
+                        Message::Ping(_) | Message::Pong(_) => {
+                            tracing::info!("the peer gives too many signs of life");
+                            return None;
+                        }
                         Message::Close(_) => return None,
-                    }
+                    };
+                    self.delivered = true;
+                    return Some(frame);
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! The SQLite backend: one file, one writer, acknowledgement after the commit is on the disk.
 
+mod accounts;
 mod append;
 mod connection;
 mod histories;
@@ -13,14 +14,16 @@ use std::sync::Arc;
 
 use anabranch_core::sync::{AppendOutcome, LogPage, Pushable};
 use anabranch_core::wire::{Ask, Mark};
-use anabranch_core::{CollectionName, EntityId, Environment, Lineage, ReplicaId, SpaceName};
+use anabranch_core::{CollectionName, EntityId, Environment, Lineage, SpaceName};
 use rusqlite::Row;
 use tokio::sync::broadcast;
 
 use self::connection::Source;
 use self::reader::Readers;
 use self::writer::Writer;
-use crate::backend::{Backend, BackendFuture, Commit, Histories, HistoryPage, PageBudget, Reconciled, SpaceOverview};
+use crate::backend::{
+    Author, Backend, BackendFuture, Commit, Histories, HistoryPage, PageBudget, Reconciled, SpaceOverview,
+};
 use crate::error::{BackendError, BackendErrorKind};
 
 /// Hints that a receiver may be behind before it loses some.
@@ -111,8 +114,12 @@ impl Backend for SqliteBackend {
         Box::pin(Arc::clone(&self.readers).run(reader::is_empty))
     }
 
-    fn append(&self, space: SpaceName, replica: ReplicaId, batch: Vec<Pushable>) -> BackendFuture<'_, AppendOutcome> {
-        Box::pin(self.writer.append(space, replica, batch))
+    fn spaces(&self, after: Option<SpaceName>, most: usize) -> BackendFuture<'_, Vec<SpaceName>> {
+        Box::pin(Arc::clone(&self.readers).run(move |connection| reader::spaces(connection, after.as_ref(), most)))
+    }
+
+    fn append_by(&self, space: SpaceName, author: Author, batch: Vec<Pushable>) -> BackendFuture<'_, AppendOutcome> {
+        Box::pin(self.writer.append(space, author, batch))
     }
 
     fn read(&self, space: SpaceName, after: Mark, check: Vec<Mark>, budget: PageBudget) -> BackendFuture<'_, LogPage> {

@@ -3,7 +3,10 @@
 use std::io::{IsTerminal as _, stderr};
 use std::sync::Arc;
 
-use anabranch_server::{SegmentOptions, Server, ServerError, ServerOptions, SqliteBackend, SystemEnvironment};
+use anabranch_server::{
+    Authorizer, Quota, SegmentOptions, Server, ServerError, ServerOptions, SqliteBackend, SystemEnvironment,
+    TokenAuthorizer, TokenSecret,
+};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
@@ -25,17 +28,9 @@ pub(crate) fn run(arguments: &Serve, output: &mut Output) -> Result<(), CliError
     let file = arguments.dir.join(FILE);
     let backend = SqliteBackend::open(&file, Box::new(SystemEnvironment))
         .map_err(|error| CliError::Server(format!("{}: {}", file.display(), with_causes(&error))))?;
+    let options = options(arguments)?;
     let runtime = Runtime::new().map_err(|error| CliError::Io(format!("cannot start an event loop: {error}")))?;
     runtime.block_on(async {
-        let options = ServerOptions {
-            allow_public_without_auth: arguments.allow_public_without_auth,
-            segments: SegmentOptions {
-                folder: Some(arguments.dir.join(SEGMENTS)),
-                max_bytes: MAX_SEGMENTS_BYTES,
-                ..SegmentOptions::default()
-            },
-            ..ServerOptions::default()
-        };
         let server = Server::bind(arguments.listen, Arc::new(backend), options).await.map_err(refused)?;
         let stop = stop_signal().map_err(|error| CliError::Io(format!("cannot wait for signals: {error}")))?;
         let url = format!("http://{}", server.local_addr());
@@ -47,11 +42,45 @@ pub(crate) fn run(arguments: &Serve, output: &mut Output) -> Result<(), CliError
     })
 }
 
+fn options(arguments: &Serve) -> Result<ServerOptions, CliError> {
+    let mebibytes = |count: u32| u64::from(count) << 20;
+    let quota = Quota {
+        entity: mebibytes(arguments.quota_entity),
+        space: mebibytes(arguments.quota_space),
+        principal: mebibytes(arguments.quota_principal),
+    };
+    Ok(ServerOptions {
+        authorizer: authorizer(arguments)?,
+        allow_public_without_auth: arguments.allow_public_without_auth,
+        relay_own: arguments.relay_own.clone(),
+        max_connections: arguments.max_connections,
+        max_connections_per_address: arguments.max_connections_per_address,
+        max_memory: usize::try_from(mebibytes(arguments.max_memory)).unwrap_or(usize::MAX),
+        quota,
+        segments: SegmentOptions {
+            folder: Some(arguments.dir.join(SEGMENTS)),
+            max_bytes: MAX_SEGMENTS_BYTES,
+            ..SegmentOptions::default()
+        },
+        ..ServerOptions::default()
+    })
+}
+
+fn authorizer(arguments: &Serve) -> Result<Option<Arc<dyn Authorizer>>, CliError> {
+    let Some(file) = &arguments.auth_secret_file else { return Ok(None) };
+    let secret = TokenSecret::from_file(file).map_err(|error| CliError::path("use", file, &error))?;
+    let tokens = TokenAuthorizer::new(secret);
+    Ok(Some(Arc::new(match &arguments.auth_audience {
+        Some(audience) => tokens.audience(audience),
+        None => tokens,
+    })))
+}
+
 fn refused(error: ServerError) -> CliError {
     match error {
         ServerError::PublicWithoutAuth(address) => CliError::Server(format!(
             "{address} is reachable from other machines, and everyone could read and write everything; \
-             if that is meant, give --allow-public-without-auth"
+             give --auth-secret-file, or --allow-public-without-auth if that is meant"
         )),
         other => CliError::Server(with_causes(&other)),
     }

@@ -10,5 +10,6 @@ mod peers;
 mod restored_servers;
 mod subsets;
 mod support;
+mod tokens;
 mod two_terminals;
 mod typing_trace;

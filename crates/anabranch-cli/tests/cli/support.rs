@@ -74,11 +74,19 @@ impl Shell {
 
     /// Starts a server on this address, and waits until it listens.
     pub(crate) fn serve(&self, address: &str) -> ServerProcess {
-        let mut child = self
-            .command(["serve", "data", "--listen", address])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
+        self.serve_with(address, &[], |_| {})
+    }
+
+    /// Starts a server with more arguments, and changes to its process.
+    pub(crate) fn serve_with(
+        &self,
+        address: &str,
+        arguments: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> ServerProcess {
+        let mut command = self.command(["serve", "data", "--listen", address].iter().chain(arguments));
+        change(&mut command);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let line = lines.next().expect("a line").expect("text");
         let address = line.strip_prefix("listening on http://").and_then(|rest| rest.split(',').next());

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::change::{Change, Rewrite};
 use crate::id::{Actor, ChangeHash, Digest, EntityId, Heads, TransactionId};
 use crate::name::CollectionName;
+use crate::sync::policy::stored_bytes;
 use crate::wire::{Answer, Envelope, Mark, Missing, RejectCode};
 
 /// The most changes that one transaction may hold. Every server takes as many in one push.
@@ -112,6 +113,23 @@ pub trait LogIndex {
     /// # Errors
     /// If the backend cannot say.
     fn purged(&mut self, entity: &EntityId) -> Result<bool, Self::Error>;
+    /// What the server has against a change that the protocol allows: its quotas, for instance. Asked last, so a
+    /// duplicate is never objected to. `added` is what the batch has added so far.
+    ///
+    /// # Errors
+    /// If the backend cannot say.
+    fn policy(&mut self, _offered: &Offered, _added: Added) -> Result<Option<Answer>, Self::Error> {
+        Ok(None)
+    }
+}
+
+/// What a batch has added to a log so far, in [`stored_bytes`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    /// To the entity in question.
+    pub entity: u64,
+    /// To the space.
+    pub space: u64,
 }
 
 /// Moves an entity's heads over a change that has been appended to the log. A purge marker takes the place of
@@ -224,11 +242,16 @@ struct Recent {
     by_actor: HashMap<(EntityId, Actor, u64), ChangeHash>,
     purged: HashSet<EntityId>,
     rewritten: HashSet<(EntityId, Rewrite)>,
+    /// Of each entity, and of all of them, in [`stored_bytes`].
+    bytes: HashMap<EntityId, u64>,
+    all_bytes: u64,
 }
 
 impl Recent {
     fn add(&mut self, row: &LogRow) {
         let (entity, change) = (row.offered.entity, &row.offered.change);
+        *self.bytes.entry(entity).or_default() += stored_bytes(change);
+        self.all_bytes += stored_bytes(change);
         self.seqs.insert((entity, change.hash()), row.mark.seq);
         self.collections.insert(entity, row.offered.collection.clone());
         self.by_actor.insert((entity, change.actor().clone(), change.seq()), change.hash());
@@ -328,7 +351,8 @@ impl<I: LogIndex> Tail<'_, I> {
         if other.is_some() {
             return Ok(Some(rejected(RejectCode::Fork, "the writer has written something else in this place")));
         }
-        Ok(None)
+        let added = self.recent.bytes.get(&entity).copied().unwrap_or_default();
+        self.index.policy(offered, Added { entity: added, space: self.recent.all_bytes })
     }
 
     /// Of a change and all that was written from it, only one is taken.

@@ -38,7 +38,8 @@ impl ErrorClass {
             | RejectCode::Transaction
             | RejectCode::Stale
             | RejectCode::Purged
-            | RejectCode::Superseded => Self::Rejected,
+            | RejectCode::Superseded
+            | RejectCode::Quota => Self::Rejected,
         }
     }
 

@@ -352,7 +352,7 @@ impl ClientSession {
                 }
             }
             RefusalCode::OtherLineage { lineage, .. } => self.halt(Halt::OtherLineage(lineage), step),
-            RefusalCode::Forbidden => self.halt(Halt::Forbidden(message), step),
+            RefusalCode::Forbidden | RefusalCode::Expired => self.halt(Halt::Forbidden(message), step),
             RefusalCode::Unavailable | RefusalCode::Damaged => {
                 step.link = Some(LinkCommand::Close);
                 self.on_disconnected(now, entropy, message, retry_after_millis, step);

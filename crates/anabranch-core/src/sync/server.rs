@@ -10,8 +10,9 @@ use crate::environment::UnixMillis;
 use crate::id::{Digest, Lineage, ReplicaId};
 use crate::name::{CollectionName, SpaceName};
 use crate::segment::Piece;
-use crate::sync::append::{AppendOutcome, Offered, Pushable, fits_transaction};
+use crate::sync::append::{AppendOutcome, Pushable, fits_transaction};
 use crate::sync::cursor::{CursorContent, seal_cursor};
+use crate::sync::policy::open_batch;
 use crate::sync::reconcile::SketchError;
 use crate::wire::{
     Answer, Ask, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_PRESENCE_BYTES, MAX_PULL_COLLECTIONS, Mark, Pull,
@@ -27,9 +28,9 @@ pub const PAGE_CHANGES: usize = 2_000;
 
 /// The most spaces that one session reads.
 const MAX_SPACES: usize = 1_024;
-/// Accepted places that a session remembers, so as not to send them back. Beyond it they are sent; the
-/// client ignores what it has.
-const MAX_OWN_SEQS: usize = 65_536;
+/// Accepted places that a session remembers in all its spaces, so as not to send them back. Beyond it they are
+/// sent; the client ignores what it has.
+const MAX_OWN_SEQS: usize = 16_384;
 
 /// What a server tells every session.
 #[derive(Clone, Debug)]
@@ -48,6 +49,14 @@ pub trait Access {
     fn may_read(&self, space: &SpaceName) -> bool;
     /// Whether the session may write to the space.
     fn may_write(&self, space: &SpaceName) -> bool;
+    /// When all rights end, if they do. It may come closer while the session lasts: what is revoked has ended.
+    fn ends_at(&self) -> Option<UnixMillis> {
+        None
+    }
+    /// Who has the rights, where that is known: whose quota and rate count.
+    fn principal(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// What the driver asks the backend on the session's behalf.
@@ -185,6 +194,8 @@ pub enum ServerEvent {
     },
     /// Somebody shows something else in a space, or nothing any more.
     Presence(Showing),
+    /// The session's rights may have ended, or be others: look.
+    Rights,
 }
 
 /// What a replica shows in a space.
@@ -261,6 +272,12 @@ impl ServerSession {
         if self.closed {
             return step;
         }
+        // What has been stored is answered all the same, and nothing after it.
+        let stored = matches!(event, ServerEvent::Result(CallResult::Appended { .. }));
+        if !stored && access.ends_at().is_some_and(|end| now >= end) {
+            self.refuse(RefusalCode::Expired, "the session's rights have ended", &mut step);
+            return step;
+        }
         match event {
             ServerEvent::Message(message) => self.on_message(now, access, message, &mut step),
             ServerEvent::Result(CallResult::Appended { id, space, outcome }) => {
@@ -290,6 +307,11 @@ impl ServerSession {
                 }
             }
             ServerEvent::Presence(showing) => self.on_showing(access, showing, &mut step),
+            ServerEvent::Rights => {
+                if self.feeds.keys().any(|space| !access.may_read(space)) {
+                    self.refuse(RefusalCode::Forbidden, "the right to read has ended", &mut step);
+                }
+            }
         }
         step
     }
@@ -344,7 +366,7 @@ impl ServerSession {
         if !self.takes(&changes) {
             return self.refuse(RefusalCode::Protocol, "the push is larger than this server's limits", step);
         }
-        let mut batch: Vec<Pushable> = changes.into_iter().map(Offered::open).collect();
+        let mut batch = open_batch(changes);
         for place in agreed {
             if let Some(Ok(offered)) = usize::try_from(place).ok().and_then(|place| batch.get_mut(place)) {
                 offered.agreed = true;
@@ -418,9 +440,11 @@ impl ServerSession {
             return self.refuse(RefusalCode::Unavailable, "the server could not store the changes", step);
         };
         let mut cursor = None;
+        let elsewhere: usize =
+            self.feeds.iter().filter(|(other, _)| **other != space).map(|(_, it)| it.own.len()).sum();
         if let Some(feed) = self.feeds.get_mut(&space) {
             feed.own.extend(marks.into_iter().map(|mark| (mark.seq, mark)));
-            while feed.own.len() > MAX_OWN_SEQS {
+            while !feed.own.is_empty() && feed.own.len() + elsewhere > MAX_OWN_SEQS {
                 feed.own.pop_first();
             }
             if feed.skip_own() {

@@ -365,6 +365,8 @@ pub enum RejectCode {
     Clock,
     /// The change was written from one that is on the server: pull that, and drop this.
     Superseded,
+    /// The entity, the space or whoever pushes has reached the size that this server keeps.
+    Quota,
 }
 
 /// Why a session ends.
@@ -386,4 +388,6 @@ pub enum RefusalCode {
     Unavailable,
     /// A frame has been damaged on the way: connect again.
     Damaged,
+    /// What the session was opened with is no longer valid: connect again with a fresh token.
+    Expired,
 }

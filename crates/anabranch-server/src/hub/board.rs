@@ -6,10 +6,15 @@ use anabranch_core::{ReplicaId, SpaceName};
 
 /// The most replicas that show something in one space. Who comes later is not seen until somebody leaves.
 pub(super) const MAX_SHOWN: usize = 256;
+/// The most that is shown in all spaces together.
+pub(super) const MAX_SHOWN_ANYWHERE: usize = 8_192;
 
 /// Every space's board.
 #[derive(Debug, Default)]
-pub(super) struct Boards(HashMap<SpaceName, BTreeMap<ReplicaId, Shown>>);
+pub(super) struct Boards {
+    spaces: HashMap<SpaceName, BTreeMap<ReplicaId, Shown>>,
+    shown: usize,
+}
 
 #[derive(Debug)]
 struct Shown {
@@ -22,8 +27,8 @@ impl Boards {
     /// Puts up what a replica shows, or takes it down. Says whether that changes what others see.
     pub(super) fn put(&mut self, space: &SpaceName, replica: ReplicaId, session: u64, data: Option<Vec<u8>>) -> bool {
         let Some(data) = data else { return self.remove(space, replica, session) };
-        let board = self.0.entry(space.clone()).or_default();
-        let room = board.len() < MAX_SHOWN;
+        let board = self.spaces.entry(space.clone()).or_default();
+        let room = board.len() < MAX_SHOWN && self.shown < MAX_SHOWN_ANYWHERE;
         match board.get_mut(&replica) {
             Some(shown) => {
                 shown.session = session;
@@ -31,41 +36,52 @@ impl Boards {
                 shown.data = data;
                 news
             }
-            None if room => board.insert(replica, Shown { session, data }).is_none(),
-            None => false,
+            None if room => {
+                self.shown += 1;
+                board.insert(replica, Shown { session, data }).is_none()
+            }
+            None => {
+                self.tidy(space);
+                false
+            }
         }
     }
 
     fn remove(&mut self, space: &SpaceName, replica: ReplicaId, session: u64) -> bool {
-        let Some(board) = self.0.get_mut(space) else { return false };
+        let Some(board) = self.spaces.get_mut(space) else { return false };
         let own = board.get(&replica).is_some_and(|shown| shown.session == session);
         if own {
             board.remove(&replica);
-            if board.is_empty() {
-                self.0.remove(space);
-            }
+            self.shown -= 1;
+            self.tidy(space);
         }
         own
     }
 
+    fn tidy(&mut self, space: &SpaceName) {
+        if self.spaces.get(space).is_some_and(BTreeMap::is_empty) {
+            self.spaces.remove(space);
+        }
+    }
+
     /// What a replica shows.
     pub(super) fn get(&self, space: &SpaceName, replica: ReplicaId) -> Option<Vec<u8>> {
-        self.0.get(space)?.get(&replica).map(|shown| shown.data.clone())
+        self.spaces.get(space)?.get(&replica).map(|shown| shown.data.clone())
     }
 
     /// Who shows something in a space.
     pub(super) fn of(&self, space: &SpaceName) -> Vec<ReplicaId> {
-        self.0.get(space).map(|board| board.keys().copied().collect()).unwrap_or_default()
+        self.spaces.get(space).map(|board| board.keys().copied().collect()).unwrap_or_default()
     }
 
     /// Whom a session has put up in a space. A session speaks for one replica, so at most one.
     pub(super) fn of_session(&self, space: &SpaceName, session: u64) -> Option<ReplicaId> {
-        self.0.get(space)?.iter().find(|(_, shown)| shown.session == session).map(|(replica, _)| *replica)
+        self.spaces.get(space)?.iter().find(|(_, shown)| shown.session == session).map(|(replica, _)| *replica)
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.spaces.is_empty()
     }
 }
 
@@ -86,5 +102,20 @@ mod tests {
         assert!(boards.put(&space, replica(0), 1, None));
         assert!(boards.put(&space, replica(MAX_SHOWN), 2, Some(vec![0])));
         assert_eq!(boards.of(&space).len(), MAX_SHOWN);
+    }
+
+    #[test]
+    fn all_boards_together_are_bounded() {
+        let mut boards = Boards::default();
+        let replica = ReplicaId::from_bytes([1; 16]);
+        let space = |n: usize| SpaceName::new(n.to_string()).unwrap();
+        for n in 0..MAX_SHOWN_ANYWHERE {
+            assert!(boards.put(&space(n), replica, 1, Some(vec![0])));
+        }
+        let late = space(MAX_SHOWN_ANYWHERE);
+        assert!(!boards.put(&late, replica, 1, Some(vec![0])));
+        assert_eq!(boards.spaces.len(), MAX_SHOWN_ANYWHERE, "not even an empty board is left");
+        assert!(boards.put(&space(0), replica, 1, None));
+        assert!(boards.put(&late, replica, 1, Some(vec![0])));
     }
 }

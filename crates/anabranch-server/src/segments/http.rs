@@ -21,7 +21,7 @@ pub(crate) async fn manifest(
     headers: HeaderMap,
     Path(space): Path<String>,
 ) -> Result<Response, Refusal> {
-    let space = readable(&shared, &headers, space)?;
+    let space = readable(&shared, &headers, space).await?;
     let found = shared.segments.manifest(&space).await;
     let (mark, pieces) = found.ok_or((StatusCode::NOT_FOUND, "this space has no segments\n"))?;
     let cursor = seal_cursor(shared.sessions.backend().lineage(), &space, mark);
@@ -55,7 +55,7 @@ pub(crate) async fn segment(
     headers: HeaderMap,
     Path((space, digest)): Path<(String, String)>,
 ) -> Result<Response, Refusal> {
-    let space = readable(&shared, &headers, space)?;
+    let space = readable(&shared, &headers, space).await?;
     let digest: Digest = digest.parse().map_err(|_| (StatusCode::BAD_REQUEST, "not a digest\n"))?;
     let found = shared.segments.segment(&space, &digest).await;
     let bytes = found.ok_or((StatusCode::NOT_FOUND, "no such segment, or not any more\n"))?;
@@ -85,11 +85,15 @@ pub(crate) async fn segment(
     }
 }
 
-/// The space, if the sender of the request may read it: the same check as in a session.
-fn readable(shared: &Shared, headers: &HeaderMap, space: String) -> Result<SpaceName, Refusal> {
-    let access = shared.access(headers)?;
+/// The space, if the sender of the request may read it: the same check as in a session, before anything is looked up.
+async fn readable(shared: &Shared, headers: &HeaderMap, space: String) -> Result<SpaceName, Refusal> {
+    let access = shared.access(headers).await?;
     let space = SpaceName::new(space).map_err(|_| (StatusCode::BAD_REQUEST, "not a valid space name\n"))?;
-    if access.may_read(&space) { Ok(space) } else { Err((StatusCode::FORBIDDEN, "no right to read this space\n")) }
+    if access.may_read(&space) {
+        Ok(space)
+    } else {
+        Err((StatusCode::FORBIDDEN, "no right to read this space\n").into())
+    }
 }
 
 fn tag(digest: &Digest) -> String {

@@ -2,33 +2,39 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_core::sync::{AppendOutcome, LogIndex, LogRow, Pushable, advance_heads, append};
-use anabranch_core::wire::Mark;
+use anabranch_core::sync::{
+    Added, AppendOutcome, LogIndex, LogRow, Offered, Pushable, Used, advance_heads, append, stored_bytes,
+};
+use anabranch_core::wire::{Answer, Mark};
 use anabranch_core::{
     Actor, ChangeHash, CollectionName, EntityId, Heads, ReplicaId, Rewrite, SpaceName, TransactionId, UnixMillis,
 };
 use rusqlite::{Connection, OptionalExtension as _, Params, named_params, params};
 
+use super::accounts::{self, Account};
 use super::reader::space_head;
 use super::{corrupt, failed, signed, unsigned};
+use crate::backend::Author;
 use crate::error::BackendError;
 
 pub(super) fn append_one(
     connection: &Connection,
     space: &SpaceName,
-    replica: ReplicaId,
+    author: &Author,
     received_at: UnixMillis,
     batch: Vec<Pushable>,
 ) -> Result<AppendOutcome, BackendError> {
     let found = space_head(connection, space)?;
     let head = found.map_or(Mark::START, |(_, head)| head);
-    let mut index = Index { connection, space: found.map(|(id, _)| id) };
+    let account = accounts::of(connection, author)?;
+    let mut index = Index { connection, space: found.map(|(id, _)| id), author, account, space_bytes: None };
     let appended = append(&mut index, head, batch)?;
     if let Some(last) = appended.rows.last() {
         let id = move_head(connection, space, last.mark)?;
-        store_changes(connection, id, &appended.rows, replica, received_at)?;
+        store_changes(connection, id, &appended.rows, author.replica, received_at)?;
         store_rewrites(connection, id, &appended.rows)?;
         advance_entities(connection, id, &appended.rows)?;
+        accounts::book(connection, id, author, &appended.rows)?;
     }
     Ok(appended.outcome(head))
 }
@@ -38,6 +44,10 @@ struct Index<'a> {
     connection: &'a Connection,
     /// `None`: nothing has ever been written to it.
     space: Option<i64>,
+    author: &'a Author,
+    account: Account,
+    /// What the space holds, once it has been asked for.
+    space_bytes: Option<u64>,
 }
 
 impl Index<'_> {
@@ -86,6 +96,25 @@ impl LogIndex for Index<'_> {
         let Some(space) = self.space else { return Ok(false) };
         let sql = "SELECT purged FROM entities WHERE space = ?1 AND entity = ?2";
         Ok(self.one(sql, params![space, entity.as_bytes()])?.unwrap_or(false))
+    }
+
+    fn policy(&mut self, offered: &Offered, added: Added) -> Result<Option<Answer>, BackendError> {
+        let Author { replica, relay, quota, .. } = self.author;
+        if let Some(answer) = relay.objection(replica, self.account.owns_replica, &offered.change) {
+            return Ok(Some(answer));
+        }
+        let (mut entity, mut in_space) = (0, 0);
+        if let Some(space) = self.space {
+            let sql = "SELECT bytes FROM entities WHERE space = ?1 AND entity = ?2";
+            entity = self.one(sql, params![space, offered.entity.as_bytes()])?.unwrap_or_default();
+            in_space = match self.space_bytes {
+                Some(bytes) => bytes,
+                None => self.one("SELECT bytes FROM spaces WHERE id = ?1", [space])?.unwrap_or_default(),
+            };
+            self.space_bytes = Some(in_space);
+        }
+        let used = Used { entity, space: in_space, principal: self.account.bytes };
+        Ok(quota.objection(used.and(added.entity, added.space), &offered.change))
     }
 }
 
@@ -162,27 +191,29 @@ fn store_rewrites(connection: &Connection, space: i64, rows: &[LogRow]) -> Resul
 
 /// Moves the heads of the entities that the rows belong to. No document is loaded: dependencies are enough.
 fn advance_entities(connection: &Connection, space: i64, rows: &[LogRow]) -> Result<(), BackendError> {
-    let mut touched: BTreeMap<EntityId, (&CollectionName, Heads, bool)> = BTreeMap::new();
+    let mut touched: BTreeMap<EntityId, (&CollectionName, Heads, bool, u64)> = BTreeMap::new();
     for LogRow { offered, .. } in rows {
-        let (_, heads, purged) = match touched.entry(offered.entity) {
+        let (_, heads, purged, bytes) = match touched.entry(offered.entity) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
                 let (heads, purged) = entity_heads(connection, space, &offered.entity)?;
-                entry.insert((&offered.collection, heads, purged))
+                entry.insert((&offered.collection, heads, purged, 0))
             }
         };
         advance_heads(heads, purged, &offered.change);
+        *bytes += stored_bytes(&offered.change);
     }
     let what = "storing an entity's heads";
     let mut statement = connection
         .prepare_cached(
-            "INSERT INTO entities (space, entity, collection, heads, purged) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (space, entity) DO UPDATE SET heads = excluded.heads, purged = excluded.purged",
+            "INSERT INTO entities (space, entity, collection, heads, purged, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (space, entity) DO UPDATE SET heads = excluded.heads, purged = excluded.purged,
+                 bytes = bytes + excluded.bytes",
         )
         .map_err(failed(what))?;
-    for (entity, (collection, heads, purged)) in touched {
+    for (entity, (collection, heads, purged, bytes)) in touched {
         statement
-            .execute(params![space, entity.as_bytes(), collection.as_str(), heads.to_bytes(), purged])
+            .execute(params![space, entity.as_bytes(), collection.as_str(), heads.to_bytes(), purged, signed(bytes)?])
             .map_err(failed(what))?;
     }
     Ok(())

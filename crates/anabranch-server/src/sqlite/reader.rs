@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anabranch_core::sync::{LogPage, SpaceDigest, next_chain};
+use anabranch_core::sync::{LogPage, MAX_BATCH_OPS, SpaceDigest, next_chain};
 use anabranch_core::wire::{Envelope, Mark};
 use anabranch_core::{Change, CollectionName, Digest, EntityId, Heads, SpaceName, TransactionId};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -87,6 +87,24 @@ pub(super) fn is_empty(connection: &Connection) -> Result<bool, BackendError> {
         .map_err(failed("looking for changes"))
 }
 
+pub(super) fn spaces(
+    connection: &Connection,
+    after: Option<&SpaceName>,
+    most: usize,
+) -> Result<Vec<SpaceName>, BackendError> {
+    let what = "listing the spaces";
+    let mut statement = connection
+        .prepare_cached("SELECT name FROM spaces WHERE name > ?1 ORDER BY name LIMIT ?2")
+        .map_err(failed(what))?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let after = after.map_or("", SpaceName::as_str);
+    let names = statement.query_map(params![after, most], |row| row.get::<_, String>(0)).map_err(failed(what))?;
+    let name = |name: rusqlite::Result<String>| {
+        SpaceName::new(name.map_err(failed(what))?).map_err(|_| corrupt("a space's name"))
+    };
+    names.map(name).collect()
+}
+
 pub(super) fn overview(connection: &Connection, space: &SpaceName) -> Result<SpaceOverview, BackendError> {
     let mut digest = SpaceDigest::default();
     let Some((id, head)) = space_head(connection, space)? else {
@@ -136,7 +154,7 @@ pub(super) fn page(
         .map_err(failed(what))?;
     // A place beyond SQLite's range cannot be in the log; `holds` has said so above.
     let mut rows = statement.query(params![id, signed(after.seq)?]).map_err(failed(what))?;
-    let mut page = Page { rows: Vec::new(), bytes: 0, group_at: 0, last: after };
+    let mut page = Page { rows: Vec::new(), bytes: 0, ops: 0, group_at: 0, last: after };
     while let Some(row) = rows.next().map_err(failed(what))? {
         if !page.take(row, budget)? {
             return Ok(LogPage::Rows { rows: page.rows, more: true });
@@ -162,6 +180,7 @@ fn holds(connection: &Connection, space: Option<i64>, mark: Mark) -> Result<bool
 struct Page {
     rows: Vec<(Mark, Envelope)>,
     bytes: usize,
+    ops: usize,
     /// Where the last transaction begins.
     group_at: usize,
     last: Mark,
@@ -173,13 +192,15 @@ impl Page {
         let joined: bool = row.get(7).map_err(failed("reading a change"))?;
         if !joined {
             // What is complete and over the budget ends here, even if it stands alone.
-            if !self.rows.is_empty() && (self.bytes >= budget.bytes || self.rows.len() >= budget.changes) {
+            let full = self.bytes >= budget.bytes || self.rows.len() >= budget.changes || self.ops >= MAX_BATCH_OPS;
+            if !self.rows.is_empty() && full {
                 return Ok(false);
             }
             self.group_at = self.rows.len();
         }
-        let (mark, envelope) = envelope(row, self.last)?;
+        let (mark, envelope, ops) = envelope(row, self.last)?;
         self.bytes += envelope.change.len();
+        self.ops = self.ops.saturating_add(ops);
         self.rows.push((mark, envelope));
         self.last = mark;
         let over = self.bytes > budget.bytes || self.rows.len() > budget.changes;
@@ -191,8 +212,9 @@ impl Page {
     }
 }
 
-/// Reads a row, and proves that it is what was stored: SQLite does not notice a flipped bit in a blob.
-fn envelope(row: &Row<'_>, before: Mark) -> Result<(Mark, Envelope), BackendError> {
+/// Reads a row and how many ops it has, and proves that it is what was stored: SQLite does not notice a flipped bit in a
+/// blob.
+fn envelope(row: &Row<'_>, before: Mark) -> Result<(Mark, Envelope, usize), BackendError> {
     let what = "reading a change";
     let seq = unsigned(row.get(0).map_err(failed(what))?)?;
     let chain = Digest::from_bytes(blob(row, 1)?);
@@ -210,8 +232,9 @@ fn envelope(row: &Row<'_>, before: Mark) -> Result<(Mark, Envelope), BackendErro
     if seq != before.seq + 1 || chain != expected {
         return Err(corrupt("the log's chain"));
     }
+    let ops = change.op_count();
     let envelope = Envelope { entity, collection, parent, transaction, change: change.into_bytes() };
-    Ok((Mark { seq, chain }, envelope))
+    Ok((Mark { seq, chain }, envelope, ops))
 }
 
 pub(super) fn optional_blob(row: &Row<'_>, column: usize) -> Result<Option<[u8; 16]>, BackendError> {

@@ -70,6 +70,7 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (space, entity, original, part)
     ) STRICT, WITHOUT ROWID;
 ",
+    include_str!("accounts.sql"),
 ];
 
 /// Makes the file current, and returns its lineage.
@@ -138,6 +139,29 @@ mod tests {
         assert_eq!(lineage, Lineage::from_bytes([0; 16]));
         let purged: i64 = connection.query_row("SELECT purged FROM entities", [], |row| row.get(0)).unwrap();
         assert_eq!(purged, 0);
+    }
+
+    #[test]
+    fn what_an_older_file_holds_is_counted() {
+        let mut connection = memory();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        connection.execute_batch(MIGRATIONS[1]).unwrap();
+        connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        connection.pragma_update(None, "user_version", 2).unwrap();
+        let rows = "INSERT INTO server VALUES (1, zeroblob(16));
+             INSERT INTO spaces VALUES (1, 'home', 2, zeroblob(32)), (2, 'work', 1, zeroblob(32));
+             INSERT INTO entities (space, entity, collection, heads) VALUES (1, zeroblob(16), 'notes', zeroblob(32));
+             INSERT INTO changes (space, seq, chain, entity, hash, collection, actor, actor_seq, joined, replica,
+                 received_at, bytes)
+             SELECT 1, n, zeroblob(32), zeroblob(16), randomblob(32), 'notes', x'01', n, 0, zeroblob(16), 0, zeroblob(n)
+             FROM (SELECT 1 AS n UNION SELECT 2);";
+        connection.execute_batch(rows).unwrap();
+        migrate(&mut connection, &mut SystemEnvironment).unwrap();
+        let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u64>(0)).unwrap();
+        let expected = 1 + 2 + 2 * anabranch_core::sync::ROW_BYTES;
+        assert_eq!(count("SELECT bytes FROM entities"), expected);
+        assert_eq!(count("SELECT bytes FROM spaces WHERE name = 'home'"), expected);
+        assert_eq!(count("SELECT bytes FROM spaces WHERE name = 'work'"), 0);
     }
 
     #[test]

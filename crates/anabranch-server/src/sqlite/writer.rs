@@ -4,14 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, JoinHandle};
 
 use anabranch_core::sync::{AppendOutcome, Pushable};
-use anabranch_core::{Environment, ReplicaId, SpaceName};
+use anabranch_core::{Environment, SpaceName};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::append::append_one;
 use super::connection::Source;
 use super::failed;
-use crate::backend::Commit;
+use crate::backend::{Author, Commit};
 use crate::error::BackendError;
 
 /// Appends that wait for the writer; whoever comes later waits for a place.
@@ -23,7 +23,7 @@ const GROUP: usize = 128;
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) space: SpaceName,
-    pub(super) replica: ReplicaId,
+    pub(super) author: Author,
     pub(super) batch: Vec<Pushable>,
     pub(super) reply: oneshot::Sender<Result<AppendOutcome, BackendError>>,
 }
@@ -51,13 +51,13 @@ impl Writer {
     pub(super) async fn append(
         &self,
         space: SpaceName,
-        replica: ReplicaId,
+        author: Author,
         batch: Vec<Pushable>,
     ) -> Result<AppendOutcome, BackendError> {
         let gone = || BackendError::internal("the writer is gone");
         let (reply, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(gone)?;
-        queue.send(Job { space, replica, batch, reply }).await.map_err(|_| gone())?;
+        queue.send(Job { space, author, batch, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| BackendError::internal("the writer did not answer"))?
     }
 }
@@ -103,9 +103,9 @@ impl State {
         let appends = group.len();
         let mut replies = Vec::with_capacity(appends);
         let mut work = Vec::with_capacity(appends);
-        for Job { space, replica, batch, reply } in group {
+        for Job { space, author, batch, reply } in group {
             replies.push((space.clone(), reply));
-            work.push((space, replica, batch));
+            work.push((space, author, batch));
         }
         match self.commit(work) {
             Ok(outcomes) => {
@@ -131,7 +131,7 @@ impl State {
     /// Does all appends in one transaction, each in a savepoint of its own. An error here is everyone's.
     fn commit(
         &mut self,
-        work: Vec<(SpaceName, ReplicaId, Vec<Pushable>)>,
+        work: Vec<(SpaceName, Author, Vec<Pushable>)>,
     ) -> Result<Vec<Result<AppendOutcome, BackendError>>, BackendError> {
         let received_at = self.environment.now();
         if !self.trusted {
@@ -145,9 +145,9 @@ impl State {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed("beginning a transaction"))?;
         let mut outcomes = Vec::with_capacity(work.len());
-        for (space, replica, batch) in work {
+        for (space, author, batch) in work {
             let outcome = in_savepoint(&mut transaction, |connection| {
-                append_one(connection, &space, replica, received_at, batch)
+                append_one(connection, &space, &author, received_at, batch)
             });
             if let Err(error) = &outcome {
                 tracing::warn!(%space, %error, "an append failed");
@@ -179,7 +179,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use anabranch_core::wire::Answer;
-    use anabranch_core::{CollectionName, EntityId};
+    use anabranch_core::{CollectionName, EntityId, ReplicaId};
 
     use super::*;
     use crate::SystemEnvironment;
@@ -219,7 +219,7 @@ mod tests {
         let (writer, mut heard) = writer(&folder.path().join("server.db"), &REFUSE);
         let home = SpaceName::new("home").unwrap();
         let replica = ReplicaId::from_bytes([1; 16]);
-        let append = |entity| writer.append(home.clone(), replica, vec![pushable(entity)]);
+        let append = |entity| writer.append(home.clone(), Author::new(replica), vec![pushable(entity)]);
         let (first, second) = tokio::join!(append(1), append(2));
         assert!(first.is_err() && second.is_err());
         assert!(heard.try_recv().is_err());

@@ -19,6 +19,10 @@ impl Author {
     pub(crate) fn new(name: u8) -> Self {
         let mut actor = [name; 16];
         actor[0] = 1;
+        Self::with_actor(actor)
+    }
+
+    pub(crate) fn with_actor(actor: [u8; 16]) -> Self {
         Self { actor, documents: HashMap::new() }
     }
 

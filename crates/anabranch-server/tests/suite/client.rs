@@ -2,15 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anabranch_core::wire::{self, ClientMessage, Cursor, Envelope, Hello, Pull, Push, Pushed, ServerMessage, Welcome};
-use anabranch_core::{Actor, Lineage};
+use anabranch_core::{Actor, Entropy, Environment, Lineage, UnixMillis};
 use anabranch_server::{Server, ServerHandle, ServerOptions, SqliteBackend, SystemEnvironment};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::changes::{replica, space};
@@ -25,6 +27,36 @@ pub(crate) async fn guarded<T>(future: impl Future<Output = T>) -> T {
 pub(crate) async fn start(backend: SqliteBackend) -> ServerHandle {
     let address = "127.0.0.1:0".parse().unwrap();
     Server::bind(address, Arc::new(backend), ServerOptions::default()).await.unwrap().spawn()
+}
+
+/// A server with these options, in memory.
+pub(crate) async fn start_with(options: ServerOptions) -> ServerHandle {
+    let backend = SqliteBackend::open_in_memory(Box::new(SystemEnvironment)).unwrap();
+    Server::bind("127.0.0.1:0".parse().unwrap(), Arc::new(backend), options).await.unwrap().spawn()
+}
+
+/// A clock that stands still until it is set.
+#[derive(Clone, Debug)]
+pub(crate) struct TestClock(Arc<AtomicI64>);
+
+impl TestClock {
+    pub(crate) fn new(seconds: i64) -> Self {
+        Self(Arc::new(AtomicI64::new(seconds * 1_000)))
+    }
+
+    pub(crate) fn set(&self, seconds: i64) {
+        self.0.store(seconds * 1_000, Ordering::Relaxed);
+    }
+}
+
+impl Environment for TestClock {
+    fn now(&self) -> UnixMillis {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn entropy(&mut self) -> &mut dyn Entropy {
+        unimplemented!("a server's sessions take no randomness")
+    }
 }
 
 pub(crate) async fn start_in_memory() -> ServerHandle {
@@ -60,11 +92,30 @@ impl Client {
     }
 
     pub(crate) async fn connect_silently(address: SocketAddr) -> Self {
-        let url = format!("ws://{address}/v1/sync");
+        Self::open(address, None).await.expect("an upgrade")
+    }
+
+    /// Opens a session with a token; the HTTP status if the server refuses it.
+    pub(crate) async fn open(address: SocketAddr, token: Option<&str>) -> Result<Self, u16> {
+        let mut request = format!("ws://{address}/v1/sync").into_client_request().unwrap();
+        if let Some(token) = token {
+            request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
         // Without Nagle's algorithm: else every second small message waits 40 ms.
-        let connecting = tokio_tungstenite::connect_async_with_config(url, None, true);
-        let (socket, _) = guarded(connecting).await.unwrap();
-        Self { socket }
+        let connecting = tokio_tungstenite::connect_async_with_config(request, None, true);
+        match guarded(connecting).await {
+            Ok((socket, _)) => Ok(Self { socket }),
+            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("no connection: {error}"),
+        }
+    }
+
+    /// Opens a session with a token, and says hello.
+    pub(crate) async fn welcome(address: SocketAddr, token: &str, name: u8) -> Self {
+        let mut client = Self::open(address, Some(token)).await.expect("an upgrade");
+        client.send(&hello(name, None)).await;
+        assert!(matches!(client.receive().await, ServerMessage::Welcome(_)));
+        client
     }
 
     /// Says goodbye, so that a stopping server has nobody to wait for.
@@ -79,6 +130,25 @@ impl Client {
 
     pub(crate) async fn send_bytes(&mut self, frame: Vec<u8>) {
         guarded(self.socket.send(Message::Binary(frame.into()))).await.unwrap();
+    }
+
+    /// Gives a sign of life; `false` if the connection has ended.
+    pub(crate) async fn ping(&mut self) -> bool {
+        guarded(self.socket.send(Message::Ping(Vec::new().into()))).await.is_ok()
+    }
+
+    /// The next frame, as it came; `None` when the connection has ended.
+    pub(crate) async fn next_frame(&mut self) -> Option<Vec<u8>> {
+        guarded(async {
+            loop {
+                match self.socket.next().await? {
+                    Ok(Message::Binary(frame)) => return Some(frame.into()),
+                    Ok(Message::Close(_)) | Err(_) => return None,
+                    Ok(_) => {}
+                }
+            }
+        })
+        .await
     }
 
     /// The next message; `None` when the connection has ended, with the close code if there was one.

@@ -57,10 +57,17 @@ macro_rules! conformance {
             a_reconcile_tells_what_the_space_holds,
             commits_are_announced,
             histories_are_the_log_entity_by_entity,
+            spaces_are_listed_in_order,
+            quotas_are_kept,
+            a_replica_belongs_to_whoever_stored_for_it_first,
         }
     };
 }
 pub(crate) use conformance;
+
+pub(crate) use crate::authors::{
+    a_replica_belongs_to_whoever_stored_for_it_first, quotas_are_kept, spaces_are_listed_in_order,
+};
 
 pub(crate) async fn histories_are_the_log_entity_by_entity(storage: impl Storage) {
     let backend = storage.open();

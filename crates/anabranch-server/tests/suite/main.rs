@@ -2,9 +2,13 @@
 //! real sockets.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod authors;
 mod changes;
 mod client;
 mod conformance;
+mod limits;
+mod policies;
 mod segments;
 mod sqlite;
 mod sync;
+mod tokens;

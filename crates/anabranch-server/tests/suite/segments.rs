@@ -230,7 +230,7 @@ async fn segments_are_for_those_who_may_read_the_space() {
     let authorize = |headers: &anabranch_server::HeaderMap| {
         headers.get("authorization").map(|_| -> SharedAccess { Arc::new(OnlyWork) })
     };
-    let options = ServerOptions { authorize: Some(Arc::new(authorize)), ..ServerOptions::default() };
+    let options = ServerOptions { authorizer: Some(Arc::new(authorize)), ..ServerOptions::default() };
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), Arc::new(backend), options).await.unwrap().spawn();
     let path = format!("/v1/spaces/home/segments/{}", Digest::of(b"any"));
     for path in ["/v1/spaces/home/segments", &path] {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anabranch_core::sync::{PAGE_CHANGES, WINDOW_PAGES};
 use anabranch_core::wire::{self, Answer, ClientMessage, Limits, MAX_PRESENCE_BYTES, RefusalCode, ServerMessage};
 use anabranch_server::{
-    OpenAccess, PageBudget, Server, ServerError, ServerOptions, SharedAccess, SqliteBackend, SystemEnvironment,
+    HeaderMap, OpenAccess, PageBudget, Server, ServerError, ServerOptions, SharedAccess, SqliteBackend,
+    SystemEnvironment,
 };
 
 use crate::changes::{Author, accepted, entity, replica, space, transaction};
@@ -368,7 +369,7 @@ async fn a_stopping_server_says_goodbye() {
 async fn authorization_decides() {
     let backend = SqliteBackend::open_in_memory(Box::new(SystemEnvironment)).unwrap();
     let options = ServerOptions {
-        authorize: Some(Arc::new(|headers| {
+        authorizer: Some(Arc::new(|headers: &HeaderMap| {
             let known = headers.get("authorization").is_some_and(|token| token == "Bearer good");
             known.then(|| -> SharedAccess { Arc::new(OpenAccess) })
         })),

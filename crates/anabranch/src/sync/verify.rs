@@ -194,7 +194,7 @@ impl Verify {
 fn refused(code: RefusalCode, message: String) -> Error {
     let error = match code {
         RefusalCode::OtherLineage { lineage, .. } => SyncError::Halted(Halt::OtherLineage(lineage)),
-        RefusalCode::Forbidden => SyncError::Halted(Halt::Forbidden(message)),
+        RefusalCode::Forbidden | RefusalCode::Expired => SyncError::Halted(Halt::Forbidden(message)),
         RefusalCode::Protocol => SyncError::Halted(Halt::Protocol(message)),
         _ => SyncError::Offline(message),
     };

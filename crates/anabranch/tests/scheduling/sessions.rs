@@ -139,14 +139,14 @@ fn signing_out_says_what_is_unsent_and_makes_room_for_another_account() -> Resul
 /// The real server and the real transport: the token is in the header, and nowhere that it could be seen.
 #[test]
 fn a_token_travels_in_the_header_of_the_websocket() -> Result<(), Error> {
-    use anabranch_server::{OpenAccess, Server, ServerOptions, SharedAccess, SqliteBackend};
+    use anabranch_server::{HeaderMap, OpenAccess, Server, ServerOptions, SharedAccess, SqliteBackend};
 
     let world = World::new();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let server = runtime.block_on(async {
         let backend = SqliteBackend::open(world.path("server.db"), Box::new(anabranch::SystemEnvironment::new()));
         let options = ServerOptions {
-            authorize: Some(Arc::new(|headers| {
+            authorizer: Some(Arc::new(|headers: &HeaderMap| {
                 let known = headers.get("authorization").is_some_and(|token| token == "Bearer correct-horse");
                 known.then(|| -> SharedAccess { Arc::new(OpenAccess) })
             })),
