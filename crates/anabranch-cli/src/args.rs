@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Sync(Sync),
     /// Prove that a replica and its server hold the same, or list what differs. Changes nothing.
     Verify(Verify),
+    /// Find what is damaged in a replica's file, and save what can be saved. No process may have it open.
+    Repair(Repair),
     /// Show what is pending, and how the sync stands.
     Status(Status),
     /// Show what no server has accepted yet, and why.
@@ -394,6 +396,19 @@ pub(crate) struct Verify {
     /// How long to try.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub(crate) timeout: u32,
+}
+
+/// `repair`.
+#[derive(Debug, Args)]
+pub(crate) struct Repair {
+    /// The replica.
+    pub(crate) file: PathBuf,
+    /// Only say what is damaged; change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// The schema, should the file's own not be readable.
+    #[arg(long, value_name = "SCHEMA.TOML")]
+    pub(crate) schema: Option<PathBuf>,
 }
 
 /// `status`.

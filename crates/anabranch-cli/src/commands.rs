@@ -9,6 +9,7 @@ pub(crate) mod outbox;
 pub(crate) mod peer;
 mod progress;
 pub(crate) mod read;
+pub(crate) mod repair;
 pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod status;

@@ -44,6 +44,7 @@ fn run(command: Option<Command>, output: &mut Output) -> Result<(), CliError> {
         Some(Command::Log(arguments)) => commands::read::log(&arguments, output),
         Some(Command::Sync(arguments)) => commands::sync::run(&arguments, output),
         Some(Command::Verify(arguments)) => commands::verify::run(&arguments, output),
+        Some(Command::Repair(arguments)) => commands::repair::run(&arguments, output),
         Some(Command::Status(arguments)) => commands::status::run(&arguments, output),
         Some(Command::Outbox(arguments)) => commands::outbox::list(&arguments, output),
         Some(Command::Resend(arguments)) => commands::outbox::resend(&arguments, output),

@@ -20,7 +20,7 @@ impl Write<'_> {
         let Some(row) = rows::entity_by_key(&self.engine.connection, key)? else { return Ok(false) };
         let pending = self.engine.connection.prepare_cached("SELECT 1 FROM outbox WHERE entity = ?")?.exists([key])?;
         // What is purged has nothing to fold, and its markers are looked for in the log.
-        if pending || self.is_purged(&row)? {
+        if pending || row.damaged || self.is_purged(&row)? {
             return Ok(false);
         }
         if self.engine.is_unchecked(key)? {

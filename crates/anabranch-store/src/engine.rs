@@ -21,7 +21,8 @@ use crate::cache::{DocumentCache, EntityKey};
 use crate::error::StoreError;
 use crate::file;
 use crate::read::Read;
-use crate::rows::{self, EntityRow};
+use crate::rows::{self, EntityRow, SpaceKey};
+use crate::seal::Seals;
 use crate::transaction::OpenTransaction;
 use crate::witness::Witness;
 
@@ -32,6 +33,7 @@ pub(crate) use flush::{Dirty, Pending};
 pub struct Engine {
     path: PathBuf,
     pub(crate) connection: Connection,
+    pub(crate) seals: Seals,
     pub(crate) schema: Arc<Schema>,
     pub(crate) environment: Box<dyn Environment>,
     pub(crate) clock: Clock,
@@ -60,6 +62,8 @@ pub struct Engine {
     /// Rows are derived again, after an upgrade.
     pub(crate) projecting: bool,
     pub(crate) sign_out: SignOut,
+    /// Spaces of which something has to be fetched again, and sessions may be under way that do not know.
+    pub(crate) outdated: BTreeSet<SpaceKey>,
     /// The replica's id is the file's.
     is_prepared: bool,
     stats: Arc<Stats>,
@@ -191,13 +195,15 @@ impl Engine {
         if schema.is_none() && !path.exists() {
             return Err(StoreError::NotInitialised(path.display().to_string()));
         }
-        let connection = file::open_writer(path)?;
+        let seals = Seals::default();
+        let connection = file::open_writer(path, &seals)?;
         let now = environment.now();
         let replica = ReplicaId::mint(now, environment.entropy());
         let actor = Actor::mint(&replica, environment.entropy());
         let mut engine = Self {
             path: path.to_owned(),
             connection,
+            seals,
             schema: Arc::new(Schema { version: 0, collections: Default::default() }),
             environment,
             clock: Clock::default(),
@@ -216,6 +222,7 @@ impl Engine {
             sweeping: false,
             projecting: false,
             sign_out: SignOut::No,
+            outdated: BTreeSet::new(),
             is_prepared: false,
             stats: Arc::default(),
         };
@@ -339,7 +346,7 @@ impl Engine {
             return Err(StoreError::SignedOut);
         }
         if self.broken {
-            self.connection = file::open_writer(&self.path)?;
+            self.connection = file::open_writer(&self.path, &self.seals)?;
             self.broken = false;
             self.data_version = 0;
         }
@@ -384,6 +391,10 @@ impl Engine {
     }
 
     fn finish_commit(&mut self) -> Result<(), StoreError> {
+        if let Err(error) = self.seals.seal_touched(&self.connection) {
+            self.roll_back();
+            return Err(error);
+        }
         let Err(failure) = self.connection.execute_batch("COMMIT") else {
             if self.sign_out == SignOut::UnderWay {
                 self.sign_out = SignOut::Done;
@@ -398,6 +409,7 @@ impl Engine {
     }
 
     fn roll_back(&mut self) {
+        self.seals.forget_touched();
         self.cache.clear();
         self.repaired.clear();
         if self.sign_out == SignOut::UnderWay {
@@ -455,10 +467,20 @@ impl Engine {
             return Ok(document);
         }
         self.stats.documents_loaded.fetch_add(1, Ordering::Relaxed);
-        if self.is_unchecked(row.key)? {
-            return self.load_unchecked(row);
+        let document = if self.is_unchecked(row.key)? {
+            self.load_unchecked(row)
+        } else {
+            rows::load_document(&self.connection, row, &self.actor)
+        };
+        // An index that has lost a change must not pass for a history without it.
+        let whole = document.and_then(|document| match rows::entity_heads(&self.connection, row.key)? {
+            heads if heads.hashes().iter().all(|head| document.has(head)) => Ok(document),
+            _ => Err(StoreError::DamagedEntity { entity: row.id, reason: "a part of its history is not in the log" }),
+        });
+        if whole.is_err() {
+            self.seals.suspect(row.key);
         }
-        rows::load_document(&self.connection, row, &self.actor)
+        whole
     }
 }
 
@@ -504,7 +526,7 @@ impl Write<'_> {
 
     /// Reads what the transaction sees.
     pub(crate) const fn as_read(&self) -> Read<'_> {
-        Read::new(&self.engine.connection)
+        Read::within(&self.engine.connection, &self.engine.seals)
     }
 }
 

@@ -110,6 +110,17 @@ pub enum StoreError {
     /// A transaction is larger than every server takes at once.
     #[error("a transaction holds at most {MAX_TRANSACTION_CHANGES} changes and {} KiB", MAX_TRANSACTION_BYTES >> 10)]
     TransactionTooLarge,
+    /// An entity of this file is damaged, or waits for what is missing of it: what is left of it is not shown.
+    #[error("entity {entity} is damaged: {reason}")]
+    DamagedEntity {
+        /// The entity.
+        entity: EntityId,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The file itself cannot be read as what it was. `anabranch repair` saves what can be saved.
+    #[error("the file is damaged: {0}")]
+    DamagedFile(String),
     /// What the file holds does not read back as what was written.
     #[error("the file is damaged: {0}")]
     DamagedRow(&'static str),
@@ -170,7 +181,12 @@ impl StoreError {
             | Self::TransactionTooLarge
             | Self::SignedOut
             | Self::Closed => ErrorKind::Invalid,
-            Self::Lost(_) | Self::NotAReplica(_) | Self::Damaged { .. } | Self::DamagedRow(_) => ErrorKind::Damaged,
+            Self::Lost(_)
+            | Self::NotAReplica(_)
+            | Self::Damaged { .. }
+            | Self::DamagedEntity { .. }
+            | Self::DamagedFile(_)
+            | Self::DamagedRow(_) => ErrorKind::Damaged,
             Self::Sqlite(error) => sqlite_kind(error),
             Self::CommitUnknown(_) | Self::Aborted(_) | Self::Overtaken => ErrorKind::Retry,
             Self::Panicked | Self::OutOfRange => ErrorKind::Internal,
@@ -197,6 +213,20 @@ fn sqlite_kind(error: &rusqlite::Error) -> ErrorKind {
 }
 
 impl StoreError {
+    /// The entity that is damaged, if it is one.
+    #[must_use]
+    pub fn damaged_entity(&self) -> Option<EntityId> {
+        match self {
+            Self::Damaged { entity, .. } | Self::DamagedEntity { entity, .. } => Some(*entity),
+            _ => None,
+        }
+    }
+
+    /// Whether SQLite has found the file damaged.
+    pub(crate) fn is_corruption(error: &rusqlite::Error) -> bool {
+        sqlite_kind(error) == ErrorKind::Damaged
+    }
+
     /// The same failure of a shared transaction, for one more of the writes that were in it.
     pub(crate) fn for_another(&self) -> Self {
         match self {

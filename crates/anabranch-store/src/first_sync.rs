@@ -84,7 +84,7 @@ impl Write<'_> {
             let envelopes = changes.into_iter().map(envelope).collect();
             return self.receive_entity(taking.space, id, envelopes, Origin::Remote(taking.remote), received);
         };
-        let row = EntityRow { key, space: taking.space, id, collection: taking.collection.clone() };
+        let row = EntityRow { key, space: taking.space, id, collection: taking.collection.clone(), damaged: false };
         self.log_plain(taking, &row, &changes, received)?;
         if taking.refers || !plain.state.breaches.is_empty() {
             let counts = conflicts::rewrite(&self.engine.connection, &row, &plain.state, taking.schema)?;

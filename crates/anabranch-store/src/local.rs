@@ -155,7 +155,14 @@ impl Write<'_> {
     pub(crate) fn entity(&self, space: &SpaceName, id: EntityId) -> Result<EntityRow, StoreError> {
         let connection = &self.engine.connection;
         let Some(space) = rows::space_key(connection, space)? else { return Err(StoreError::NoEntity(id)) };
-        rows::find_entity(connection, space, id)?.ok_or(StoreError::NoEntity(id))
+        match rows::find_entity(connection, space, id)? {
+            None => Err(StoreError::NoEntity(id)),
+            Some(row) if row.damaged => {
+                let reason = "a part of its history is missing; the next sync fetches what a server has of it";
+                Err(StoreError::DamagedEntity { entity: id, reason })
+            }
+            Some(row) => Ok(row),
+        }
     }
 
     pub(crate) fn collection(&self, name: &CollectionName) -> Result<Collection, StoreError> {

@@ -38,6 +38,10 @@ impl Write<'_> {
     /// If the database fails.
     pub fn ensure_remote(&mut self, url: &str, in_use: &[RemoteKey]) -> Result<RemoteKey, StoreError> {
         let connection = &self.engine.connection;
+        if in_use.is_empty() {
+            // Whoever begins now reads what the file says.
+            self.engine.outdated.clear();
+        }
         let known =
             connection.query_row("SELECT key FROM remotes WHERE url = ?", [url], |row| row.get(0)).optional()?;
         if let Some(key) = known {
@@ -87,6 +91,10 @@ impl Write<'_> {
         let (connection, now) = (&self.engine.connection, self.now());
         let Some(space) = rows::space_key(connection, &read.space)? else { return Ok(OutboxPage::default()) };
         let items = PageBuilder::new(connection, &self.engine.schema, now, remote, space, read)?.fill()?;
+        if items.is_empty() {
+            self.check_pending()?;
+        }
+        let connection = &self.engine.connection;
         let retry_at = connection
             .prepare_cached(
                 "SELECT min(not_before) FROM outbox INDEXED BY outbox_blocking WHERE remote = ? AND state = 'pending' \

@@ -12,7 +12,8 @@ use crate::attempts::class_from;
 use crate::error::StoreError;
 use crate::first_sync;
 use crate::local_only::NOT_LOCAL;
-use crate::rows::{self, RemoteKey};
+use crate::rows::{self, HEADS, RemoteKey};
+use crate::seal::{self, ENTITY, Seals};
 use crate::subset::{self, Subset};
 
 /// The most rows that a query returns.
@@ -22,6 +23,8 @@ const MAX_QUERY_ROWS: usize = 1_000_000;
 #[derive(Debug)]
 pub struct Read<'a> {
     connection: &'a Connection,
+    /// Of a transaction under way: rows that it has written have no seal yet.
+    seals: Option<&'a Seals>,
 }
 
 /// An entity as its row has it.
@@ -108,6 +111,8 @@ pub struct Totals {
     pub quarantined: u64,
     /// Foreign changes that wait for others.
     pub orphaned: u64,
+    /// Entities that were found damaged: see [`Read::damaged`].
+    pub damaged: u64,
 }
 
 /// How far first syncs have come. Segments that were here already count as done.
@@ -150,12 +155,13 @@ pub struct RemoteState {
     pub clock_skew_millis: Option<i64>,
 }
 
-const ENTITY_COLUMNS: &str = "e.id, e.collection, e.state, e.heads, e.deleted, e.pending, e.dirty_fields, \
-     e.conflicts, e.created_at, e.updated_at, e.last_sync_at, e.items, e.purged";
-
 impl<'a> Read<'a> {
     pub(crate) const fn new(connection: &'a Connection) -> Self {
-        Self { connection }
+        Self { connection, seals: None }
+    }
+
+    pub(crate) const fn within(connection: &'a Connection, seals: &'a Seals) -> Self {
+        Self { connection, seals: Some(seals) }
     }
 
     pub(crate) const fn connection(&self) -> &Connection {
@@ -176,20 +182,28 @@ impl<'a> Read<'a> {
     /// An entity by its id. A deleted one is found, too, and says so.
     ///
     /// # Errors
-    /// If the database fails.
+    /// If the database fails, or the entity is damaged.
     pub fn entity(&self, space: &SpaceName, id: EntityId) -> Result<Option<EntityRecord>, StoreError> {
-        let mut statement = self.connection.prepare_cached(&format!(
-            "SELECT {ENTITY_COLUMNS} FROM entities e JOIN spaces s ON s.key = e.space \
-             WHERE s.name = ? AND e.id = ? AND e.born = 1"
-        ))?;
-        let mut rows = statement.query(params![space.as_str(), id.to_string()])?;
-        rows.next()?.map(record).transpose()
+        let text = id.to_string();
+        for way in rows::WAYS {
+            let mut statement = self.connection.prepare_cached(&format!(
+                "SELECT {ENTITY}, e.seal FROM entities e INDEXED BY {way} JOIN spaces s ON s.key = e.space \
+                 WHERE s.name = ? AND e.id = ?"
+            ))?;
+            let mut rows = statement.query(params![space.as_str(), text])?;
+            let Some(row) = rows.next()? else { continue };
+            let found = self.record(row, Some(id))?;
+            if found.record.id == id {
+                return Ok(found.born.then_some(found.record));
+            }
+        }
+        Ok(None)
     }
 
     /// The entities of a collection that are not deleted, oldest id first, after `after`, at most `limit`.
     ///
     /// # Errors
-    /// If the database fails.
+    /// If the database fails, or one of them is damaged.
     pub fn list(
         &self,
         space: &SpaceName,
@@ -198,14 +212,15 @@ impl<'a> Read<'a> {
         limit: u32,
     ) -> Result<Vec<EntityRecord>, StoreError> {
         let mut statement = self.connection.prepare_cached(&format!(
-            "SELECT {ENTITY_COLUMNS} FROM entities e JOIN spaces s ON s.key = e.space \
-             WHERE s.name = ? AND e.id > ? AND e.collection = ? AND e.deleted = 0 AND e.born = 1 ORDER BY e.id LIMIT ?"
+            "SELECT {ENTITY}, e.seal FROM entities e JOIN spaces s ON s.key = e.space \
+             WHERE s.name = ? AND e.id > ? AND e.collection = ? AND e.deleted = 0 AND e.born = 1 AND e.damaged < 2 \
+             ORDER BY e.id LIMIT ?"
         ))?;
         let after = after.map(|id| id.to_string()).unwrap_or_default();
         let mut rows = statement.query(params![space.as_str(), after, collection.as_str(), limit])?;
         let mut records = Vec::new();
         while let Some(row) = rows.next()? {
-            records.push(record(row)?);
+            records.push(self.record(row, None)?.record);
         }
         Ok(records)
     }
@@ -314,6 +329,7 @@ impl<'a> Read<'a> {
             open_conflicts: count("SELECT count(*) FROM conflicts WHERE open = 1")?,
             quarantined: count("SELECT count(*) FROM quarantine")?,
             orphaned: count("SELECT count(*) FROM orphans")?,
+            damaged: count("SELECT count(*) FROM damage")?,
         })
     }
 
@@ -436,8 +452,8 @@ impl<'a> Read<'a> {
 
     fn each_head(&self, space: &SpaceName, mut each: impl FnMut(EntityId, Heads)) -> Result<(), StoreError> {
         let mut statement = self.connection.prepare_cached(&format!(
-            "SELECT e.id, e.heads FROM entities e JOIN spaces s ON s.key = e.space \
-             WHERE s.name = ? AND length(e.heads) > 0 AND {NOT_LOCAL} ORDER BY e.id",
+            "SELECT e.id, {HEADS} AS heads FROM entities e JOIN spaces s ON s.key = e.space \
+             WHERE s.name = ? AND length({HEADS}) > 0 AND {NOT_LOCAL} ORDER BY e.id",
         ))?;
         let mut rows = statement.query([space.as_str()])?;
         while let Some(row) = rows.next()? {
@@ -466,27 +482,52 @@ impl<'a> Read<'a> {
     }
 }
 
-fn record(row: &Row<'_>) -> Result<EntityRecord, StoreError> {
-    let state: String = row.get(2)?;
-    let state = serde_json::from_str(&state).map_err(|_| StoreError::DamagedRow("a state is not JSON"))?;
-    let dirty: String = row.get(6)?;
-    let dirty_fields = serde_json::from_str(&dirty).map_err(|_| StoreError::DamagedRow("dirty_fields is not JSON"))?;
-    Ok(EntityRecord {
-        id: row.get::<_, String>(0)?.parse()?,
-        collection: CollectionName::new(row.get::<_, String>(1)?)?,
-        state,
-        version: rows::heads_of(row, "heads")?.version(),
-        deleted: row.get(4)?,
-        pending: row.get(5)?,
-        dirty_fields,
-        conflicts: row.get(7)?,
-        open_conflicts: row.get(11)?,
-        can_purge: row.get::<_, bool>(4)? && row.get::<_, u64>(5)? == 0 && !row.get::<_, bool>(12)?,
-        purged: row.get(12)?,
-        created_at: row.get(8)?,
-        updated_at: row.get(9)?,
-        last_sync_at: row.get(10)?,
-    })
+/// A row of `entities`, and whether there is an entity to it.
+struct Found {
+    record: EntityRecord,
+    born: bool,
+}
+
+impl Read<'_> {
+    /// A row whose columns are those of the seal, and the seal. It is verified before anything in it is believed.
+    fn record(&self, row: &Row<'_>, wanted: Option<EntityId>) -> Result<Found, StoreError> {
+        let id = row.get::<_, String>(2).map_err(StoreError::from).and_then(|id| Ok(id.parse::<EntityId>()?));
+        let sealed = self.seals.is_some_and(|seals| row.get(0).is_ok_and(|key| seals.is_touched(key)))
+            || seal::row_seal(row, seal::ENTITY_COLUMNS)? == row.get::<_, i64>(seal::ENTITY_COLUMNS)?;
+        let damaged = |reason| match wanted.or(id.as_ref().ok().copied()) {
+            Some(entity) => StoreError::DamagedEntity { entity, reason },
+            None => StoreError::DamagedRow("the row of an entity is not what was written"),
+        };
+        if !sealed {
+            return Err(damaged("its row is not what was written"));
+        }
+        if row.get::<_, i64>(18)? > 1 {
+            return Err(damaged("its state is not known, and a part of its history is missing"));
+        }
+        let state: String = row.get(4)?;
+        let state = serde_json::from_str(&state).map_err(|_| StoreError::DamagedRow("a state is not JSON"))?;
+        let dirty: String = row.get(12)?;
+        let dirty_fields =
+            serde_json::from_str(&dirty).map_err(|_| StoreError::DamagedRow("dirty_fields is not JSON"))?;
+        let (deleted, pending, purged): (bool, u64, bool) = (row.get(9)?, row.get(11)?, row.get(17)?);
+        let record = EntityRecord {
+            id: id?,
+            collection: CollectionName::new(row.get::<_, String>(3)?)?,
+            state,
+            version: rows::heads_of(row, "heads")?.version(),
+            deleted,
+            pending,
+            dirty_fields,
+            conflicts: row.get(13)?,
+            open_conflicts: row.get(16)?,
+            can_purge: deleted && pending == 0 && !purged,
+            purged,
+            created_at: row.get(7)?,
+            updated_at: row.get(8)?,
+            last_sync_at: row.get(14)?,
+        };
+        Ok(Found { record, born: row.get(10)? })
+    }
 }
 
 fn sql_value(value: &Value) -> rusqlite::types::Value {

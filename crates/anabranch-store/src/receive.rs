@@ -48,11 +48,11 @@ impl Refusal {
 }
 
 /// A change with what its envelope said.
-struct Arrival {
-    change: Change,
-    transaction: Option<Vec<u8>>,
+pub(crate) struct Arrival {
+    pub(crate) change: Change,
+    pub(crate) transaction: Option<Vec<u8>>,
     /// It has waited for others. Not everyone may have what comes with the batch that freed it.
-    orphaned: bool,
+    pub(crate) orphaned: bool,
 }
 
 impl Write<'_> {
@@ -125,6 +125,10 @@ impl Write<'_> {
                 connection.execute("DELETE FROM first_syncs WHERE remote = ?", [remote])?;
                 self.reoffer_everything(remote)?;
             }
+        }
+        if cursor.is_some() && self.engine.outdated.remove(&space) {
+            // The session does not know yet that there is something to be fetched again.
+            return Err(StoreError::DamagedRow("an entity was found damaged; the sync begins again to fetch it"));
         }
         let connection = &self.engine.connection;
         if let Some(cursor) = cursor {
@@ -444,7 +448,7 @@ fn same_collection(ours: &CollectionName, theirs: &CollectionName) -> Result<(),
 }
 
 /// Splits changes into those that can be applied now, each after its dependencies, and those that must wait.
-fn in_causal_order(document: &Document, arrivals: Vec<Arrival>) -> (Vec<Arrival>, Vec<Arrival>) {
+pub(crate) fn in_causal_order(document: &Document, arrivals: Vec<Arrival>) -> (Vec<Arrival>, Vec<Arrival>) {
     let mut arrived: HashMap<ChangeHash, usize> = HashMap::new();
     let mut arrivals: Vec<Option<Arrival>> = arrivals.into_iter().map(Some).collect();
     for (place, arrival) in arrivals.iter_mut().enumerate() {

@@ -8,7 +8,7 @@ use crate::engine::Write;
 use crate::error::StoreError;
 use crate::local_only::NOT_LOCAL;
 use crate::read::Read;
-use crate::rows::{self, EntityRow, RemoteKey, SpaceKey};
+use crate::rows::{self, EntityRow, HEADS, RemoteKey, SpaceKey};
 
 /// Heads of a folded document that are named among what is here.
 const FOLDED_HEADS: usize = 8;
@@ -35,8 +35,8 @@ impl Read<'_> {
     /// If the database fails.
     pub fn items(&self, space: &SpaceName) -> Result<Vec<Item>, StoreError> {
         let mut statement = self.connection().prepare_cached(&format!(
-            "SELECT e.id, e.heads FROM entities e JOIN spaces s ON s.key = e.space \
-             WHERE s.name = ? AND length(e.heads) > 0 AND {NOT_LOCAL} LIMIT ?"
+            "SELECT e.id, {HEADS} AS heads FROM entities e JOIN spaces s ON s.key = e.space \
+             WHERE s.name = ? AND length({HEADS}) > 0 AND {NOT_LOCAL} LIMIT ?"
         ))?;
         let mut rows = statement.query(rusqlite::params![space.as_str(), i64::try_from(MAX_ITEMS + 1)?])?;
         let mut items = Vec::new();

@@ -1,11 +1,14 @@
 //! Rows and what they hold: the SQL that several parts share.
 
 use anabranch_core::document::Document;
-use anabranch_core::{Actor, Change, ChangeHash, CollectionName, EntityId, Heads, Schema, SpaceName, TransactionId};
+use anabranch_core::{
+    Actor, Change, ChangeHash, CollectionName, EntityId, ErrorKind, Heads, Schema, SpaceName, TransactionId,
+};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::cache::EntityKey;
 use crate::error::StoreError;
+use crate::seal::ENTITY;
 
 /// A row key in `spaces`.
 pub(crate) type SpaceKey = i64;
@@ -40,6 +43,8 @@ pub(crate) struct EntityRow {
     pub(crate) space: SpaceKey,
     pub(crate) id: EntityId,
     pub(crate) collection: CollectionName,
+    /// A part of its history is missing: nothing is written to it.
+    pub(crate) damaged: bool,
 }
 
 pub(crate) fn space_key(connection: &Connection, space: &SpaceName) -> Result<Option<SpaceKey>, StoreError> {
@@ -61,17 +66,61 @@ pub(crate) fn space_name(connection: &Connection, key: SpaceKey) -> Result<Space
     Ok(SpaceName::new(name)?)
 }
 
+/// The ways to an entity: when the first does not lead there, because it is not there or a page of that index is
+/// damaged, the second is tried.
+pub(crate) const WAYS: [&str; 2] = ["sqlite_autoindex_entities_1", "entities_by_id"];
+
+/// An entity's row, verified. Of a write connection only.
 pub(crate) fn find_entity(
     connection: &Connection,
     space: SpaceKey,
     id: EntityId,
 ) -> Result<Option<EntityRow>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT key, collection FROM entities WHERE space = ? AND id = ?")?;
-    let found = statement
-        .query_row(params![space, id.to_string()], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))
-        .optional()?;
-    let Some((key, collection)) = found else { return Ok(None) };
-    Ok(Some(EntityRow { key, space, id, collection: CollectionName::new(collection)? }))
+    let text = id.to_string();
+    for way in WAYS {
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT e.key, e.space, e.id, e.collection, e.damaged, is_sound({ENTITY}, e.seal) \
+             FROM entities e INDEXED BY {way} WHERE e.space = ? AND e.id = ?"
+        ))?;
+        let Some(row) = statement.query_row(params![space, text], Sighted::read).optional()? else { continue };
+        let row = row.verified(Some(id))?;
+        if row.space == space && row.id == id {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
+}
+
+/// A row of `entities` as it was found.
+struct Sighted {
+    key: EntityKey,
+    space: SpaceKey,
+    id: String,
+    collection: String,
+    damaged: bool,
+    sound: bool,
+}
+
+impl Sighted {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            key: row.get(0)?,
+            space: row.get(1)?,
+            id: row.get(2)?,
+            collection: row.get(3)?,
+            damaged: row.get::<_, i64>(4)? > 0,
+            sound: row.get(5)?,
+        })
+    }
+
+    fn verified(self, wanted: Option<EntityId>) -> Result<EntityRow, StoreError> {
+        let Self { key, space, id, collection, damaged, sound } = self;
+        if !sound {
+            let entity = wanted.map_or_else(|| id.parse(), Ok)?;
+            return Err(StoreError::DamagedEntity { entity, reason: "its row is not what was written" });
+        }
+        Ok(EntityRow { key, space, id: id.parse()?, collection: CollectionName::new(collection)?, damaged })
+    }
 }
 
 /// The row of an entity that others may see.
@@ -104,11 +153,17 @@ pub(crate) fn with_collection(
     Ok(row)
 }
 
+/// An entity's row by its key, verified. Of a write connection only.
 pub(crate) fn entity_by_key(connection: &Connection, key: EntityKey) -> Result<Option<EntityRow>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT space, id, collection FROM entities WHERE key = ?")?;
-    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?));
-    let Some((space, id, collection)) = statement.query_row([key], read).optional()? else { return Ok(None) };
-    Ok(Some(EntityRow { key, space, id: id.parse()?, collection: CollectionName::new(collection)? }))
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT e.key, e.space, e.id, e.collection, e.damaged, is_sound({ENTITY}, e.seal) FROM entities e WHERE e.key = ?"
+    ))?;
+    statement.query_row([key], Sighted::read).optional()?.map(|row| row.verified(None)).transpose()
+}
+
+/// Has an entity looked at after the transaction; see [`crate::damage`]. Of a write connection only.
+pub(crate) fn suspect(connection: &Connection, key: EntityKey) -> Result<(), StoreError> {
+    Ok(connection.prepare_cached("SELECT suspect(?)")?.query_row([key], |_| Ok(()))?)
 }
 
 pub(crate) fn insert_entity(
@@ -119,7 +174,7 @@ pub(crate) fn insert_entity(
 ) -> Result<EntityRow, StoreError> {
     let mut statement = connection.prepare_cached("INSERT INTO entities (space, id, collection) VALUES (?, ?, ?)")?;
     let key = statement.insert(params![space, id.to_string(), collection.as_str()])?;
-    Ok(EntityRow { key, space, id, collection: collection.clone() })
+    Ok(EntityRow { key, space, id, collection: collection.clone(), damaged: false })
 }
 
 pub(crate) fn actor_key(connection: &Connection, actor: &Actor) -> Result<i64, StoreError> {
@@ -238,15 +293,30 @@ pub(crate) fn logged_change(
     Ok(Some(change))
 }
 
-/// An entity's heads, as its row has them.
+/// The heads of what is here of an entity: of a damaged one less than its row was derived from.
+pub(crate) const HEADS: &str = "coalesce((SELECT d.heads FROM damage d WHERE d.entity = e.key), e.heads)";
+
+/// An entity's heads, without its document.
 pub(crate) fn entity_heads(connection: &Connection, entity: EntityKey) -> Result<Heads, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT heads FROM entities WHERE key = ?")?;
+    let mut statement = connection.prepare_cached(&format!("SELECT {HEADS} FROM entities e WHERE e.key = ?"))?;
     let heads: Vec<u8> = statement.query_row([entity], |row| row.get(0))?;
     Ok(Heads::from_bytes(&heads)?)
 }
 
-/// Loads an entity's document: the snapshot, then what the log has beside it.
+/// Loads an entity's document: the snapshot, then what the log has beside it. Of a write connection only.
 pub(crate) fn load_document(connection: &Connection, row: &EntityRow, actor: &Actor) -> Result<Document, StoreError> {
+    let loaded = read_document(connection, row, actor);
+    if loaded.as_ref().is_err_and(|error| error.kind() == ErrorKind::Damaged) {
+        suspect(connection, row.key)?;
+    }
+    loaded.map_err(|error| match error {
+        StoreError::DamagedRow(reason) => StoreError::DamagedEntity { entity: row.id, reason },
+        other => other,
+    })
+}
+
+/// As [`load_document`], of any connection.
+pub(crate) fn read_document(connection: &Connection, row: &EntityRow, actor: &Actor) -> Result<Document, StoreError> {
     let mut statement = connection.prepare_cached("SELECT document FROM snapshots WHERE entity = ?")?;
     let folded: Option<Vec<u8>> = statement.query_row([row.key], |row| row.get(0)).optional()?;
     let mut changes = logged_changes(connection, row.key)?;
@@ -285,7 +355,8 @@ pub(crate) fn set_meta(
     key: &str,
     value: impl rusqlite::types::ToSql,
 ) -> Result<(), StoreError> {
-    let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)")?;
+    let upsert = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2";
+    let mut statement = connection.prepare_cached(upsert)?;
     statement.execute(params![key, value])?;
     Ok(())
 }

@@ -66,7 +66,7 @@ impl Engine {
 fn tables(connection: &Connection) -> Result<Vec<String>, StoreError> {
     let mut statement = connection.prepare(
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' \
-         AND name NOT IN ('entities', 'spaces', 'actors', 'meta', 'local_collections')",
+         AND name NOT IN ('entities', 'spaces', 'actors', 'meta', 'local_collections', 'seals')",
     )?;
     Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }

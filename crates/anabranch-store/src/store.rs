@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anabranch_core::sync::OutboxRead;
-use anabranch_core::{Actor, Environment, Functions, ReplicaId, Schema};
+use anabranch_core::{Actor, EntityId, Environment, Functions, ReplicaId, Schema};
 use rusqlite::Connection;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::commit::{Commit, Promise};
 use crate::engine::{Committed, Engine, Job, Stats, Undo, Write};
@@ -164,11 +164,29 @@ impl Store {
             None => file::open_reader(&self.inner.path)?,
         };
         let result = work(&Read::new(&connection));
+        if let Err(error) = &result
+            && let Some(entity) = error.damaged_entity()
+        {
+            self.suspect(entity);
+        }
         let mut readers = self.readers();
         if readers.len() < IDLE_READERS && connection.is_autocommit() {
             readers.push(connection);
         }
         result
+    }
+
+    /// Has the writer look at an entity, without waiting for it: whoever reads has its answer already.
+    fn suspect(&self, entity: EntityId) {
+        let (promise, commit) = Commit::<(), StoreError>::pending();
+        let work = move |write: &mut Write<'_>| write.suspect(entity);
+        let job = TypedJob { work: Some(work), result: Err(StoreError::Panicked), promise, reads_rows: false };
+        drop(commit);
+        if let Some(queue) = &self.inner.queue
+            && queue.try_send(Box::new(job)).is_err()
+        {
+            warn!(%entity, "the writer is too busy to look at a damaged entity");
+        }
     }
 
     fn readers(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
@@ -283,6 +301,9 @@ fn write_loop(mut engine: Engine, jobs: &Receiver<Box<dyn Job>>, listeners: &Mut
             }
         }
         commit_group(&mut engine, group, listeners);
+        if let Some(committed) = engine.mend() {
+            tell(listeners, &committed);
+        }
         engine.note_sight(false);
         compact_one(&mut engine);
     }

@@ -47,7 +47,8 @@ impl Write<'_> {
         // Collections that are dropped must be synced afresh when they are wanted again.
         let synced = both(&wanted, &before.synced);
         connection.execute(
-            "INSERT OR REPLACE INTO subsets (remote, space, wanted, synced) VALUES (?, ?, ?, ?)",
+            "INSERT INTO subsets (remote, space, wanted, synced) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT DO UPDATE SET wanted = ?3, synced = ?4",
             params![remote, space, to_json(&wanted)?, to_json(&synced)?],
         )?;
         // What is under way was planned for other collections.

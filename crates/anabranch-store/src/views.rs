@@ -11,9 +11,7 @@ use crate::error::StoreError;
 ///
 /// Names need no escaping beyond quotes: they are checked identifiers.
 pub(crate) fn rebuild(connection: &Connection, schema: &Schema) -> Result<(), StoreError> {
-    for (kind, name) in existing(connection)? {
-        connection.execute_batch(&format!("DROP {kind} \"{name}\""))?;
-    }
+    drop_all(connection, "true")?;
     for (name, collection) in &schema.collections {
         connection.execute_batch(&view(name, collection))?;
         for field in collection.fields.iter().filter(|(_, field)| field.indexed).map(|(field, _)| field) {
@@ -41,12 +39,23 @@ pub(crate) fn rebuild(connection: &Connection, schema: &Schema) -> Result<(), St
     Ok(())
 }
 
-fn existing(connection: &Connection) -> Result<Vec<(String, String)>, StoreError> {
-    let mut statement = connection.prepare(
-        "SELECT upper(type), name FROM sqlite_schema WHERE type = 'view' OR (type = 'index' AND name LIKE 'field:%')",
-    )?;
+/// Drops the indexes of fields; [`rebuild`] makes them again.
+pub(crate) fn drop_indexes(connection: &Connection) -> Result<(), StoreError> {
+    drop_all(connection, "type = 'index'")
+}
+
+fn drop_all(connection: &Connection, which: &str) -> Result<(), StoreError> {
+    let mut statement = connection.prepare(&format!(
+        "SELECT upper(type), name FROM sqlite_schema \
+         WHERE (type = 'view' OR (type = 'index' AND name LIKE 'field:%')) AND {which}"
+    ))?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let existing: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
+    drop(statement);
+    for (kind, name) in existing {
+        connection.execute_batch(&format!("DROP {kind} \"{name}\""))?;
+    }
+    Ok(())
 }
 
 fn view(name: &CollectionName, collection: &Collection) -> String {
@@ -66,7 +75,7 @@ fn view(name: &CollectionName, collection: &Collection) -> String {
     write!(
         sql,
         ", (SELECT name FROM spaces WHERE key = e.space) AS \"$space\" \
-         FROM entities e WHERE e.collection = '{name}' AND e.deleted = 0 AND e.born = 1"
+         FROM entities e WHERE e.collection = '{name}' AND e.deleted = 0 AND e.born = 1 AND e.damaged < 2"
     )
     .unwrap_or_default();
     sql

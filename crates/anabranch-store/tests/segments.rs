@@ -74,6 +74,7 @@ fn tamper(folder: &Folder, file: &str, sql: &str, id: EntityId, change: Option<&
     connection.execute(sql, params![id.to_string(), hash, bytes]).expect("it takes the change");
     let again = "INSERT OR IGNORE INTO unchecked SELECT key FROM entities WHERE id = ?1";
     connection.execute(again, [id.to_string()]).expect("it takes the change");
+    support::seal(&connection, &id.to_string());
 }
 
 #[test]

@@ -59,6 +59,7 @@
 mod clone;
 mod collection;
 mod conflicts;
+mod damage;
 mod edits;
 mod environment;
 mod error;
@@ -92,8 +93,9 @@ pub use anabranch_core::{
 };
 pub use anabranch_derive::Entity;
 pub use anabranch_store::{
-    Conflict, ConflictKind, ConflictValue, Difference, Discarded, EntityRecord, FirstRefusal, LogEntry, Loss, LostFile,
-    Mine, OutboxEntry, OutboxState, QueryRows, Resend, StoreError, Unsent,
+    Conflict, ConflictKind, ConflictValue, DamagedEntity, Difference, Discarded, EntityRecord, Finding, FirstRefusal,
+    LogEntry, Loss, LostChange, LostFile, Mine, OutboxEntry, OutboxState, QueryRows, Repaired, Resend, StoreError,
+    Unsent,
 };
 pub use collection::{Collection, Json, Space};
 pub use conflicts::Choice;

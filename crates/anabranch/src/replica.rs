@@ -117,6 +117,10 @@ impl OpenOptions {
         Self { path: self.path.clone(), environment, functions: self.functions.clone(), staleness: self.staleness }
     }
 
+    pub(crate) fn into_parts(self) -> (PathBuf, Functions, Box<dyn Environment>) {
+        (self.path, self.functions, self.environment)
+    }
+
     /// The bound of staleness: a view that has not agreed with a server for longer is [`stale`](Status::stale). While
     /// a sync is started, crossing the bound is an event ([`Event::Stale`](crate::Event::Stale)).
     #[must_use]

@@ -111,6 +111,9 @@ pub struct Status {
     pub quarantined: u64,
     /// Foreign changes that wait for others.
     pub orphaned: u64,
+    /// Entities of this file that were found damaged: [`Replica::damaged`](crate::Replica::damaged) says which, and
+    /// what of them is missing or lost.
+    pub damaged: u64,
     /// How far the first sync has come, while there is one: segment by segment.
     pub first_sync: Option<FirstSyncProgress>,
     /// Changes that the server has and that have not come yet, as far as it has said: known while a session is open.
@@ -179,6 +182,7 @@ impl Status {
             open_conflicts,
             quarantined,
             orphaned,
+            damaged,
         } = totals;
         let last_success_at = remote.as_ref().and_then(|remote| remote.last_success_at);
         let live = online.phase == Phase::Live;
@@ -200,6 +204,7 @@ impl Status {
             open_conflicts,
             quarantined,
             orphaned,
+            damaged,
             first_sync,
             behind: online.behind,
             last_success_at,

@@ -42,6 +42,9 @@ pub(crate) enum SyncError {
     /// The server could not be reached, or the connection broke.
     #[error("offline: {0}")]
     Offline(String),
+    /// This file is damaged.
+    #[error("{0}")]
+    Damaged(String),
     /// Somebody else syncs this file with this server.
     #[error("another process syncs this file with this server; what is pending goes with that")]
     Elsewhere,
@@ -60,6 +63,7 @@ impl SyncError {
     pub(crate) const fn kind(&self) -> ErrorKind {
         match self {
             Self::Offline(_) | Self::Deadline | Self::Elsewhere => ErrorKind::Retry,
+            Self::Damaged(_) => ErrorKind::Damaged,
             Self::Auth(_) | Self::Halted(_) => ErrorKind::Refused,
         }
     }

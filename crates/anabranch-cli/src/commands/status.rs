@@ -4,7 +4,7 @@ use anabranch::Status as ReplicaStatus;
 use serde_json::json;
 
 use crate::args::Status;
-use crate::commands::{self, progress};
+use crate::commands::{self, progress, repair};
 use crate::error::CliError;
 use crate::output::{Output, count, printable, size};
 
@@ -19,6 +19,7 @@ pub(crate) fn run(arguments: &Status, output: &mut Output) -> Result<(), CliErro
         object["file"] = arguments.file.display().to_string().into();
         object["replica"] = json!(replica.id());
         object["lost"] = json!(replica.lost()?);
+        object["damaged_entities"] = json!(replica.damaged()?);
         return output.json(&object);
     }
     output.line(format!("{}  replica {}", arguments.file.display(), replica.id()))?;
@@ -33,6 +34,9 @@ pub(crate) fn run(arguments: &Status, output: &mut Output) -> Result<(), CliErro
     line("last sync", last_sync.unwrap_or_else(|| "never".to_owned()))?;
     for (name, value) in troubles(&status) {
         line(name, value)?;
+    }
+    for damaged in replica.damaged()? {
+        line("", repair::describe(&damaged))?;
     }
     if let Some(at) = time(status.next_retry_at)? {
         line("next try", at)?;
@@ -64,6 +68,7 @@ fn troubles(status: &ReplicaStatus) -> Vec<(&'static str, String)> {
         ("held", status.held, "change"),
         ("quarantined", status.quarantined, "foreign change"),
         ("waiting", status.orphaned, "foreign change"),
+        ("damaged", status.damaged, "entity"),
     ];
     let mut troubles: Vec<_> = counted
         .into_iter()

@@ -99,6 +99,10 @@ impl Engine {
     /// Derives the entity's row from its document. `true` if it has been deleted or has come back.
     fn flush_document(&mut self, row: &EntityRow, dirty: &Dirty) -> Result<bool, StoreError> {
         let document = self.take_document(row)?;
+        if row.damaged && !self.is_whole_again(row, &document)? {
+            self.cache.put(row.key, document);
+            return Ok(false);
+        }
         let damaged = |source| StoreError::Damaged { entity: row.id, source };
         let purged = document.is_purged();
         let schema = Arc::clone(&self.schema);

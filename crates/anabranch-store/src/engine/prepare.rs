@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::engine::Engine;
 use crate::engine::flush::{Dirty, Pending};
 use crate::error::StoreError;
-use crate::{rows, views};
+use crate::{file, rows, seal, views};
 
 /// How rows are derived from documents; raised whenever a release derives them differently.
 const PROJECTION: i64 = 2;
@@ -17,6 +17,9 @@ const PROJECTION: i64 = 2;
 impl Engine {
     /// Brings a file that has just been opened up to date with the schema, and this replica with the file.
     pub(super) fn prepare(&mut self, given: Option<Schema>, functions: &Functions) -> Result<(), StoreError> {
+        if let Some(table) = seal::broken_table(&self.connection)? {
+            return Err(StoreError::DamagedFile(format!("the table {table} is not what was written")));
+        }
         let stored: Option<String> = rows::meta(&self.connection, "schema")?;
         let stored = stored
             .map(|json| serde_json::from_str::<Schema>(&json))
@@ -52,6 +55,7 @@ impl Engine {
             self.note_local_collections()?;
             self.projecting = false;
         }
+        self.check_definitions()?;
         self.load_local_collections()?;
         match rows::meta::<String>(&self.connection, "replica")? {
             Some(id) => self.replica = id.parse()?,
@@ -64,6 +68,21 @@ impl Engine {
         }
         self.choose_actor()?;
         self.reload_clock()
+    }
+
+    /// Tables must be what they are; views and indexes of fields can be made again.
+    fn check_definitions(&self) -> Result<(), StoreError> {
+        let (expected, found) = (file::expected(&self.schema)?, file::definitions(&self.connection)?);
+        let mut views = false;
+        for (name, definition) in &expected {
+            if found.get(name) != Some(definition) {
+                if !definition.starts_with("view ") && !name.starts_with("field:") {
+                    return Err(StoreError::DamagedFile(format!("the definition of {name} is not what was written")));
+                }
+                views = true;
+            }
+        }
+        if views { views::rebuild(&self.connection, &self.schema) } else { Ok(()) }
     }
 
     /// Derives the rows that a new schema version may read differently; all of them if `before` is not known.

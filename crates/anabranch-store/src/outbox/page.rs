@@ -17,6 +17,7 @@ use super::waiting::Waiting;
 use crate::cache::EntityKey;
 use crate::error::StoreError;
 use crate::rows::{self, EntityRow, RemoteKey, SpaceKey};
+use crate::seal::ENTITY;
 
 /// How deep what must come first may be nested before a transaction is torn.
 const MAX_DEPTH: usize = 128;
@@ -267,12 +268,14 @@ impl<'a> PageBuilder<'a> {
     }
 
     fn row(&self, seq: Seq) -> Result<Row, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT c.entity, e.id, e.collection, c.txn, c.bytes, e.purged FROM changes c JOIN entities e ON e.key = c.entity \
-             WHERE c.seq = ?",
-        )?;
-        let mut found = statement.query([seq])?;
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT c.entity, e.id, e.collection, c.txn, c.bytes, e.purged, is_sound({ENTITY}, e.seal), c.hash, o.entity \
+             FROM changes c JOIN entities e ON e.key = c.entity LEFT JOIN outbox o ON o.remote = ? AND o.change = c.seq \
+             WHERE c.seq = ?"
+        ))?;
+        let mut found = statement.query([self.remote, seq])?;
         let row = found.next()?.ok_or(StoreError::DamagedRow("a pending change is not in the log"))?;
+        self.verify(row)?;
         let (transaction, bytes): (Option<Vec<u8>>, Vec<u8>) = (row.get(3)?, row.get(4)?);
         Ok(Row {
             seq,
@@ -283,6 +286,27 @@ impl<'a> PageBuilder<'a> {
             bytes,
             agreed: row.get(5)?,
         })
+    }
+
+    /// Nothing leaves this file that is not what was written.
+    fn verify(&self, row: &rusqlite::Row<'_>) -> Result<(), StoreError> {
+        let entity: EntityKey = row.get(0)?;
+        let owner: Option<EntityKey> = row.get(8)?;
+        let (bytes, hash): (Vec<u8>, Vec<u8>) = (row.get(4)?, row.get(7)?);
+        let reason = if !row.get::<_, bool>(6)? {
+            "its row is not what was written"
+        } else if Change::parse(bytes).map_or(true, |change| *change.hash().as_bytes() != *hash) {
+            "a change of it is not what was written"
+        } else if owner.is_some_and(|owner| owner != entity) {
+            "the outbox has it under another name"
+        } else {
+            return Ok(());
+        };
+        rows::suspect(self.connection, entity)?;
+        if let Some(owner) = owner {
+            rows::suspect(self.connection, owner)?;
+        }
+        Err(StoreError::DamagedEntity { entity: row.get::<_, String>(1)?.parse()?, reason })
     }
 
     fn pending_dependencies(&self, row: &Row) -> Result<Vec<Seq>, StoreError> {
@@ -327,7 +351,7 @@ impl<'a> PageBuilder<'a> {
         id: EntityId,
         collection: &CollectionName,
     ) -> Result<Option<EntityRow>, StoreError> {
-        let row = EntityRow { key: entity, space: self.space, id, collection: collection.clone() };
+        let row = EntityRow { key: entity, space: self.space, id, collection: collection.clone(), damaged: false };
         self.parents_of.parent_of(&row)
     }
 }

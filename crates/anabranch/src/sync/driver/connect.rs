@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use anabranch_core::Environment as _;
 use anabranch_core::sync::{ClientEvent, ErrorClass, Halt, Trigger};
+use anabranch_core::{Environment as _, ErrorKind};
 use anabranch_store::{Attempt, StoreError};
 use tracing::{info, warn};
 
@@ -109,7 +109,10 @@ impl Driver {
         self.link = None;
         self.connecting = None;
         if matches!(self.mode, Mode::Once { .. }) || matches!(error, StoreError::Closed | StoreError::SignedOut) {
-            self.outcome = Some(Err(SyncError::Offline(error.to_string())));
+            self.outcome = Some(Err(match error.kind() {
+                ErrorKind::Damaged => SyncError::Damaged(error.to_string()),
+                _ => SyncError::Offline(error.to_string()),
+            }));
             return;
         }
         let now = self.environment.now();
