@@ -35,11 +35,19 @@ pub enum Bug {
     DeleteOtherwise,
     /// Nobody flags a reference to what is deleted.
     FlagNoOrphans,
+    /// A client's write-ahead log is not synced before a write is reported as done.
+    SkipSync,
+    /// Of a push that is taken in part, nothing is stored: the good half goes with the bad.
+    DropGoodHalf,
+    /// The server does not look whether an entity's parent is there.
+    ForgetToHold,
+    /// A contested value depends on how often it was looked at, and so on the order in which changes came.
+    SettleByArrival,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::AcknowledgeBeforeStoring,
         Self::CursorOffByOne,
         Self::CursorBeforeChanges,
@@ -55,6 +63,10 @@ impl Bug {
         Self::SettleOtherwise,
         Self::DeleteOtherwise,
         Self::FlagNoOrphans,
+        Self::SkipSync,
+        Self::DropGoodHalf,
+        Self::ForgetToHold,
+        Self::SettleByArrival,
     ];
 }
 

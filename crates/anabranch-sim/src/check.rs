@@ -57,11 +57,10 @@ impl Fleet {
                 }
                 chain = hasher.finalize().into();
                 ensure(*row.mark.chain.as_bytes() == chain, || format!("the chain of {space} breaks at {expected}"))?;
-                if let Some(parent) = row.offered.parent.filter(|parent| *parent != row.offered.entity) {
-                    ensure(seen.contains_key(&parent), || {
-                        format!("place {expected} of {space} stands before its parent {parent}")
-                    })?;
-                }
+                let item = (space.clone(), row.offered.entity, hash);
+                ensure(self.model.has_parent(&item, |parent| seen.contains_key(parent)), || {
+                    format!("place {expected} of {space} stands before its parent")
+                })?;
                 let parsed = automerge::Change::from_bytes(row.offered.change.bytes().to_vec());
                 let parsed = parsed.map_err(broken("reading a stored change"))?;
                 let entity = seen.entry(row.offered.entity).or_default();
@@ -142,7 +141,7 @@ impl Fleet {
         }
         let Some((_, entities, conflicts)) = first else { return Ok(()) };
         self.check_sums(&stored, &entities)?;
-        judge(&self.server.disk.log, &entities, &conflicts)
+        judge(&self.server.disk.log, &entities, &conflicts, self.version())
     }
 
     /// Counters are the sums of what was added; texts and lists are no longer than what was inserted.

@@ -1,8 +1,6 @@
 //! A client's process: the real store and the real session, and what it has still to do.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
-
 use anabranch_core::sync::{
     Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, Look, OutboxRead, SyncEvent,
     WriteBatch,
@@ -12,10 +10,13 @@ use anabranch_core::{Lineage, Schema, SpaceName, SplitMix64, UnixMillis};
 use anabranch_store::{Committed, Engine, RemoteKey};
 use rusqlite::Connection;
 
+use crate::bug::Planted;
 use crate::clock::{Machine, VirtualTime, WallClock};
+use crate::disk::{Disk, Fault, Files};
 use crate::failure::{Failure, broken};
 use crate::file;
 use crate::job::within;
+use crate::medium::Medium;
 use crate::model::Item;
 use crate::workload;
 
@@ -33,6 +34,18 @@ pub(crate) enum Task {
     Tell(SyncEvent),
 }
 
+/// How a link has ended, as the transport tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Broken,
+    /// 503, or nothing at all.
+    Unavailable,
+    /// 429, to be tried again after so many milliseconds.
+    Busy(u32),
+    /// 413.
+    TooLarge,
+}
+
 /// The part of a client that ends with its process.
 pub(crate) struct Process {
     /// Closed before the engine: only the last connection to close folds the write-ahead log into the file, and
@@ -47,7 +60,7 @@ pub(crate) struct Process {
     /// The session has asked for a link.
     pub(crate) connecting: bool,
     /// The link is gone, and the session does not know it yet.
-    pub(crate) disconnected: bool,
+    pub(crate) ended: Option<Ended>,
     pub(crate) halted: Option<Halt>,
     /// When the timer fires, in true time.
     pub(crate) wake_at: Option<UnixMillis>,
@@ -56,7 +69,9 @@ pub(crate) struct Process {
 
 /// A client: its file, and its process.
 pub(crate) struct Client {
-    pub(crate) path: PathBuf,
+    pub(crate) medium: Medium,
+    /// The version of the schema that its application knows.
+    pub(crate) version: u32,
     pub(crate) clock: WallClock,
     pub(crate) process: Option<Process>,
     /// Cut off from the server.
@@ -66,6 +81,8 @@ pub(crate) struct Client {
     /// What the file is known to hold.
     pub(crate) held: BTreeSet<Item>,
     pub(crate) backup: Option<Backup>,
+    /// What is wrong with the disk.
+    pub(crate) fault: Option<Fault>,
     /// The seed of the last open.
     pub(crate) opened_with: u64,
     time: VirtualTime,
@@ -73,30 +90,46 @@ pub(crate) struct Client {
 
 /// A copy of a client's file.
 pub(crate) struct Backup {
-    pub(crate) path: PathBuf,
+    pub(crate) files: Files,
     pub(crate) held: BTreeSet<Item>,
 }
 
 impl Client {
-    pub(crate) fn new(path: PathBuf, time: &VirtualTime) -> Self {
+    pub(crate) fn new(medium: Medium, time: &VirtualTime) -> Self {
         Self {
-            path,
+            medium,
+            version: 1,
             clock: WallClock::new(time),
             process: None,
             offline: false,
             lost: false,
             held: BTreeSet::new(),
             backup: None,
+            fault: None,
             opened_with: 0,
             time: time.clone(),
         }
     }
 
     /// Starts the process; its sync begins at once.
-    pub(crate) fn open(&mut self, schema: &Schema, spaces: &[SpaceName], seed: u64) -> Result<(), Failure> {
+    ///
+    /// `false` if its disk does not let it.
+    pub(crate) fn open(&mut self, schema: &Schema, spaces: &[SpaceName], seed: u64, planted: Planted) -> Result<bool, Failure> {
         self.opened_with = seed;
-        let process = Process::open(&self.path, &self.clock, schema, spaces, seed)?;
-        self.process = Some(process);
+        let opened = Process::open(&self.medium, &self.clock, schema, spaces, (seed, planted));
+        if opened.is_err() && self.medium.as_disk().is_some_and(Disk::has_struck) {
+            return Ok(false);
+        }
+        self.process = Some(opened?);
+        self.handle(ClientEvent::Start);
+        Ok(true)
+    }
+
+    /// The session begins anew with what the file says, as after a commit that has failed.
+    pub(crate) fn begin_again(&mut self) -> Result<(), Failure> {
+        if let Some(process) = &mut self.process {
+            process.begin_session(Adopt::Nothing)?;
+        }
         self.handle(ClientEvent::Start);
         Ok(())
     }
@@ -109,15 +142,6 @@ impl Client {
             let wait = deadline.map(|at| at.saturating_sub(now).max(0));
             process.wake_at = wait.map(|wait| self.time.now().saturating_add(wait));
         }
-    }
-
-    /// What the session built on is no longer so: it begins again from what the file says.
-    pub(crate) fn begin_again(&mut self) -> Result<(), Failure> {
-        if let Some(process) = &mut self.process {
-            process.begin_session(Adopt::Nothing)?;
-        }
-        self.handle(ClientEvent::Start);
-        Ok(())
     }
 
     /// The person in front of it accepts the server's other history.
@@ -151,9 +175,15 @@ impl Client {
 }
 
 impl Process {
-    fn open(path: &Path, clock: &WallClock, schema: &Schema, spaces: &[SpaceName], seed: u64) -> Result<Self, Failure> {
+    fn open(
+        medium: &Medium,
+        clock: &WallClock,
+        schema: &Schema,
+        spaces: &[SpaceName],
+        (seed, planted): (u64, Planted),
+    ) -> Result<Self, Failure> {
         let machine = Machine { clock: clock.clone(), entropy: SplitMix64::new(seed) };
-        let mut engine = Engine::open_with(path, Some(schema.clone()), &workload::functions(), Box::new(machine))
+        let mut engine = Engine::open_with(&medium.path(), Some(schema.clone()), &workload::functions(planted), Box::new(machine))
             .map_err(broken("opening a client's file"))?;
         let wanted = spaces.to_vec();
         let (remote, _) = within(&mut engine, move |write| {
@@ -161,7 +191,7 @@ impl Process {
             write.ensure_remote(SERVER, &[])
         })
         .map_err(broken("preparing a client's file"))?;
-        let reader = file::reader(path)?;
+        let reader = medium.reader()?;
         let config = config(&engine, Adopt::Nothing);
         let mut process = Self {
             engine,
@@ -172,7 +202,7 @@ impl Process {
             followed: BTreeSet::new(),
             written: BTreeSet::new(),
             connecting: false,
-            disconnected: false,
+            ended: None,
             halted: None,
             wake_at: None,
             entropy: SplitMix64::new(!seed),
@@ -189,6 +219,7 @@ impl Process {
         self.session = ClientSession::new(config(&self.engine, adopt), lineage, spaces, failures);
         self.agenda.clear();
         self.connecting = false;
+        self.ended = None;
         self.halted = None;
         self.wake_at = None;
         Ok(())

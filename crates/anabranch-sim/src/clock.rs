@@ -31,24 +31,34 @@ impl VirtualTime {
     }
 }
 
-/// A machine's clock: the true time, off by some skew.
+/// A machine's clock: the true time, off by some skew that grows.
 #[derive(Clone, Debug)]
 pub(crate) struct WallClock {
     time: VirtualTime,
     skew: Arc<AtomicI64>,
+    /// Milliseconds that it gains in a thousand seconds.
+    drift: Arc<AtomicI64>,
+    /// Since when.
+    set_at: Arc<AtomicI64>,
 }
 
 impl WallClock {
     pub(crate) fn new(time: &VirtualTime) -> Self {
-        Self { time: time.clone(), skew: Arc::default() }
+        Self { time: time.clone(), skew: Arc::default(), drift: Arc::default(), set_at: Arc::default() }
     }
 
     pub(crate) fn now(&self) -> UnixMillis {
-        self.time.now().saturating_add(self.skew.load(Ordering::Relaxed))
+        let now = self.time.now();
+        let elapsed = now - self.set_at.load(Ordering::Relaxed);
+        let gained = elapsed.saturating_mul(self.drift.load(Ordering::Relaxed)) / 1_000_000;
+        now.saturating_add(self.skew.load(Ordering::Relaxed)).saturating_add(gained)
     }
 
-    pub(crate) fn set_skew(&self, millis: i64) {
-        self.skew.store(millis, Ordering::Relaxed);
+    /// From now on, it is off by this, and gains so many milliseconds in a thousand seconds.
+    pub(crate) fn set(&self, skew: i64, drift: i64) {
+        self.skew.store(skew, Ordering::Relaxed);
+        self.drift.store(drift, Ordering::Relaxed);
+        self.set_at.store(self.time.now(), Ordering::Relaxed);
     }
 }
 

@@ -150,6 +150,19 @@ impl Replay {
         self.choose(|_, _| Some(usize::MAX), 0)
     }
 
+    /// One of the states in which a power loss may leave the disk here.
+    pub(crate) fn one(&self, dice: &mut Dice) -> Files {
+        match dice.below(6) {
+            0 => self.choose(|_, _| None, 0),
+            1 => self.everything(),
+            _ => {
+                let units: Vec<Unit> =
+                    self.pending.iter().enumerate().map(|(place, piece)| unit(place, piece)).collect();
+                self.sample(&units, dice)
+            }
+        }
+    }
+
     /// The states in which a power loss may leave the disk here.
     pub(crate) fn states(&self, effort: Effort, dice: &mut Dice) -> Vec<Files> {
         let mut units: Vec<Unit> = Vec::new();

@@ -20,7 +20,7 @@ use crate::failure::{Failure, broken};
 const VFS: &str = "anabranch-disk";
 
 /// What stands before the name of a file in whose accesses nothing fails.
-const UNHURT: &str = "unhurt/";
+pub(crate) const UNHURT: &str = "unhurt/";
 
 /// A file apart from its name, which it may lose.
 pub(crate) type Inode = u64;
@@ -199,6 +199,11 @@ impl Disk {
         let mut state = self.lock();
         state.fault = None;
         std::mem::take(&mut state.struck)
+    }
+
+    /// Whether anything has failed since the fault was set.
+    pub(crate) fn has_struck(&self) -> bool {
+        self.lock().struck > 0
     }
 
     /// All that was reported as done is promised.

@@ -6,10 +6,9 @@ use anabranch_core::wire::Envelope;
 use anabranch_core::{EntityId, Heads, SpaceName};
 
 use crate::dice::Dice;
-use crate::failure::{Failure, broken, ensure};
+use crate::failure::{Failure, ensure};
 use crate::file;
 use crate::fleet::Fleet;
-use crate::job::within;
 
 /// Changes on their way from one client to another.
 #[derive(Clone, Debug)]
@@ -65,10 +64,8 @@ impl Fleet {
             return Ok(());
         }
         let Parcel { to, space, changes } = parcel;
-        let Some(process) = &mut self.clients[to].process else { return Ok(()) };
-        let (received, committed) = within(&mut process.engine, move |write| write.apply_peer(&space, changes))
-            .map_err(broken("applying a peer's changes"))?;
-        process.note(committed);
+        let received = self.within(to, "applying a peer's changes", move |write| write.apply_peer(&space, changes))?;
+        let Some(received) = received else { return Ok(()) };
         self.note(format_args!("client {to}: from a peer: {received:?}"));
         ensure(received.quarantined == 0, || format!("client {to} quarantined an honest change of a peer"))
     }
@@ -80,19 +77,14 @@ impl Fleet {
         let wanted: Vec<(EntityId, Heads)> =
             wanted.into_iter().map(|(id, _)| (id, theirs.get(&id).cloned().unwrap_or_default())).collect();
         let of = space.clone();
-        let Some(process) = &mut self.clients[from].process else {
-            return Ok(Parcel { to, space: of, changes: Vec::new() });
-        };
-        let (changes, committed) = within(&mut process.engine, move |write| {
+        let changes = self.within(from, "collecting changes for a peer", move |write| {
             let mut changes = Vec::new();
             for (id, known) in wanted {
                 changes.extend(write.changes_beyond(&of, id, &known)?);
             }
             Ok(changes)
-        })
-        .map_err(broken("collecting changes for a peer"))?;
-        process.note(committed);
-        Ok(Parcel { to, space: space.clone(), changes })
+        })?;
+        Ok(Parcel { to, space: space.clone(), changes: changes.unwrap_or_default() })
     }
 
     fn heads(&self, client: usize, space: &SpaceName) -> Result<Vec<(EntityId, Heads)>, Failure> {

@@ -1,19 +1,13 @@
-//! What goes wrong: links, processes, clocks and disks.
-
-use std::collections::BTreeSet;
-use std::fs;
+//! What goes wrong: links, processes and clocks.
 
 use anabranch_core::sync::ClientEvent;
 
-use crate::bug::Bug;
-use crate::check::stored;
-use crate::client::Backup;
+use crate::client::Ended;
 use crate::dice::Dice;
-use crate::failure::{Failure, broken, ensure};
+use crate::disk::Disk;
+use crate::failure::{Failure, ensure};
 use crate::file;
 use crate::fleet::Fleet;
-use crate::model::Item;
-use crate::server::Disk;
 
 const YEAR_MILLIS: i64 = 365 * 24 * 60 * 60 * 1_000;
 
@@ -35,7 +29,7 @@ impl Fleet {
         self.note(format_args!("client {client}: the connection is cut"));
         self.forsake(client);
         if let Some(process) = &mut self.clients[client].process {
-            process.disconnected = true;
+            process.ended = Some(Ended::Broken);
         }
         Ok(())
     }
@@ -78,13 +72,16 @@ impl Fleet {
         self.check_file(client)
     }
 
-    fn kill_client(&mut self, client: usize, pick: u64) -> Result<(), Failure> {
+    pub(crate) fn kill_client(&mut self, client: usize, pick: u64) -> Result<(), Failure> {
         self.note(format_args!("client {client}: dies"));
         self.cut(client, pick)?;
         self.check_file(client)?;
-        self.clients[client].process = None;
-        let log = self.clients[client].path.with_extension("db-wal");
-        ensure(!log.exists(), || format!("client {client} left a write-ahead log behind"))
+        if self.clients[client].process.take().is_none() {
+            return Ok(());
+        }
+        let medium = &self.clients[client].medium;
+        let tidy = medium.is_tidy() || medium.as_disk().is_some_and(Disk::has_struck);
+        ensure(tidy, || format!("client {client} left a write-ahead log behind"))
     }
 
     pub(crate) fn crash_server(&mut self, pick: u64) -> Result<(), Failure> {
@@ -104,12 +101,13 @@ impl Fleet {
     }
 
     pub(crate) fn compact(&mut self, client: usize, pick: u64) -> Result<(), Failure> {
-        let Some(process) = &mut self.clients[client].process else { return Ok(()) };
+        let Some(process) = &self.clients[client].process else { return Ok(()) };
         let keys =
             file::rows(&process.reader, "SELECT key FROM entities ORDER BY key", [], |row| row.get::<_, i64>(0))?;
         let Some(key) = Dice::new(pick).one_of(&keys).copied() else { return Ok(()) };
-        let committed = process.engine.compact(key).ok_or_else(|| Failure::new("a compaction was not committed"))?;
-        process.note(committed);
+        if self.within(client, "a compaction", move |write| write.compact(key))?.is_none() {
+            return Ok(());
+        }
         self.note(format_args!("client {client}: folds entity {key}"));
         Ok(())
     }
@@ -123,103 +121,27 @@ impl Fleet {
             3 => 10 * YEAR_MILLIS,
             _ => -10 * YEAR_MILLIS,
         };
-        self.clients[client].clock.set_skew(millis);
-        self.note(format_args!("client {client}: the clock is {millis} ms off"));
-        Ok(())
-    }
-
-    pub(crate) fn back_up_client(&mut self, client: usize, pick: u64) -> Result<(), Failure> {
-        if self.clients[client].lost {
-            return Ok(());
-        }
-        self.kill_client(client, pick)?;
-        let copy = self.path(&format!("{client}.backup"));
-        // Closed, so all of it is in the one file.
-        fs::copy(&self.clients[client].path, &copy).map_err(broken("copying a client's file"))?;
-        self.note(format_args!("client {client}: backed up"));
-        self.open(client)?;
-        self.check_file(client)?;
-        self.clients[client].backup = Some(Backup { path: copy, held: self.clients[client].held.clone() });
-        Ok(())
-    }
-
-    pub(crate) fn restore_client(&mut self, client: usize, pick: u64) -> Result<(), Failure> {
-        let Some(backup) = self.clients[client].backup.take() else { return Ok(()) };
-        if self.clients[client].lost {
-            return Ok(());
-        }
-        self.kill_client(client, pick)?;
-        fs::copy(&backup.path, &self.clients[client].path).map_err(broken("restoring a client's file"))?;
-        self.note(format_args!("client {client}: restored from its backup"));
-        let before = std::mem::replace(&mut self.clients[client].held, backup.held.clone());
-        self.clients[client].backup = Some(backup);
-        self.give_up(&before)?;
-        if self.planted.is(Bug::ReuseActorAfterRestore) {
-            let seed = self.clients[client].opened_with;
-            self.clients[client].open(&self.schema, &self.spaces, seed)?;
+        // Up to a second in ten, either way.
+        let drift = if dice.once_in(3) { i64::try_from(dice.below(200_000)).unwrap_or(0) - 100_000 } else { 0 };
+        if dice.once_in(5) {
+            self.server.clock.set(millis, drift);
+            self.note(format_args!("server: the clock is {millis} ms off"));
         } else {
-            self.open(client)?;
+            self.clients[client].clock.set(millis, drift);
+            self.note(format_args!("client {client}: the clock is {millis} ms off"));
         }
-        self.check_file(client)
+        Ok(())
     }
 
-    /// The device is at the bottom of the sea. One always stays, so that there is someone to agree with.
-    pub(crate) fn lose_client(&mut self, client: usize, pick: u64) -> Result<(), Failure> {
-        let left = self.clients.iter().filter(|client| !client.lost).count();
-        if self.clients[client].lost || left <= 2 {
+    /// The application is updated, and knows a newer schema.
+    pub(crate) fn upgrade(&mut self, client: usize, pick: u64) -> Result<(), Failure> {
+        if self.clients[client].lost || self.clients[client].version > 1 {
             return Ok(());
         }
         self.kill_client(client, pick)?;
-        self.note(format_args!("client {client}: lost for good"));
-        self.clients[client].lost = true;
-        let held = std::mem::take(&mut self.clients[client].held);
-        self.give_up(&held)
-    }
-
-    pub(crate) fn back_up_server(&mut self) -> Result<(), Failure> {
-        self.server.backup = Some(self.server.disk.clone());
-        self.note(format_args!("server: backed up"));
-        Ok(())
-    }
-
-    pub(crate) fn restore_server(&mut self, pick: u64) -> Result<(), Failure> {
-        let Some(backup) = self.server.backup.clone() else { return Ok(()) };
-        self.crash_server(pick)?;
-        self.note(format_args!("server: restored from its backup"));
-        self.replace_disk(backup)
-    }
-
-    pub(crate) fn wipe_server(&mut self, pick: u64) -> Result<(), Failure> {
-        self.crash_server(pick)?;
-        self.note(format_args!("server: wiped"));
-        self.replace_disk(Disk::new(pick, self.planted))
-    }
-
-    fn replace_disk(&mut self, disk: Disk) -> Result<(), Failure> {
-        let before = stored(&self.server.disk.log);
-        self.server.disk = disk;
-        self.model.server_holds_only(&stored(&self.server.disk.log));
-        self.give_up(&before)
-    }
-
-    /// Of what a disk held that is gone now: changes that no other disk holds are lost, and nobody's fault.
-    fn give_up(&mut self, gone: &BTreeSet<Item>) -> Result<(), Failure> {
-        let mut left = stored(&self.server.disk.log);
-        for (number, client) in self.clients.iter().enumerate() {
-            if client.lost {
-                continue;
-            }
-            let Some(process) = &client.process else {
-                left.extend(client.held.iter().cloned());
-                continue;
-            };
-            let (now, purged) = (file::changes(&process.reader)?, file::purged(&process.reader)?);
-            let forgotten = client.held.difference(&now).any(|item| !purged.contains(&(item.0.clone(), item.1)));
-            ensure(!forgotten, || format!("client {number} has forgotten a committed change"))?;
-            left.extend(now);
-        }
-        let lost: Vec<Item> = gone.difference(&left).cloned().collect();
-        self.model.lost.extend(lost);
-        Ok(())
+        self.clients[client].version = 2;
+        self.note(format_args!("client {client}: uses the next schema"));
+        self.open(client)?;
+        self.check_file(client)
     }
 }

@@ -11,7 +11,9 @@ use crate::client::Client;
 use crate::clock::VirtualTime;
 use crate::dice::Dice;
 use crate::exchange::Parcel;
+use crate::disk::Files;
 use crate::failure::{Failure, broken};
+use crate::medium::Medium;
 use crate::model::Model;
 use crate::op::Op;
 use crate::server::{Connection, Server};
@@ -44,13 +46,18 @@ pub struct Fleet {
     pub(crate) model: Model,
     pub(crate) planted: Planted,
     pub(crate) spaces: Vec<SpaceName>,
-    pub(crate) schema: Schema,
+    /// The versions of the schema.
+    pub(crate) schemas: [Schema; 2],
+    /// A server has turned something down for good: a person has to send it again.
+    pub(crate) turned_down: bool,
+    /// A server has lost history while links to it were up.
+    pub(crate) stale_links: bool,
     /// For what is fixed neither by the operations nor by the machines: seeds of opens.
     pub(crate) dice: Dice,
     pub(crate) bytes: u64,
     trace: Trace,
     /// Dropped last.
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -71,9 +78,15 @@ impl Fleet {
         let folder = folder()?;
         let names = ["main", "work"].iter().take(1 + dice.below(2));
         let spaces = names.map(|name| SpaceName::new(name).expect("the names are good")).collect();
-        let paths = (0..options.replicas).map(|number| folder.path().join(format!("{number}.db")));
+        let mut media = Vec::new();
+        for number in 0..options.replicas {
+            media.push(match dice.once_in(2) {
+                true => Medium::disk(&Files::new())?,
+                false => Medium::folder(folder.path().join(number.to_string()))?,
+            });
+        }
         let mut fleet = Self {
-            clients: paths.map(|path| Client::new(path, &time)).collect(),
+            clients: media.into_iter().map(|medium| Client::new(medium, &time)).collect(),
             connections: (0..options.replicas).map(|_| None).collect(),
             forsaken: Vec::new(),
             parcels: Vec::new(),
@@ -81,14 +94,17 @@ impl Fleet {
             model: Model::default(),
             planted,
             spaces,
-            schema: workload::schema(planted),
+            schemas: [1, 2].map(|version| workload::schema(version, planted)),
+            turned_down: false,
+            stale_links: false,
             dice,
             bytes: 0,
             trace: Trace::new(options.trace),
-            folder,
+            _folder: folder,
             time,
         };
         for client in 0..options.replicas {
+            fleet.prepare_disk(client);
             fleet.open(client)?;
         }
         Ok(fleet)
@@ -119,6 +135,15 @@ impl Fleet {
             Op::CrashServer { pick } => self.crash_server(pick),
             Op::Compact { client: number, pick } => self.compact(client(number), pick),
             Op::Jump { client: number, pick } => self.jump(client(number), pick),
+            Op::Trouble { client: number, pick } => self.trouble(client(number), pick),
+            Op::LosePower { client: number, pick } => self.lose_power(client(number), pick),
+            Op::FailDisk { client: number, pick } => {
+                self.fail_disk(client(number), pick);
+                Ok(())
+            }
+            Op::Upgrade { client: number, pick } => self.upgrade(client(number), pick),
+            Op::Clone { client: number, with, pick } => self.clone_client(client(number), client(with), pick),
+            Op::FailOver { pick } => self.fail_over(pick),
             Op::BackUpClient { client: number, pick } => self.back_up_client(client(number), pick),
             Op::RestoreClient { client: number, pick } => self.restore_client(client(number), pick),
             Op::LoseClient { client: number, pick } => self.lose_client(client(number), pick),
@@ -157,11 +182,23 @@ impl Fleet {
 
     pub(crate) fn open(&mut self, number: usize) -> Result<(), Failure> {
         let seed = self.dice.any();
-        self.clients[number].open(&self.schema, &self.spaces, seed)
+        self.open_with(number, seed)
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    /// Starts a client's process. It stays down if its disk does not let it, and is started again later.
+    pub(crate) fn open_with(&mut self, number: usize, seed: u64) -> Result<(), Failure> {
+        let schema = self.schema_of(number).clone();
+        if !self.clients[number].open(&schema, &self.spaces, seed, self.planted)? {
+            self.note(format_args!("client {number}: cannot start, since its disk fails"));
+            if self.dice.once_in(2) {
+                self.mend(number);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn schema_of(&self, client: usize) -> &Schema {
+        &self.schemas[usize::from(self.clients[client].version > 1)]
     }
 }
 

@@ -1,6 +1,7 @@
 //! The end of all faults: within bounded time, everything is quiet and everyone agrees.
 
 use anabranch_core::sync::{ClientEvent, Halt};
+use anabranch_store::Resend;
 
 use crate::dice::Dice;
 use crate::failure::{Failure, ensure};
@@ -21,11 +22,17 @@ impl Fleet {
         let mut dice = Dice::new(seed);
         self.note(format_args!("all faults end"));
         for client in 0..self.clients.len() {
-            self.clients[client].clock.set_skew(0);
+            self.clients[client].clock.set(0, 0);
+            self.mend(client);
+            self.catch_up_schema(client)?;
+            if self.stale_links {
+                self.cut(client, 0)?;
+            }
             if self.clients[client].offline {
                 self.switch(client)?;
             }
         }
+        self.server.clock.set(0, 0);
         let deadline = self.time.now() + BOUND_MINUTES * 60_000;
         for _ in 0..BOUND_STEPS {
             self.help_halted()?;
@@ -33,12 +40,15 @@ impl Fleet {
                 continue;
             }
             if self.is_quiet()? {
+                if self.send_again()? {
+                    continue;
+                }
                 self.check_converged()?;
                 self.sweep();
                 return self.check_converged();
             }
             ensure(self.time.now() < deadline, || format!("not quiet {BOUND_MINUTES} minutes after all faults ended"))?;
-            let waits = self.wait();
+            let waits = self.wait() || self.send_again()?;
             ensure(waits, || format!("not quiet, and nothing will ever happen: {}", self.unrest()))?;
         }
         Err(Failure::new(format!("still busy after {BOUND_STEPS} steps")))
@@ -59,6 +69,10 @@ impl Fleet {
             let halted = self.clients[number].process.as_mut().and_then(|process| process.halted.take());
             match halted {
                 None => {}
+                Some(Halt::Forbidden(_)) => {
+                    self.note(format_args!("client {number}: signs in again"));
+                    self.clients[number].begin_again()?;
+                }
                 Some(Halt::OtherLineage(lineage)) => {
                     self.note(format_args!("client {number}: adopts the server's new history"));
                     self.clients[number].adopt(lineage)?;
@@ -67,6 +81,30 @@ impl Fleet {
             }
         }
         Ok(())
+    }
+
+    /// What a server has turned down for good is sent again by a person. `false` if there is nothing like that.
+    fn send_again(&mut self) -> Result<bool, Failure> {
+        let mut sent = 0;
+        for number in 0..self.clients.len() {
+            if self.turned_down {
+                let what = "sending again what was refused";
+                sent += self.within(number, what, |write| write.resend(&Resend::All))?.unwrap_or(0);
+            }
+        }
+        self.turned_down = false;
+        Ok(sent > 0)
+    }
+
+    /// Whoever still uses an older schema than others has an update waiting.
+    fn catch_up_schema(&mut self, client: usize) -> Result<(), Failure> {
+        let newest = self.version();
+        if self.clients[client].version < newest { self.upgrade(client, 0) } else { Ok(()) }
+    }
+
+    /// The newest version of the schema that is in use.
+    pub(crate) fn version(&self) -> u32 {
+        self.clients.iter().map(|client| client.version).max().unwrap_or(1)
     }
 
     fn is_quiet(&self) -> Result<bool, Failure> {

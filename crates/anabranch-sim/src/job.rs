@@ -4,7 +4,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_store::{Committed, Engine, Job, StoreError, Undo, Write};
 
-type Slot<T> = Arc<Mutex<Option<Result<T, StoreError>>>>;
+type Slot<T> = Arc<Mutex<Done<T>>>;
+
+/// What has become of a piece of work.
+struct Done<T> {
+    /// What it returned.
+    result: Option<Result<T, StoreError>>,
+    /// Why the commit failed.
+    failed: Option<StoreError>,
+}
+
+impl<T> Default for Done<T> {
+    fn default() -> Self {
+        Self { result: None, failed: None }
+    }
+}
 
 /// A piece of work that remembers its result.
 pub(crate) struct Work<T, F> {
@@ -18,8 +32,16 @@ pub(crate) struct Work<T, F> {
 pub(crate) struct Outcome<T>(Slot<T>);
 
 impl<T> Outcome<T> {
+    /// The result, if it was committed.
     pub(crate) fn take(&self) -> Result<T, StoreError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(Err(StoreError::Panicked))
+        let Done { result, failed } = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        failed.map_or_else(|| result.unwrap_or(Err(StoreError::Panicked)), Err)
+    }
+
+    /// The result, whatever became of the commit: nobody can know whether one that fails has been done.
+    pub(crate) fn take_anyway(&self) -> Result<T, StoreError> {
+        let done = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        done.result.unwrap_or(Err(StoreError::Panicked))
     }
 }
 
@@ -53,13 +75,13 @@ where
         let Some(work) = self.work.take() else { return Err(Undo) };
         let result = work(write);
         let keep = result.is_ok() && !self.undo;
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).result = Some(result);
         if keep { Ok(()) } else { Err(Undo) }
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
         if let Err(error) = outcome {
-            *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(error));
+            self.slot.lock().unwrap_or_else(PoisonError::into_inner).failed = Some(error);
         }
     }
 }

@@ -12,8 +12,9 @@
 //! Disks are tested alone: a [`Workload`] loses the power at every write and sync of a recording [`Disk`], and
 //! [`survive_replica`] and [`survive_server`] play a day on one that fails.
 //!
-//! Not simulated yet in fleets: disks that lose unsynced writes, full disks, schema upgrades in mid-flight.
+//! What is simulated, what is assumed, and what is not covered: `docs/src/testing.md`.
 
+mod batch;
 mod bug;
 mod check;
 mod client;
@@ -29,18 +30,25 @@ mod fleet;
 mod heal;
 mod job;
 mod log;
+mod loss;
+mod medium;
 mod model;
 mod op;
+mod outage;
 mod power;
 mod run;
 mod segments;
 mod server;
+mod shrink;
 mod step;
+mod stories;
 mod trace;
+mod trouble;
 mod verdict;
 mod workload;
 mod write;
 
+pub use batch::{Found, find, run_all};
 pub use bug::Bug;
 pub use crash::Effort;
 pub use dice::Dice;
@@ -50,4 +58,6 @@ pub use fleet::{Fleet, FleetOptions};
 pub use op::Op;
 pub use power::{Planted as PowerBug, PowerReport, Survived, Workload, survive_replica, survive_server};
 pub use run::{Report, Run, STANDARD_STEPS};
+pub use shrink::Keep;
+pub use stories::Story;
 pub mod fuzz;

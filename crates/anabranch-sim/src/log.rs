@@ -72,6 +72,22 @@ impl Log {
         outcome
     }
 
+    /// Loses up to so many of the newest rows of each space, transactions whole.
+    pub(crate) fn lose_tail(&mut self, mut most: impl FnMut() -> usize) {
+        for log in self.spaces.values_mut() {
+            let mut end = log.rows.len().saturating_sub(most());
+            while end > 0
+                && end < log.rows.len()
+                && log.rows[end].offered.transaction.is_some()
+                && log.rows[end].offered.transaction == log.rows[end - 1].offered.transaction
+            {
+                end -= 1;
+            }
+            let rows = std::mem::take(log).rows;
+            rows.into_iter().take(end).for_each(|row| log.store(row));
+        }
+    }
+
     /// Answers a question of a reconcile, with small pages.
     pub(crate) fn reconcile(&self, space: &SpaceName, ask: &Ask) -> (Mark, Result<Reply, SketchError>) {
         let empty = SpaceLog::default();

@@ -1,6 +1,6 @@
 //! The checkers' own simple idea of what is true: sets of changes, and who promised what.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anabranch_core::sync::LogRow;
 use anabranch_core::wire::{Answer, Envelope};
@@ -37,6 +37,8 @@ pub(crate) struct Model {
     pub(crate) written: BTreeMap<Item, Effect>,
     /// Changes that the server has said it has.
     pub(crate) acknowledged: BTreeSet<Item>,
+    /// What each change that was ever pushed has named as its parent, if anything: not every wish for order can be met.
+    parents: HashMap<Item, BTreeSet<Option<EntityId>>>,
     /// Changes that were ever stored in a server's log.
     stored: BTreeSet<Item>,
     /// Changes that went down with the only disks that held them.
@@ -47,6 +49,15 @@ impl Model {
     pub(crate) fn note_stored(&mut self, space: &SpaceName, rows: &[LogRow], added: usize) {
         for row in &rows[rows.len() - added..] {
             self.stored.insert((space.clone(), row.offered.entity, hash_of(row.offered.change.bytes())));
+        }
+    }
+
+    /// A push says which entities must be in the log first.
+    pub(crate) fn note_parents(&mut self, space: &SpaceName, changes: &[Envelope]) {
+        for envelope in changes {
+            let parent = envelope.parent.filter(|parent| *parent != envelope.entity);
+            let item = (space.clone(), envelope.entity, hash_of(&envelope.change));
+            self.parents.entry(item).or_default().insert(parent);
         }
     }
 
@@ -63,6 +74,12 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// Whether one of those who have pushed a change has named no parent, or one that fits.
+    pub(crate) fn has_parent(&self, item: &Item, mut fits: impl FnMut(&EntityId) -> bool) -> bool {
+        let mut fits = |parent: &Option<EntityId>| parent.as_ref().is_none_or(&mut fits);
+        self.parents.get(item).is_none_or(|parents| parents.iter().any(&mut fits))
     }
 
     /// Whatever is fed to a client was stored in just this space.

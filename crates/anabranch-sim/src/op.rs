@@ -29,18 +29,31 @@ pub enum Op {
     CrashServer { pick: u64 },
     /// The client folds an entity's log.
     Compact { client: usize, pick: u64 },
-    /// The client's clock jumps.
+    /// The client's clock jumps, and goes on too fast or too slowly; or the server's does.
     Jump { client: usize, pick: u64 },
+    /// The server, or something before it, has no time, takes no frame of that size, refuses the token, fails in the
+    /// middle, or takes a push in part only.
+    Trouble { client: usize, pick: u64 },
+    /// The power fails while the client writes; what was not synced is lost, or torn.
+    LosePower { client: usize, pick: u64 },
+    /// The client's disk is full, or fails, once or until it is mended.
+    FailDisk { client: usize, pick: u64 },
+    /// The client begins to use a newer schema.
+    Upgrade { client: usize, pick: u64 },
     /// The client's file is copied (for which its process is restarted).
     BackUpClient { client: usize, pick: u64 },
     /// The client's file is replaced by the last copy.
     RestoreClient { client: usize, pick: u64 },
+    /// The client's file is replaced by a copy of another's, and both go on.
+    Clone { client: usize, with: usize, pick: u64 },
     /// The client is lost with its disk.
     LoseClient { client: usize, pick: u64 },
     /// The server's log is copied.
     BackUpServer,
     /// The server's log is replaced by the last copy.
     RestoreServer { pick: u64 },
+    /// Another server takes over, whose log lacks the last few changes.
+    FailOver { pick: u64 },
     /// The server's log is replaced by an empty one.
     WipeServer { pick: u64 },
 }
@@ -61,61 +74,88 @@ impl Op {
             Self::CrashServer { .. } => "server crashes",
             Self::Compact { .. } => "compactions",
             Self::Jump { .. } => "clock jumps",
+            Self::Trouble { .. } => "server errors",
+            Self::LosePower { .. } => "power losses",
+            Self::FailDisk { .. } => "failing disks",
+            Self::Upgrade { .. } => "schema upgrades",
             Self::BackUpClient { .. } => "client backups",
             Self::RestoreClient { .. } => "client restores",
+            Self::Clone { .. } => "client clones",
             Self::LoseClient { .. } => "lost clients",
             Self::BackUpServer => "server backups",
             Self::RestoreServer { .. } => "server restores",
+            Self::FailOver { .. } => "server failovers",
             Self::WipeServer { .. } => "server wipes",
         }
     }
 }
 
+/// What an operation is made from.
+struct Drawn {
+    client: usize,
+    with: usize,
+    pick: u64,
+    millis: u32,
+}
+
+type Make = fn(Drawn) -> Op;
+
 /// How often each kind of operation happens in a run: drawn anew for every seed, so that some runs have only
 /// a few kinds of faults, and those often.
 #[derive(Clone, Debug)]
-pub(crate) struct Weights(Vec<(u32, Kind)>);
+pub(crate) struct Weights(Vec<(u32, Make)>);
 
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Edit,
-    Step,
-    Pass,
-    Wait,
-    Cut,
-    Corrupt,
-    Switch,
-    Exchange,
-    RestartClient,
-    CrashServer,
-    Compact,
-    Jump,
-    BackUpClient,
-    RestoreClient,
-    LoseClient,
-    BackUpServer,
-    RestoreServer,
-    WipeServer,
-}
+/// What happens in most runs.
+const COMMON: [Make; 6] = [
+    |Drawn { client, pick, .. }| Op::Cut { client, pick },
+    |Drawn { client, .. }| Op::Switch { client },
+    |Drawn { client, with, pick, .. }| Op::Exchange { client, with, pick },
+    |Drawn { client, pick, .. }| Op::RestartClient { client, pick },
+    |Drawn { pick, .. }| Op::CrashServer { pick },
+    |Drawn { client, pick, .. }| Op::Compact { client, pick },
+];
+/// What happens in every other.
+const FREQUENT: [Make; 5] = [
+    |Drawn { client, pick, .. }| Op::Corrupt { client, pick },
+    |Drawn { client, pick, .. }| Op::Jump { client, pick },
+    |Drawn { client, pick, .. }| Op::Trouble { client, pick },
+    |Drawn { client, pick, .. }| Op::LosePower { client, pick },
+    |Drawn { client, pick, .. }| Op::FailDisk { client, pick },
+];
+/// What disasters need.
+const BACKUPS: [Make; 2] = [|Drawn { client, pick, .. }| Op::BackUpClient { client, pick }, |_| Op::BackUpServer];
+/// What comes in every third run, and not alone.
+const DISASTERS: [Make; 6] = [
+    |Drawn { client, pick, .. }| Op::RestoreClient { client, pick },
+    |Drawn { client, with, pick, .. }| Op::Clone { client, with, pick },
+    |Drawn { client, pick, .. }| Op::LoseClient { client, pick },
+    |Drawn { pick, .. }| Op::RestoreServer { pick },
+    |Drawn { pick, .. }| Op::FailOver { pick },
+    |Drawn { pick, .. }| Op::WipeServer { pick },
+];
 
 impl Weights {
     pub(crate) fn draw(dice: &mut Dice) -> Self {
-        let mut weights = vec![(60 + small(dice, 60), Kind::Edit), (300 + small(dice, 400), Kind::Step)];
-        weights.extend([(20, Kind::Pass), (5 + small(dice, 20), Kind::Wait)]);
-        let common = [Kind::Cut, Kind::Switch, Kind::Exchange, Kind::RestartClient, Kind::CrashServer, Kind::Compact];
-        for kind in common {
-            weights.push((if dice.once_in(3) { 0 } else { 1 + small(dice, 24) }, kind));
+        let mut weights: Vec<(u32, Make)> = vec![
+            (60 + small(dice, 60), |Drawn { client, pick, .. }| Op::Edit { client, pick }),
+            (300 + small(dice, 400), |Drawn { pick, .. }| Op::Step { pick }),
+            (20, |Drawn { millis, .. }| Op::Pass { millis }),
+            (5 + small(dice, 20), |_| Op::Wait),
+        ];
+        for make in COMMON {
+            weights.push((if dice.once_in(3) { 0 } else { 1 + small(dice, 24) }, make));
         }
-        for kind in [Kind::Corrupt, Kind::Jump] {
-            weights.push((if dice.once_in(2) { 0 } else { 1 + small(dice, 12) }, kind));
+        for make in FREQUENT {
+            weights.push((if dice.once_in(2) { 0 } else { 1 + small(dice, 12) }, make));
         }
-        // Disasters come in every third run, and not alone.
+        let upgrades: Make = |Drawn { client, pick, .. }| Op::Upgrade { client, pick };
+        weights.push((if dice.once_in(4) { 1 + small(dice, 4) } else { 0 }, upgrades));
         let disasters = dice.once_in(3);
-        let backups = [Kind::BackUpClient, Kind::BackUpServer];
-        let losses = [Kind::RestoreClient, Kind::RestoreServer, Kind::LoseClient, Kind::WipeServer];
-        weights.extend(backups.map(|kind| (if disasters { 4 + small(dice, 12) } else { 0 }, kind)));
-        for kind in losses {
-            weights.push((if disasters && dice.once_in(2) { 2 + small(dice, 10) } else { 0 }, kind));
+        for make in BACKUPS {
+            weights.push((if disasters { 4 + small(dice, 12) } else { 0 }, make));
+        }
+        for make in DISASTERS {
+            weights.push((if disasters && dice.once_in(2) { 2 + small(dice, 10) } else { 0 }, make));
         }
         Self(weights)
     }
@@ -124,35 +164,15 @@ impl Weights {
     pub(crate) fn next(&self, dice: &mut Dice) -> Op {
         let total: u32 = self.0.iter().map(|(weight, _)| weight).sum();
         let mut at = small(dice, total);
-        let mut chosen = Kind::Step;
-        for (weight, kind) in &self.0 {
+        let drawn =
+            Drawn { client: dice.below(64), with: dice.below(64), pick: dice.any(), millis: small(dice, 3_000) };
+        for (weight, make) in &self.0 {
             if at < *weight {
-                chosen = *kind;
-                break;
+                return make(drawn);
             }
             at -= weight;
         }
-        let (client, with, pick, millis) = (dice.below(64), dice.below(64), dice.any(), small(dice, 3_000));
-        match chosen {
-            Kind::Edit => Op::Edit { client, pick },
-            Kind::Step => Op::Step { pick },
-            Kind::Pass => Op::Pass { millis },
-            Kind::Wait => Op::Wait,
-            Kind::Cut => Op::Cut { client, pick },
-            Kind::Corrupt => Op::Corrupt { client, pick },
-            Kind::Switch => Op::Switch { client },
-            Kind::Exchange => Op::Exchange { client, with, pick },
-            Kind::RestartClient => Op::RestartClient { client, pick },
-            Kind::CrashServer => Op::CrashServer { pick },
-            Kind::Compact => Op::Compact { client, pick },
-            Kind::Jump => Op::Jump { client, pick },
-            Kind::BackUpClient => Op::BackUpClient { client, pick },
-            Kind::RestoreClient => Op::RestoreClient { client, pick },
-            Kind::LoseClient => Op::LoseClient { client, pick },
-            Kind::BackUpServer => Op::BackUpServer,
-            Kind::RestoreServer => Op::RestoreServer { pick },
-            Kind::WipeServer => Op::WipeServer { pick },
-        }
+        Op::Wait
     }
 }
 

@@ -1,4 +1,4 @@
-//! One seed from beginning to end, and the smallest run that still fails.
+//! One seed from beginning to end.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,7 +7,8 @@ use crate::bug::Bug;
 use crate::dice::Dice;
 use crate::failure::Failure;
 use crate::fleet::{Fleet, FleetOptions};
-use crate::op::Weights;
+use crate::op::{Op, Weights};
+use crate::shrink::Keep;
 
 /// Operations in a run of the standard profile.
 pub const STANDARD_STEPS: usize = 300;
@@ -15,7 +16,7 @@ pub const STANDARD_STEPS: usize = 300;
 const MOST_REPLICAS: usize = 5;
 
 /// A run to be made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Run {
     /// Everything follows from it.
     pub seed: u64,
@@ -23,6 +24,8 @@ pub struct Run {
     pub replicas: Option<usize>,
     /// How many operations before all faults end.
     pub steps: usize,
+    /// Of these, only some are carried out.
+    pub keep: Option<Keep>,
     /// Keeps the lines of the trace.
     pub trace: bool,
     /// The bug to plant.
@@ -42,28 +45,52 @@ pub struct Report {
     pub events: u64,
     /// Bytes of frames.
     pub bytes: u64,
-    /// How often each kind of operation was drawn.
+    /// How often each kind of operation was carried out.
     pub operations: BTreeMap<&'static str, u64>,
     /// The promise that was broken, if one was.
     pub failure: Option<String>,
+    /// The place of the operation that broke it; none if that was found after all faults had ended.
+    pub failed_at: Option<usize>,
     /// The trace, if it was to be kept.
     pub lines: Vec<String>,
+}
+
+/// What follows from a seed.
+struct Plan {
+    replicas: usize,
+    fleet: u64,
+    ops: Vec<Op>,
+    healing: u64,
 }
 
 impl Run {
     /// A run of the standard profile.
     #[must_use]
     pub const fn of(seed: u64) -> Self {
-        Self { seed, replicas: None, steps: STANDARD_STEPS, trace: false, bug: None }
+        Self { seed, replicas: None, steps: STANDARD_STEPS, keep: None, trace: false, bug: None }
+    }
+
+    fn plan(&self) -> Plan {
+        let mut dice = Dice::new(self.seed);
+        let drawn = 2 + dice.below(MOST_REPLICAS - 1);
+        let replicas = self.replicas.unwrap_or(drawn).max(1);
+        let fleet = dice.any();
+        let weights = Weights::draw(&mut dice);
+        let healing = dice.any();
+        let ops = (0..self.steps).map(|_| weights.next(&mut dice)).collect();
+        Plan { replicas, fleet, ops, healing }
+    }
+
+    /// All operations of the run, those included that are not carried out.
+    pub(crate) fn ops(&self) -> Vec<Op> {
+        self.plan().ops
     }
 
     /// Makes the run.
     #[must_use]
     pub fn make(self) -> Report {
-        let mut dice = Dice::new(self.seed);
-        let drawn = 2 + dice.below(MOST_REPLICAS - 1);
-        let replicas = self.replicas.unwrap_or(drawn).max(1);
-        let options = FleetOptions { seed: dice.any(), replicas, trace: self.trace, bug: self.bug };
+        let Plan { replicas, fleet, ops, healing } = self.plan();
+        let options = FleetOptions { seed: fleet, replicas, trace: self.trace, bug: self.bug };
         let mut report = Report {
             run: self,
             replicas,
@@ -72,6 +99,7 @@ impl Run {
             bytes: 0,
             operations: BTreeMap::new(),
             failure: None,
+            failed_at: None,
             lines: Vec::new(),
         };
         let mut fleet = match Fleet::new(options) {
@@ -81,7 +109,7 @@ impl Run {
                 return report;
             }
         };
-        let result = catch_unwind(AssertUnwindSafe(|| play(&mut fleet, &mut dice, self.steps, &mut report.operations)));
+        let result = catch_unwind(AssertUnwindSafe(|| report.play(&mut fleet, &ops, healing)));
         report.failure = match result {
             Ok(Ok(())) => None,
             Ok(Err(failure)) => Some(failure.to_string()),
@@ -95,54 +123,31 @@ impl Run {
     }
 }
 
-fn play(
-    fleet: &mut Fleet,
-    dice: &mut Dice,
-    steps: usize,
-    operations: &mut BTreeMap<&'static str, u64>,
-) -> Result<(), Failure> {
-    let weights = Weights::draw(dice);
-    let healing = dice.any();
-    for _ in 0..steps {
-        let op = weights.next(dice);
-        *operations.entry(op.kind()).or_default() += 1;
-        fleet.apply(op)?;
-    }
-    fleet.heal(healing)
-}
-
 impl Report {
-    /// The smallest run found that still fails: fewer clients, then half as many operations, as long as that
-    /// works, and then fewer by less.
-    #[must_use]
-    pub fn shrink(self) -> Self {
-        let mut smallest = self;
-        for replicas in 2..smallest.replicas {
-            let smaller = Run { replicas: Some(replicas), ..smallest.run }.make();
-            if smaller.failure.is_some() {
-                smallest = smaller;
-                break;
+    fn play(&mut self, fleet: &mut Fleet, ops: &[Op], healing: u64) -> Result<(), Failure> {
+        for (place, op) in ops.iter().enumerate() {
+            if self.run.keep.as_ref().is_some_and(|keep| !keep.has(place)) {
+                continue;
             }
+            *self.operations.entry(op.kind()).or_default() += 1;
+            self.failed_at = Some(place);
+            fleet.apply(*op)?;
         }
-        let mut cut = smallest.run.steps / 2;
-        while cut > 0 {
-            let steps = smallest.run.steps.saturating_sub(cut);
-            let smaller = Run { steps, ..smallest.run }.make();
-            if smaller.failure.is_some() {
-                smallest = smaller;
-                cut = cut.min(smallest.run.steps / 2);
-            } else {
-                cut /= 2;
-            }
-        }
-        smallest
+        self.failed_at = None;
+        fleet.heal(healing)
     }
 
     /// The one command that replays the run with a readable trace.
     #[must_use]
     pub fn command(&self) -> String {
-        let Run { seed, steps, .. } = self.run;
-        let replicas = self.replicas;
-        format!("cargo run --release -p anabranch-sim -- --seed {seed} --replicas {replicas} --steps {steps} --trace")
+        let Run { seed, steps, keep, .. } = &self.run;
+        let mut command = format!(
+            "cargo run --release -p anabranch-sim -- --seed {seed} --replicas {} --steps {steps}",
+            self.replicas
+        );
+        if let Some(keep) = keep {
+            command += &format!(" --keep {keep}");
+        }
+        command + " --trace"
     }
 }

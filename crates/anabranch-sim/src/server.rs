@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use anabranch_core::sync::{
-    Access, AppendOutcome, Call, CallResult, Pushable, ServerConfig, ServerEvent, ServerSession, ServerStep,
+    Access, AppendOutcome, Call, CallResult, Offered, Pushable, ServerConfig, ServerEvent, ServerSession, ServerStep,
 };
 use anabranch_core::wire::{self, ClientMessage, Limits, Reply, ServerMessage};
 use anabranch_core::{EntityId, Entropy as _, Lineage, SpaceName, SplitMix64, UnixMillis};
@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::log::Log;
 use crate::model::{Hash, Model, hash_of};
 use crate::segments::Segments;
+use crate::trouble::{Trouble, turn_down};
 
 /// Small, so that every run sees an outbox that takes several pushes.
 const LIMITS: Limits = Limits { push_changes: 6, push_bytes: 2_000 };
@@ -68,6 +69,7 @@ pub(crate) struct Connection {
     pub(crate) hints: BTreeMap<SpaceName, u64>,
     /// The server has closed; the client learns of it after what is still on its way.
     pub(crate) closed: bool,
+    pub(crate) trouble: Option<Trouble>,
     session: ServerSession,
     pushes: HashMap<u64, Vec<(EntityId, Hash)>>,
 }
@@ -89,6 +91,11 @@ impl Server {
     /// The process is gone; the log stays.
     pub(crate) fn crash(&mut self) {
         self.up = false;
+        self.forget();
+    }
+
+    /// Whatever is in memory beside the log is gone.
+    pub(crate) fn forget(&mut self) {
         self.segments = Segments::default();
         self.unstored.clear();
     }
@@ -101,6 +108,7 @@ impl Server {
             calls: VecDeque::new(),
             hints: BTreeMap::new(),
             closed: false,
+            trouble: None,
             session: ServerSession::new(config),
             pushes: HashMap::new(),
         }
@@ -113,7 +121,19 @@ impl Server {
         model: &mut Model,
     ) -> Result<Option<(SpaceName, u64)>, Failure> {
         self.store_late(model);
-        let Some(call) = connection.calls.pop_front() else { return Ok(None) };
+        let Some(mut call) = connection.calls.pop_front() else { return Ok(None) };
+        match (connection.trouble, &mut call) {
+            (Some(Trouble::Fails), _) => {
+                connection.trouble = None;
+                connection.take(self.clock.now(), ServerEvent::Result(failed(call)), model)?;
+                return Ok(None);
+            }
+            (Some(Trouble::Turns { pick, for_good }), Call::Append { batch, .. }) => {
+                connection.trouble = None;
+                *batch = turn_down(std::mem::take(batch), pick, for_good);
+            }
+            _ => {}
+        }
         let (result, grown) = match call {
             Call::Append { id, space, batch, .. } => {
                 let outcome = self.append(&space, batch, model);
@@ -153,6 +173,13 @@ impl Server {
             self.unstored.push((space.clone(), batch));
             return outcome;
         }
+        let batch = match self.planted.is(Bug::ForgetToHold) {
+            true => batch.into_iter().map(|offered| offered.map(|offered| Offered { parent: None, ..offered })).collect(),
+            false => batch,
+        };
+        if self.planted.is(Bug::DropGoodHalf) && batch.iter().any(Result::is_err) {
+            return self.disk.log.clone().append(space, batch);
+        }
         let outcome = self.disk.log.append(space, batch);
         model.note_stored(space, self.disk.log.rows(space), outcome.marks.len());
         outcome
@@ -163,6 +190,18 @@ impl Server {
             let outcome = self.disk.log.append(&space, batch);
             model.note_stored(&space, self.disk.log.rows(&space), outcome.marks.len());
         }
+    }
+}
+
+/// The storage could not carry it out, and has done nothing.
+fn failed(call: Call) -> CallResult {
+    match call {
+        Call::Append { id, space, .. } => CallResult::Appended { id, space, outcome: None },
+        Call::Reconcile { space, .. } => CallResult::Reconciled { space, outcome: None },
+        Call::Read { space, .. } => CallResult::Read { space, outcome: None },
+        Call::Manifest { space, .. } => CallResult::Manifest { space, known: true, outcome: None },
+        Call::Segment { space, digest } => CallResult::Segment { space, digest, outcome: None },
+        Call::Head { space } => CallResult::Head { space, outcome: None },
     }
 }
 
@@ -177,6 +216,7 @@ impl Connection {
         if let ClientMessage::Push(push) = &message {
             let names = push.changes.iter().map(|envelope| (envelope.entity, hash_of(&envelope.change))).collect();
             self.pushes.insert(push.id, names);
+            model.note_parents(&push.space, &push.changes);
         }
         self.take(now, ServerEvent::Message(message), model)
     }
@@ -215,7 +255,7 @@ impl Connection {
         Ok(())
     }
 
-    fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.closed = true;
         self.to_server.clear();
         self.calls.clear();

@@ -6,12 +6,11 @@ use anabranch_core::sync::{ClientEvent, LinkCommand, Look, SegmentReply, SyncEve
 use anabranch_core::wire::{self, Ask, ClientMessage, Reply, ServerMessage};
 
 use crate::bug::Bug;
-use crate::client::Task;
+use crate::client::{Ended, Task};
 use crate::dice::Dice;
 use crate::failure::{Failure, broken};
 use crate::file;
 use crate::fleet::Fleet;
-use crate::job::within;
 
 /// Something that may happen now.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +27,7 @@ enum Ready {
     ForsakenFrame(usize),
     ForsakenCall(usize),
     Parcel(usize),
+    StartClient(usize),
     StartServer,
 }
 
@@ -42,7 +42,7 @@ impl Fleet {
             Ready::Task(client) => self.task(client)?,
             Ready::News(client) => self.clients[client].tell_news(),
             Ready::Connect(client) => self.connect(client),
-            Ready::Disconnect(client) => self.disconnected(client, "the connection broke"),
+            Ready::Disconnect(client) => self.link_ended(client),
             Ready::Timer(client) => {
                 self.note(format_args!("client {client}: timer"));
                 self.clients[client].handle(ClientEvent::Timer);
@@ -66,6 +66,11 @@ impl Fleet {
                 self.spread(usize::MAX, grown);
             }
             Ready::Parcel(place) => self.deliver(place, pick)?,
+            Ready::StartClient(client) => {
+                self.note(format_args!("client {client}: starts"));
+                self.open(client)?;
+                self.check_file(client)?;
+            }
             Ready::StartServer => {
                 self.note(format_args!("server: starts"));
                 self.server.up = true;
@@ -80,12 +85,15 @@ impl Fleet {
         let mut ready = Vec::new();
         let now = self.time.now();
         for (number, client) in self.clients.iter().enumerate() {
-            let Some(process) = &client.process else { continue };
+            let Some(process) = &client.process else {
+                ready.extend((!client.lost).then_some(Ready::StartClient(number)));
+                continue;
+            };
             if !process.agenda.is_empty() {
                 ready.push(Ready::Task(number));
             } else if client.has_news() {
                 ready.push(Ready::News(number));
-            } else if process.disconnected {
+            } else if process.ended.is_some() {
                 ready.push(Ready::Disconnect(number));
             } else if process.connecting {
                 ready.push(Ready::Connect(number));
@@ -137,10 +145,26 @@ impl Fleet {
         }
     }
 
+    /// The session learns how its link has ended.
+    fn link_ended(&mut self, client: usize) {
+        let ended = self.clients[client].process.as_mut().and_then(|process| process.ended.take());
+        let event = match ended {
+            None => return,
+            Some(Ended::Broken) => return self.disconnected(client, "the connection broke"),
+            Some(Ended::Unavailable) => return self.disconnected(client, "503"),
+            Some(Ended::Busy(millis)) => {
+                ClientEvent::Disconnected { reason: "429".to_owned(), retry_after_millis: Some(millis) }
+            }
+            Some(Ended::TooLarge) => ClientEvent::TooLarge { reason: "413".to_owned() },
+        };
+        self.note(format_args!("client {client}: {event:?}"));
+        self.clients[client].handle(event);
+    }
+
     fn disconnected(&mut self, client: usize, reason: &str) {
         self.note(format_args!("client {client}: {reason}"));
         if let Some(process) = &mut self.clients[client].process {
-            process.disconnected = false;
+            process.ended = None;
         }
         let event = ClientEvent::Disconnected { reason: reason.to_owned(), retry_after_millis: None };
         self.clients[client].handle(event);
@@ -164,7 +188,7 @@ impl Fleet {
         match wire::decode::<ServerMessage>(&frame) {
             Ok(message) => {
                 self.note(format_args!("client {client} <- {}", Said(&message)));
-                let event = self.heard(message);
+                let event = self.heard(client, message);
                 self.clients[client].handle(event);
             }
             Err(error) => {
@@ -201,7 +225,7 @@ impl Fleet {
     }
 
     /// Does the next thing on a client's agenda.
-    fn task(&mut self, client: usize) -> Result<(), Failure> {
+    pub(crate) fn task(&mut self, client: usize) -> Result<(), Failure> {
         let Some(process) = &mut self.clients[client].process else { return Ok(()) };
         let Some(task) = process.agenda.pop_front() else { return Ok(()) };
         match task {
@@ -217,9 +241,8 @@ impl Fleet {
             }
             Task::Read(read) => {
                 let (remote, space) = (process.remote, read.space.clone());
-                let (page, committed) = within(&mut process.engine, move |write| write.outbox_page(remote, &read))
-                    .map_err(broken("reading the outbox"))?;
-                process.note(committed);
+                let page = self.within(client, "reading the outbox", move |write| write.outbox_page(remote, &read))?;
+                let Some(page) = page else { return Ok(()) };
                 self.note(format_args!("client {client}: outbox of {space}: {} to push", page.items.len()));
                 if self.planted.is(Bug::SettleOnSend) {
                     self.settle_unanswered(client, &space, &page.items)?;
@@ -235,7 +258,7 @@ impl Fleet {
 
     /// Answers what the session asks about the file.
     fn look(&mut self, client: usize, look: Look) -> Result<(), Failure> {
-        let Some(process) = &mut self.clients[client].process else { return Ok(()) };
+        let Some(process) = &self.clients[client].process else { return Ok(()) };
         let event = match look {
             Look::Items { space } => {
                 let items = file::heads(&process.reader, &space)?.into_iter().filter(|(_, heads)| !heads.is_empty());
@@ -244,9 +267,8 @@ impl Fleet {
             }
             Look::Compare { space, theirs } => {
                 let of = space.clone();
-                let (compared, committed) = within(&mut process.engine, move |write| write.compare(&of, &theirs))
-                    .map_err(broken("comparing with the server"))?;
-                process.note(committed);
+                let compared = self.within(client, "comparing", move |write| write.compare(&of, &theirs))?;
+                let Some(compared) = compared else { return Ok(()) };
                 ClientEvent::Compared { space, compared }
             }
         };
@@ -273,10 +295,10 @@ impl Fleet {
     }
 
     /// A driver reads segments before the session hears of them.
-    fn heard(&self, message: ServerMessage) -> ClientEvent {
+    fn heard(&self, client: usize, message: ServerMessage) -> ClientEvent {
         match message.into_segment() {
             Ok(SegmentReply { space, digest, bytes }) => {
-                let read = |bytes: Vec<u8>| Segment::open(&digest, &bytes, Some(&self.schema)).map(Box::new);
+                let read = |bytes: Vec<u8>| Segment::open(&digest, &bytes, Some(self.schema_of(client))).map(Box::new);
                 let segment = bytes.map(|bytes| read(bytes).map_err(|error| error.to_string()));
                 ClientEvent::Segment { space, digest, segment }
             }
@@ -290,8 +312,7 @@ impl Fleet {
         match event {
             SyncEvent::Offline { reason, failures, .. } => {
                 let (remote, failures, reason) = (process.remote, *failures, reason.clone());
-                within(&mut process.engine, move |write| write.note_failure(remote, failures, &reason))
-                    .map_err(broken("noting a failure"))?;
+                self.within(client, "noting a failure", move |write| write.note_failure(remote, failures, &reason))?;
             }
             SyncEvent::Halted(halt) => process.halted = Some(halt.clone()),
             SyncEvent::Online { .. }

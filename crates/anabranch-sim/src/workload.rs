@@ -3,6 +3,8 @@
 
 mod edits;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anabranch_core::document::{Choice, Page};
 use anabranch_core::{CollectionName, Digest, EntityId, Functions, Heads, Schema, SpaceName, Stamp};
 use anabranch_store::{Mine, StoreError, Write};
@@ -47,12 +49,23 @@ const SCHEMA: &str = r#"
     stars = { kind = "counter" }
 "#;
 
+/// What the next version of the application adds and changes.
+const NEXT: [(&str, &str); 4] = [
+    ("version = 1\n    [", "version = 2\n    ["),
+    ("max_length = 6", "max_length = 8"),
+    ("    shelf = ", "    cover = { kind = \"register\", policy = \"max\" }\n    shelf = "),
+    ("[collections.drafts.fields]", "[collections.drafts.fields]\n    mood = { kind = \"register\" }"),
+];
+
 /// Entities of a space, as far as one client has them, beyond which it makes no more.
 const POOL: usize = 7;
 
-/// The schema of all clients; with a planted bug, another than the one that the checkers judge by.
-pub(crate) fn schema(planted: Planted) -> Schema {
+/// The schema of clients of version 1 or 2; with a planted bug, another than the one that the checkers judge by.
+pub(crate) fn schema(version: u32, planted: Planted) -> Schema {
     let mut text = SCHEMA.to_owned();
+    for (old, new) in NEXT.iter().filter(|_| version > 1) {
+        text = text.replace(old, new);
+    }
     if planted.is(Bug::SettleOtherwise) {
         text = text.replace("\"max\"", "\"greatest\"").replace("\"min\"", "\"max\"").replace("\"greatest\"", "\"min\"");
     }
@@ -66,9 +79,17 @@ pub(crate) fn schema(planted: Planted) -> Schema {
 }
 
 /// What the schema names: a policy that shows all values, in the order in which it is given them.
-pub(crate) fn functions() -> Functions {
+pub(crate) fn functions(planted: Planted) -> Functions {
     let mut functions = Functions::default();
-    functions.policy("all", 1, |all| all.iter().map(|one| one.value.clone()).collect());
+    let looks = AtomicUsize::new(0);
+    functions.policy("all", 1, move |all| {
+        let mut values: Vec<Value> = all.iter().map(|one| one.value.clone()).collect();
+        if planted.is(Bug::SettleByArrival) && !values.is_empty() {
+            let turn = looks.fetch_add(1, Ordering::Relaxed) % values.len();
+            values.rotate_left(turn);
+        }
+        values.into()
+    });
     functions
 }
 

@@ -3,15 +3,14 @@
 use anabranch_core::sync::{OutboxItem, WriteBatch};
 use anabranch_core::wire::Answer;
 use anabranch_core::{ErrorKind, SpaceName};
-use anabranch_store::StoreError;
 
 use crate::bug::Bug;
 use crate::client::Task;
 use crate::dice::Dice;
-use crate::failure::{Failure, broken, ensure};
+use crate::failure::{Failure, ensure};
 use crate::file;
 use crate::fleet::Fleet;
-use crate::job::{job, within};
+use crate::job::job;
 use crate::model::Effect;
 use crate::workload::{self, Intent, Known, Targets};
 
@@ -19,6 +18,7 @@ impl Fleet {
     /// A few local writes that share a commit, some of them a transaction; now and then one of them is undone.
     pub(crate) fn edit(&mut self, number: usize, pick: u64) -> Result<(), Failure> {
         let mut dice = Dice::new(pick);
+        let newer = self.clients[number].version > 1;
         let Some(process) = &mut self.clients[number].process else { return Ok(()) };
         let entities = file::names(&process.reader)?;
         let conflicts = file::conflict_names(&process.reader)?;
@@ -32,7 +32,7 @@ impl Fleet {
                 continue;
             }
             let undo = !alone && dice.once_in(8);
-            let targets = Targets::of(&entities, intent.space());
+            let targets = Targets::of(&entities, intent.space(), newer);
             let mut intents = vec![intent];
             if intents[0].joins() && dice.once_in(3) {
                 let own = Known { spaces: &[intents[0].space().clone()], ..known };
@@ -52,14 +52,19 @@ impl Fleet {
             }
         }
         let before = file::number(&process.reader, "SELECT coalesce(max(seq), 0) FROM changes")?;
-        let committed = process.engine.commit(jobs).ok_or_else(|| Failure::new("a local write was not committed"))?;
-        process.note(committed);
+        let committed = process.engine.commit(jobs);
+        let failed = committed.is_none();
+        committed.into_iter().for_each(|committed| process.note(committed));
         let logged = file::changes_after(&process.reader, before)?;
         let mut effects = Vec::new();
         let mut lines = Vec::new();
         let mut uncertain = false;
         for (intents, undo, outcome) in outcomes {
-            match outcome.take() {
+            if failed && logged.is_empty() {
+                let Err(error) = outcome.take() else { return Err(Failure::new("a commit failed without an error")) };
+                return self.disk_failed(number, "a local write", &error);
+            }
+            match outcome.take_anyway() {
                 Ok(made) => {
                     let made: Vec<Option<Effect>> = made;
                     lines.push(format!("client {number}: {intents:?}{}", if undo { ", undone" } else { "" }));
@@ -119,14 +124,8 @@ impl Fleet {
             batch.space,
             format_args!(", {:?}", batch.reoffer)
         );
-        let outcome = within(&mut process.engine, move |write| write.apply_batch(remote, batch));
-        if matches!(outcome, Err(StoreError::Overtaken)) {
-            self.note(format_args!("client {number}: begins again, since what was accepted has been written again"));
-            self.forsake(number);
-            return self.clients[number].begin_again();
-        }
-        let (received, committed) = outcome.map_err(broken("committing a batch"))?;
-        process.note(committed);
+        let received = self.within(number, "committing a batch", move |write| write.apply_batch(remote, batch))?;
+        let Some(received) = received else { return Ok(()) };
         self.note(format_args!("{line}: {received:?}"));
         ensure(received.quarantined == 0, || format!("client {number} quarantined an honest change"))
     }

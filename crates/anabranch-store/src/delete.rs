@@ -206,7 +206,7 @@ impl Write<'_> {
             dirty.added_bytes = markers.iter().map(|marker| marker.bytes().len()).sum();
         }
         match (logged, from) {
-            (Some(seq), Origin::Remote(remote)) => self.settle(remote, row.key, seq)?,
+            (Some(seq), Origin::Remote(remote)) => drop(self.settle(remote, row.key, seq)?),
             (Some(_), _) => {}
             (None, from) => {
                 let except = if let Origin::Remote(remote) = from { Some(remote) } else { None };

@@ -270,8 +270,12 @@ impl Write<'_> {
         if let Some(seq) = rows::change_seq(&self.engine.connection, row.key, &change.hash())? {
             received.known += 1;
             if let Origin::Remote(remote) = origin {
-                // The server has it: the answer to our push was lost on the way.
-                self.settle(remote, row.key, seq)?;
+                // The server has it: the answer to our push was lost on the way, or somebody else has brought what was
+                // refused here. What had to wait for it goes now.
+                if self.settle(remote, row.key, seq)? {
+                    self.release_children(remote, &[seq])?;
+                    self.pending.pushable.insert(row.space);
+                }
             }
             return Ok(None);
         }

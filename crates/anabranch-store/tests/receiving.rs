@@ -3,12 +3,13 @@
 mod support;
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use anabranch_core::document::Edit;
 use anabranch_core::sync::{OutboxRead, Reoffer, WriteBatch};
 use anabranch_core::wire::{Answer, Cursor, Envelope, Mark, Missing, RejectCode};
 use anabranch_core::{Change, ChangeHash, Digest, EntityId, Entropy, Environment, Heads, Lineage, SplitMix64};
-use anabranch_store::{OpenMode, OutboxPage, Received, Store, StoreError};
+use anabranch_store::{Engine, Job, OpenMode, OutboxPage, Received, Store, StoreError, Undo, Write};
 use serde_json::json;
 use support::{Folder, create, edit, field, fields, name, schema, space};
 
@@ -425,5 +426,53 @@ fn a_damaged_change_is_noticed_when_it_is_read_back() -> Result<(), StoreError> 
     let result = edit(&store, id, set("two"));
     assert!(matches!(result, Err(StoreError::DamagedEntity { entity, .. }) if entity == id), "{result:?}");
     assert!(store.read(|read| read.entity(&space("main"), id))?.is_some(), "reading goes on");
+    Ok(())
+}
+
+/// A job that keeps what it returns.
+struct Once<F>(Option<F>);
+
+impl<F: FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send> Job for Once<F> {
+    fn run(&mut self, write: &mut Write<'_>) -> Result<(), Undo> {
+        self.0.take().map_or(Err(Undo), |work| work(write).map_err(|_| Undo))
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
+        outcome.expect("the commit");
+    }
+}
+
+/// Found by simulation: nobody looked at the outbox again when what stood in the way had come from the server, brought
+/// by another replica, and what followed it lay there until the watchdog noticed.
+#[test]
+fn g07_what_follows_a_refused_change_goes_when_that_comes_from_the_server() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let mut engine = Engine::open(&folder.path("1.db"), Some(schema()), support::environment())?;
+    let mut commit = |work: Box<dyn FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send>| {
+        engine.commit(vec![Box::new(Once(Some(work)))]).expect("a commit")
+    };
+    let id = EntityId::named(&name("notes"), "a");
+    commit(Box::new(move |write| {
+        write.ensure_remote("test", &[])?;
+        write.create(&space("main"), &name("notes"), Some(id), &fields(json!({ "title": "one" }))).map(drop)
+    }));
+    let creation = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&creation);
+    commit(Box::new(move |write| {
+        let read = OutboxRead { space: space("main"), changes: 1, bytes: 1 << 20 };
+        let item = write.outbox_page(1, &read)?.items.remove(0);
+        let refused = Answer::Rejected { code: RejectCode::Forbidden, message: "no".to_owned(), retryable: false };
+        kept.lock().expect("the lock").push(item.envelope);
+        let batch =
+            WriteBatch { answered: vec![(item.key, refused)], ..WriteBatch::empty(space("main"), LINEAGE) };
+        write.apply_batch(1, batch).map(drop)
+    }));
+    commit(Box::new(move |write| write.edit(&space("main"), id, &set("two")).map(drop)));
+    let incoming = creation.lock().expect("the lock").clone();
+    let committed = commit(Box::new(move |write| {
+        let batch = WriteBatch { incoming, ..WriteBatch::empty(space("main"), LINEAGE) };
+        write.apply_batch(1, batch).map(drop)
+    }));
+    assert!(committed.pushable.contains(&space("main")), "the session must hear that there is something to push");
     Ok(())
 }

@@ -40,7 +40,7 @@ impl Desk {
     pub(super) fn new(seed: u64, planted: Planted) -> Result<Self, Failure> {
         let desk = Self {
             disk: Disk::new(true)?,
-            schema: workload::schema(bug::Planted::default()),
+            schema: workload::schema(1, bug::Planted::default()),
             engine: None,
             remote: 1,
             dice: Dice::new(seed),
@@ -98,7 +98,7 @@ impl Desk {
             let (mut jobs, mut outcomes) = (Vec::new(), Vec::new());
             for _ in 0..=self.dice.below(3) {
                 let Some(intent) = workload::choose(&mut self.dice, &known) else { continue };
-                let targets = Targets::of(&entities, intent.space());
+                let targets = Targets::of(&entities, intent.space(), false);
                 let mut own = Dice::new(self.dice.any());
                 let (job, outcome) = job(self.dice.once_in(8), move |write| {
                     write.transaction(|write| workload::carry_out(write, &mut own, &intent, &targets))
@@ -194,7 +194,7 @@ impl Desk {
 
 pub(super) fn open(disk: &Disk, schema: &Schema, time: &VirtualTime, seed: u64) -> Result<Engine, StoreError> {
     let machine = Machine { clock: WallClock::new(time), entropy: SplitMix64::new(seed) };
-    Engine::open_with(&disk.path(FILE), Some(schema.clone()), &workload::functions(), Box::new(machine))
+    Engine::open_with(&disk.path(FILE), Some(schema.clone()), &workload::functions(bug::Planted::default()), Box::new(machine))
 }
 
 /// The file of a replica, and what it shows when nothing was lost.

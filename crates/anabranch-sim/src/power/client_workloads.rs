@@ -316,7 +316,7 @@ fn upgrade(planted: Planted) -> Result<Played, Failure> {
 
 /// The workload's schema, one version further: other policies, a new field and a new collection.
 fn workload_schema() -> Result<Schema, Failure> {
-    let mut schema = crate::workload::schema(bug::Planted::default());
+    let mut schema = crate::workload::schema(1, bug::Planted::default());
     let more = Schema::from_toml(
         "version = 1\n[collections.rooms.fields]\ntitle = { kind = \"register\" }\n\
          seen = { kind = \"register\", default = \"no\" }\n",

@@ -79,7 +79,7 @@ pub fn survive_replica(fault: Fault) -> Result<Survived, Failure> {
     drop(store);
     // Whoever opens it next finds all of it.
     ensure(told(&disk)? == wanted, || "closing the file has changed it".to_owned())?;
-    let mut engine = client::open(&disk, &workload::schema(bug::Planted::default()), &time, 5)
+    let mut engine = client::open(&disk, &workload::schema(1, bug::Planted::default()), &time, 5)
         .map_err(broken("opening the file afterwards"))?;
     agree::check(&mut engine, &file::reader(&disk.path(FILE))?)?;
     ensure(wanted == cast.told, || "the file does not show what it shows without a fault".to_owned())?;
@@ -99,9 +99,9 @@ impl Survived {
 
 fn open(disk: &Disk, time: &VirtualTime) -> Result<Store, StoreError> {
     let machine = Machine { clock: WallClock::new(time), entropy: SplitMix64::new(3) };
-    let schema = workload::schema(bug::Planted::default());
+    let schema = workload::schema(1, bug::Planted::default());
     let path = disk.path(FILE);
-    Store::open_with(Path::new(&path), OpenMode::Either(schema), &workload::functions(), Box::new(machine))
+    Store::open_with(Path::new(&path), OpenMode::Either(schema), &workload::functions(bug::Planted::default()), Box::new(machine))
 }
 
 /// A disk that cannot be written can be read.

@@ -12,15 +12,17 @@ use crate::model::Effect;
 pub(crate) struct Targets {
     pub(crate) folders: Vec<EntityId>,
     pub(crate) notes: Vec<EntityId>,
+    /// The writer's schema has the fields of the next version.
+    pub(crate) newer: bool,
 }
 
 impl Targets {
-    pub(crate) fn of(known: &[(SpaceName, EntityId, CollectionName)], space: &SpaceName) -> Self {
+    pub(crate) fn of(known: &[(SpaceName, EntityId, CollectionName)], space: &SpaceName, newer: bool) -> Self {
         let of = |name: &str| {
             let here = known.iter().filter(|(of, _, collection)| of == space && collection.as_str() == name);
             here.map(|(_, id, _)| *id).collect()
         };
-        Self { folders: of("folders"), notes: of("notes") }
+        Self { folders: of("folders"), notes: of("notes"), newer }
     }
 
     fn one(&self, dice: &mut Dice, field: &str) -> Option<Value> {
@@ -80,7 +82,12 @@ pub(super) fn edits(
     let mut effect = Effect::default();
     let fields: &[&str] = match collection.as_str() {
         "folders" => &["title", "parent", "due", "owner"],
+        "drafts" if targets.newer => &["title", "mood", "body", "stars"],
         "drafts" => &["title", "body", "stars"],
+        _ if targets.newer => &[
+            "title", "rank", "due", "cover", "body", "stars", "low", "tags", "first", "items", "best", "extra",
+            "folder", "cover", "high",
+        ],
         _ => &[
             "title", "rank", "due", "high", "body", "stars", "low", "tags", "first", "items", "best", "extra",
             "folder", "friend", "shelf",
@@ -101,7 +108,7 @@ fn edit(dice: &mut Dice, name: &str, value: Option<&Value>, targets: &Targets, e
         _ => 0,
     };
     Some(match name {
-        "title" | "rank" | "due" | "high" | "low" | "first" | "best" => Edit::Set { field, value: word(dice) },
+        "title" | "rank" | "due" | "high" | "low" | "first" | "best" | "cover" | "mood" => Edit::Set { field, value: word(dice) },
         "parent" | "owner" | "folder" | "shelf" | "friend" => {
             Edit::Set { field, value: targets.one(dice, name).unwrap_or(Value::Null) }
         }

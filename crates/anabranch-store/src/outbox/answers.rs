@@ -125,13 +125,14 @@ impl Write<'_> {
         entity.map_or(Ok(false), |entity| Ok(refused.exists([remote, entity])?))
     }
 
-    pub(crate) fn settle(&mut self, remote: RemoteKey, entity: i64, seq: i64) -> Result<(), StoreError> {
+    /// The server has a change. `false` if it was not waiting for that.
+    pub(crate) fn settle(&mut self, remote: RemoteKey, entity: i64, seq: i64) -> Result<bool, StoreError> {
         let connection = &self.engine.connection;
         let deleted =
             connection.prepare_cached("DELETE FROM outbox WHERE remote = ? AND change = ?")?.execute([remote, seq])?;
         let elsewhere = connection.prepare_cached("SELECT 1 FROM outbox WHERE change = ?")?.exists([seq])?;
         self.dirty(entity).pending -= i64::from(deleted > 0 && !elsewhere);
-        Ok(())
+        Ok(deleted > 0)
     }
 
     /// What is held may wait for something that is held as well, here: they are tried again together, or each

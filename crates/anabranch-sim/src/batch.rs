@@ -1,0 +1,56 @@
+//! Many seeds, on all processors.
+
+use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use crate::bug::Bug;
+use crate::run::{Report, Run};
+
+/// Makes the runs of `count` seeds from `first` on, on all processors. `make` says what to run; `each` hears of every run
+/// that has ended, one at a time and in no particular order, and says whether to go on.
+pub fn run_all(first: u64, count: u64, make: impl Fn(u64) -> Run + Sync, each: impl FnMut(Report) -> bool + Send) {
+    let next = AtomicU64::new(0);
+    let ends = AtomicBool::new(false);
+    let each = Mutex::new(each);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count || ends.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let report = make(first.wrapping_add(number)).make();
+                    let mut each = each.lock().unwrap_or_else(PoisonError::into_inner);
+                    if !each(report) {
+                        ends.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// How a planted bug was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The bug.
+    pub bug: Bug,
+    /// The first seed that finds it, and what it says; none within the seeds that were tried.
+    pub by: Option<(u64, String)>,
+    /// What the same seed says without the bug: nothing, or the simulator is wrong.
+    pub without: Option<String>,
+}
+
+/// Looks for a planted bug in the seeds from 0 to `seeds`.
+#[must_use]
+pub fn find(bug: Bug, seeds: u64) -> Found {
+    for seed in 0..seeds {
+        if let Some(failure) = (Run { bug: Some(bug), ..Run::of(seed) }).make().failure {
+            return Found { bug, by: Some((seed, failure)), without: Run::of(seed).make().failure };
+        }
+    }
+    Found { bug, by: None, without: None }
+}
