@@ -16,7 +16,7 @@ mod segments;
 mod sessions;
 
 pub use cursors::cursor_decode;
-pub use frames::{frame_decode, frames};
+pub use frames::{frame_decode, frames, reads};
 pub use replicas::replica_ops;
 pub use schemas::schema_parse;
 pub use segments::segment_apply;

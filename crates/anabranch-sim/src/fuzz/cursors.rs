@@ -43,8 +43,8 @@ fn honest_cursor(kind: u8, home: &SpaceName, input: &mut Input<'_>) -> Cursor {
 fn pulled(home: &SpaceName, cursor: &Cursor, segments: bool) -> Option<Mark> {
     let limits = Limits { push_changes: 1, push_bytes: 1 };
     let mut session = ServerSession::new(ServerConfig { lineage: LINEAGE, empty: false, limits });
-    let hello = honest::client_messages().into_iter().find(|message| matches!(message, ClientMessage::Hello(_)));
-    session.handle(0, &Everything, ServerEvent::Message(hello.expect("a hello")));
+    let hello = ClientMessage::Hello(honest::hello(1, Some(LINEAGE)));
+    session.handle(0, &Everything, ServerEvent::Message(hello));
     let pull = Pull { segments, ..Pull::all(home.clone(), Some(cursor.clone()), None) };
     let ServerStep { calls, send, close, .. } =
         session.handle(0, &Everything, ServerEvent::Message(ClientMessage::Pull(pull)));

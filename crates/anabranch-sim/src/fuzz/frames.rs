@@ -50,9 +50,18 @@ pub fn frame_decode(bytes: &[u8]) -> usize {
         assert_eq!([first, rest].concat(), frame);
         assert!(first.len() <= HEADER_BYTES + MAX_FRAME_BYTES);
     }
-    read(&frame, wire::decode::<ClientMessage>, wire::encode)
-        + read(&frame, wire::decode::<ServerMessage>, wire::encode)
-        + read(&frame, wire::decode::<PeerMessage>, wire::encode)
+    reads(&frame)
+}
+
+/// By how many of a server, a client and a peer the frame can be read.
+///
+/// # Panics
+/// If what is read is not written and read again as the same.
+#[must_use]
+pub fn reads(frame: &[u8]) -> usize {
+    read(frame, wire::decode::<ClientMessage>, wire::encode)
+        + read(frame, wire::decode::<ServerMessage>, wire::encode)
+        + read(frame, wire::decode::<PeerMessage>, wire::encode)
 }
 
 /// The bodies of the honest frames, inflated.

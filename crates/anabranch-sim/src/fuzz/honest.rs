@@ -86,12 +86,7 @@ pub(super) fn client_messages() -> Vec<ClientMessage> {
     let ask = |ask: Ask| ClientMessage::Reconcile { space: home.clone(), ask };
     let pull = Pull::all(home.clone(), Some(cursor), Some(Mark::START));
     vec![
-        ClientMessage::Hello(Hello {
-            replica: ReplicaId::from_bytes([1; 16]),
-            actor: Actor::from_bytes(&[1, 2, 3]).expect("an actor"),
-            schema_version: 1,
-            lineage: Some(LINEAGE),
-        }),
+        ClientMessage::Hello(hello(1, Some(LINEAGE))),
         ClientMessage::Push(Push { id: 1, space: home.clone(), changes: ENVELOPES.clone(), agreed: vec![0] }),
         ClientMessage::Pull(Pull { collections: Some(vec![notes()]), segments: true, ..pull.clone() }),
         ClientMessage::Pull(pull),
@@ -102,6 +97,12 @@ pub(super) fn client_messages() -> Vec<ClientMessage> {
         ask(Ask::Changes { wanted, skip: 1 }),
         ClientMessage::Segment { space: home, digest: Digest::of(b"segment") },
     ]
+}
+
+/// The first message of a replica.
+pub(super) fn hello(replica: u8, lineage: Option<Lineage>) -> Hello {
+    let actor = Actor::from_bytes(&[1, 2, 3]).expect("an actor");
+    Hello { replica: ReplicaId::from_bytes([replica; 16]), actor, schema_version: 1, lineage }
 }
 
 /// The first question about a few entities.

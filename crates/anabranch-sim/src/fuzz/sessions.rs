@@ -7,7 +7,7 @@ use anabranch_core::sync::{
     Access, Call, CallResult, LogPage, ServerConfig, ServerEvent, ServerSession, ServerStep, WINDOW_PAGES, next_chain,
 };
 use anabranch_core::wire::{self, ClientMessage, Cursor, Limits, Mark, ServerMessage};
-use anabranch_core::{Change, ReplicaId, SpaceName, SplitMix64};
+use anabranch_core::{Change, SpaceName, SplitMix64};
 use anabranch_server::{Backend as _, PageBudget, SqliteBackend};
 use tokio::runtime::Runtime;
 
@@ -165,8 +165,7 @@ impl Server {
             let rows = self.log(&honest::space(name));
             assert!(write || rows.is_empty(), "something was written to {name}");
         }
-        let hello = honest::client_messages().swap_remove(0);
-        honest.say(self, without_lineage(hello));
+        honest.say(self, ClientMessage::Hello(honest::hello(99, None)));
         let space = honest::space("home");
         // What others have written to the same entities may stand in the way of a change, but never of all.
         let fresh = ENVELOPES.iter().filter(|envelope| envelope.entity == honest::entity(1));
@@ -205,16 +204,6 @@ impl Server {
                 return rows;
             }
         }
-    }
-}
-
-fn without_lineage(hello: ClientMessage) -> ClientMessage {
-    match hello {
-        ClientMessage::Hello(hello) => {
-            let replica = ReplicaId::from_bytes([99; 16]);
-            ClientMessage::Hello(wire::Hello { lineage: None, replica, ..hello })
-        }
-        other => other,
     }
 }
 
