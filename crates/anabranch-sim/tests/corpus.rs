@@ -1,11 +1,11 @@
-//! Replays the fuzzer's corpus, and a few thousand inputs of its kind.
+//! Replays the fuzzers' corpora, and a few thousand inputs of their kind.
 
 use std::path::Path;
 
 use anabranch_core::{Entropy as _, SplitMix64};
 use anabranch_sim::fuzz;
 
-fn replay(target: &str, run: impl Fn(&[u8])) -> usize {
+fn replay(target: &str, run: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let mut replayed = 0;
     for entry in std::fs::read_dir(&folder).expect("the corpus") {
@@ -14,35 +14,54 @@ fn replay(target: &str, run: impl Fn(&[u8])) -> usize {
         run(&std::fs::read(path).expect("an input"));
         replayed += 1;
     }
-    replayed
+    assert!(replayed > 0, "the corpus is there");
 }
 
-#[test]
-fn the_corpus_of_replica_ops_converges() {
-    assert!(replay("replica_ops", fuzz::replica_ops) > 0, "the corpus is there");
-}
-
-#[test]
-fn random_inputs_of_replica_ops_converge() {
-    for seed in 0..400 {
+/// Runs `times` inputs of random bytes, of up to `most` each.
+fn random(times: u64, most: u64, run: impl Fn(&[u8])) {
+    for seed in 0..times {
         let mut entropy = SplitMix64::new(seed);
-        let mut bytes = vec![0; 40 + usize::try_from(entropy.next_u64() % 400).expect("a length")];
+        let mut bytes = vec![0; usize::try_from(entropy.next_u64() % most).expect("a length")];
         entropy.fill(&mut bytes);
-        fuzz::replica_ops(&bytes);
+        run(&bytes);
     }
 }
 
 #[test]
-fn the_corpus_of_segment_apply_does_no_harm() {
-    assert!(replay("segment_apply", fuzz::segment_apply) > 0, "the corpus is there");
+fn replica_ops_converge() {
+    replay("replica_ops", fuzz::replica_ops);
+    random(400, 440, fuzz::replica_ops);
 }
 
 #[test]
-fn random_inputs_of_segment_apply_do_no_harm() {
-    for seed in 0..300 {
-        let mut entropy = SplitMix64::new(seed);
-        let mut bytes = vec![0; 4 + usize::try_from(entropy.next_u64() % 24).expect("a length")];
-        entropy.fill(&mut bytes);
-        fuzz::segment_apply(&bytes);
-    }
+fn segment_apply_does_no_harm() {
+    replay("segment_apply", fuzz::segment_apply);
+    random(300, 28, fuzz::segment_apply);
+}
+
+#[test]
+fn frame_decode_reads_what_is_written() {
+    replay("frame_decode", |bytes| {
+        fuzz::frame_decode(bytes);
+    });
+    random(3_000, 60, |bytes| {
+        fuzz::frame_decode(bytes);
+    });
+}
+
+#[test]
+fn cursor_decode_knows_its_own() {
+    replay("cursor_decode", fuzz::cursor_decode);
+    random(3_000, 100, fuzz::cursor_decode);
+}
+
+#[test]
+fn schema_parse_takes_what_it_writes() {
+    replay("schema_parse", fuzz::schema_parse);
+}
+
+#[test]
+fn server_session_keeps_every_rule() {
+    replay("server_session", fuzz::server_session);
+    random(400, 300, fuzz::server_session);
 }

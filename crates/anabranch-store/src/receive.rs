@@ -20,6 +20,11 @@ use crate::{first_sync, subset};
 /// Orphans that one entity may have; what comes beyond is quarantined.
 const MAX_ORPHANS: i64 = 1_000;
 
+/// How often the document of one entity is loaded again in one batch, after changes that harmed it. Beyond that each
+/// change is tried with a copy beside it: a load takes a hundred times as long as a copy of a long text, and a frame holds
+/// tens of thousands of such changes.
+pub(crate) const MAX_RELOADS: usize = 16;
+
 /// What became of a batch of foreign changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
@@ -309,8 +314,9 @@ impl Write<'_> {
         } else {
             // One of them is bad. Then one by one, so that only that one is refused.
             document = self.recover(row, document, outcome.err().as_ref())?;
+            let mut reloads = 0;
             for arrival in ready {
-                document = self.apply_alone(row, document, arrival, origin, received)?;
+                document = self.apply_alone(row, document, arrival, origin, received, &mut reloads)?;
             }
         }
         self.engine.cache.put(row.key, document);
@@ -339,7 +345,9 @@ impl Write<'_> {
         arrival: Arrival,
         origin: Origin,
         received: &mut Received,
+        reloads: &mut usize,
     ) -> Result<Document, StoreError> {
+        let copy = (*reloads >= MAX_RELOADS).then(|| document.clone());
         match self.merge(row, &mut document, std::slice::from_ref(&arrival.change)) {
             Ok(()) => {
                 self.log_foreign(row, &arrival, origin)?;
@@ -349,7 +357,8 @@ impl Write<'_> {
             Err(error) => {
                 let hash = arrival.change.hash();
                 self.quarantine(row, Some(hash), arrival.change.bytes(), &error.reason, received)?;
-                self.recover(row, document, Some(&error))
+                *reloads += usize::from(!error.untouched);
+                copy.map_or_else(|| self.recover(row, document, Some(&error)), Ok)
             }
         }
     }

@@ -9,6 +9,7 @@ use tracing::warn;
 use crate::cache::EntityKey;
 use crate::engine::{Committed, Dirty, Engine, Job, Pending, Undo, Write};
 use crate::error::{QuarantineReason, StoreError};
+use crate::receive::MAX_RELOADS;
 use crate::rows::{self, EntityRow};
 
 /// Entities that an idle writer looks at in one commit: a write that comes meanwhile waits a few milliseconds.
@@ -48,8 +49,12 @@ impl Engine {
         let schema = schema.collection(row.collection.as_str());
         let mut kept: Vec<Change> = Vec::new();
         let mut document = Document::new(&self.actor);
+        let mut reloads = 0;
         for change in changes {
-            let refused = match document.apply(std::slice::from_ref(&change)) {
+            let copy = (reloads >= MAX_RELOADS).then(|| document.clone());
+            let applied = document.apply(std::slice::from_ref(&change));
+            let untouched = applied.as_ref().is_err_and(ApplyError::is_untouched);
+            let refused = match applied {
                 Ok(_) => document.state(schema).err().map(|error| QuarantineReason::Refused(error.to_string())),
                 Err(error) => Some(error.into()),
             };
@@ -58,9 +63,19 @@ impl Engine {
                 continue;
             };
             self.refuse_logged(row, &change, &reason)?;
-            document = Document::new(&self.actor);
-            let again: Result<_, ApplyError> = document.apply(&kept);
-            again.map_err(|_| StoreError::DamagedRow("a document that was repaired does not load"))?;
+            if untouched {
+                continue;
+            }
+            reloads += 1;
+            document = match copy {
+                Some(copy) => copy,
+                None => {
+                    let mut document = Document::new(&self.actor);
+                    let again: Result<_, ApplyError> = document.apply(&kept);
+                    again.map_err(|_| StoreError::DamagedRow("a document that was repaired does not load"))?;
+                    document
+                }
+            };
         }
         if self.projecting {
             return Ok(document);

@@ -4,6 +4,7 @@
 #![expect(dead_code, reason = "each test program uses its part of what is shared")]
 #![expect(unreachable_pub, reason = "modules are shared between test programs")]
 
+mod bombs;
 mod chunk;
 mod corpus;
 mod fleet;
@@ -13,3 +14,4 @@ mod mutants;
 mod mutation;
 mod orders;
 mod trial;
+mod worse;

@@ -13,12 +13,9 @@ use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 use serde_json::{Value, json};
 
-use super::{Input, SCHEMA};
+use super::{Input, SCHEMA, altered};
 use crate::clock::{Machine, VirtualTime, WallClock};
 use crate::job::within;
-
-/// Alterations of an honest segment that one input stands for.
-const MAX_ALTERATIONS: usize = 24;
 
 /// Alters an honest segment, or takes the bytes as one, and lets a replica apply what comes of it.
 ///
@@ -84,24 +81,5 @@ fn honest(schema: &Schema) -> Vec<u8> {
     let built = builder.finish().expect("a segment");
     let mut body = Vec::new();
     DeflateDecoder::new(built.bytes.as_slice()).read_to_end(&mut body).expect("a body");
-    body
-}
-
-fn altered(mut body: Vec<u8>, input: &mut Input<'_>) -> Vec<u8> {
-    for _ in 0..MAX_ALTERATIONS {
-        if input.0.is_empty() {
-            break;
-        }
-        let at = (usize::from(input.next()) << 8 | usize::from(input.next())) % body.len().max(1);
-        match input.next() % 4 {
-            0 => body[at] = input.next(),
-            1 => body[at] ^= 1 << (input.next() % 8),
-            2 => body.insert(at, input.next()),
-            _ => drop(body.remove(at)),
-        }
-        if body.is_empty() {
-            break;
-        }
-    }
     body
 }
