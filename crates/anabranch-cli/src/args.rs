@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use anabranch_server::{PatternError, Rights, SpacePattern, TokenError};
 use clap::{Args, Parser, Subcommand};
 
+use crate::error::CliError;
+
 /// Offline-first replication: replicas in files, a server, and sync between them.
 #[derive(Debug, Parser)]
 #[command(name = "anabranch", version, about)]
@@ -107,6 +109,22 @@ pub(crate) struct PeerToken {
     /// Exchange this space only; may be given several times. All spaces by default.
     #[arg(long = "space", value_name = "NAME")]
     pub(crate) spaces: Vec<String>,
+}
+
+/// `--token-env`.
+#[derive(Debug, Args)]
+pub(crate) struct ServerToken {
+    /// Sign in with the token in this environment variable.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) token_env: Option<String>,
+}
+
+impl ServerToken {
+    /// The token; `None` if no variable is named.
+    pub(crate) fn read(&self) -> Result<Option<String>, CliError> {
+        let unset = |name: &String| CliError::Usage(format!("the environment has no {name}"));
+        self.token_env.as_ref().map(|name| std::env::var(name).map_err(|_| unset(name))).transpose()
+    }
 }
 
 /// `peer listen`.
@@ -378,9 +396,8 @@ pub(crate) struct Sync {
     /// Only these collections, from now on; `all` for all of them again.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) collections: Vec<String>,
-    /// Sign in with the token in this environment variable.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) token_env: Option<String>,
+    #[command(flatten)]
+    pub(crate) token: ServerToken,
     #[command(flatten)]
     pub(crate) space: InSpace,
 }
@@ -396,6 +413,8 @@ pub(crate) struct Verify {
     /// How long to try.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub(crate) timeout: u32,
+    #[command(flatten)]
+    pub(crate) token: ServerToken,
 }
 
 /// `repair`.
@@ -549,6 +568,8 @@ pub(crate) struct Clone {
     /// How long to try.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub(crate) timeout: u32,
+    #[command(flatten)]
+    pub(crate) token: ServerToken,
     #[command(flatten)]
     pub(crate) space: InSpace,
 }

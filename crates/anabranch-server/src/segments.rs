@@ -6,6 +6,8 @@
 mod build;
 mod http;
 mod shelf;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +33,8 @@ pub struct SegmentOptions {
     pub folder: Option<PathBuf>,
     /// Spaces with fewer changes have no segments: replaying their logs is as quick.
     pub min_changes: u64,
-    /// How many bytes are kept at most, of all spaces; those that were asked for least recently go first.
+    /// How many bytes are kept at most, of all spaces; those that were asked for least recently go first. What is being
+    /// built comes on top, and is given up when it is more than this by itself.
     pub max_bytes: u64,
     /// How many entities a segment has at most: 1 to 8,192. A client applies a segment in one commit.
     pub max_entities: usize,
@@ -81,7 +84,11 @@ impl Segments {
     }
 
     pub(crate) async fn segment(&self, space: &SpaceName, digest: &Digest) -> Option<Vec<u8>> {
-        self.shelf.get(space, digest).await
+        let found = self.shelf.get(space, digest).await;
+        if found.is_none() && self.shelf.reached(space).is_none() {
+            drop(self.wanted.try_send(space.clone()));
+        }
+        found
     }
 
     /// Whether the log still has the place that the segments on the shelf go up to: the server's file may have been
@@ -108,33 +115,39 @@ impl Segments {
     pub(crate) async fn run(&self, mut commits: broadcast::Receiver<Commit>, mut wanted: Wanted) {
         use broadcast::error::RecvError;
         loop {
-            let space = tokio::select! {
+            let (space, asked_for) = tokio::select! {
                 commit = commits.recv() => match commit {
-                    Ok(commit) if self.is_due(&commit.space, commit.seq) => commit.space,
+                    Ok(commit) if self.is_due(&commit.space, commit.seq, false) => (commit.space, false),
                     // Lost hints: the next commit of such a space tells, or whoever asks for its segments.
                     Ok(_) | Err(RecvError::Lagged(_)) => continue,
                     Err(RecvError::Closed) => return,
                 },
                 space = wanted.recv() => match space {
-                    Some(space) => space,
+                    Some(space) => (space, true),
                     None => return,
                 },
             };
-            if let Err(error) = self.bring_up_to_date(&space).await {
+            if let Err(error) = self.bring_up_to_date(&space, asked_for).await {
                 tracing::error!(%space, %error, "the segments of a space could not be built");
             }
         }
     }
 
-    async fn bring_up_to_date(&self, space: &SpaceName) -> Result<(), crate::BackendError> {
+    async fn bring_up_to_date(&self, space: &SpaceName, asked_for: bool) -> Result<(), crate::BackendError> {
         let head = self.backend.head(space.clone()).await?;
-        if !self.is_due(space, head.seq) {
+        if !self.is_due(space, head.seq, asked_for) {
             return Ok(());
         }
-        if let Some(made) = self.shelf.current(space).filter(|made| !made.checked) {
+        if let Some(made) = self.shelf.peek(space).filter(|made| !made.checked) {
             self.check(space, made.mark).await;
         }
-        let made = build::build(self.backend.as_ref(), &self.shelf, self.max_entities, space, head).await?;
+        let made = build::build(self.backend.as_ref(), &self.shelf, self.max_entities, space, head).await;
+        let made = made.inspect_err(|_| self.shelf.give_up(space, head.seq, false))?;
+        let Some(made) = made else {
+            tracing::warn!(%space, "a space has no segments: they would be larger than all that is kept");
+            self.shelf.give_up(space, head.seq, true);
+            return Ok(());
+        };
         tracing::debug!(%space, seq = head.seq, pieces = made.pieces.len(), "built segments");
         self.shelf.put(space, made);
         self.built.send_modify(|count| *count += 1);
@@ -144,7 +157,7 @@ impl Segments {
     /// Waits until a space's segments go up to a place of its log.
     pub(crate) async fn reach(&self, space: &SpaceName, seq: u64) {
         let mut built = self.built.subscribe();
-        while self.shelf.current(space).is_none_or(|made| made.mark.seq < seq) {
+        while self.shelf.reached(space).is_none_or(|reached| reached < seq) {
             if built.changed().await.is_err() {
                 return;
             }
@@ -153,8 +166,13 @@ impl Segments {
 
     /// Whether a space whose log has come this far should have new segments: each time that it has grown by a
     /// sixteenth, so that building costs each change a constant share, and the tail that is replayed is short.
-    fn is_due(&self, space: &SpaceName, seq: u64) -> bool {
-        let built = self.shelf.current(space).map_or(0, |made| made.mark.seq);
+    ///
+    /// Segments that had to make room for others are built again when somebody asks for them, not at the next commit.
+    fn is_due(&self, space: &SpaceName, seq: u64, asked_for: bool) -> bool {
+        let let_go = self.shelf.let_go(space).filter(|let_go| !asked_for || let_go.too_large).map(|let_go| let_go.seq);
+        // A log that is shorter has been restored.
+        let let_go = let_go.filter(|let_go| *let_go <= seq);
+        let built = self.shelf.reached(space).max(let_go).unwrap_or(0);
         seq >= self.min_changes.max(1) && seq.saturating_sub(built) >= (built / 16).max(self.min_changes / 2).max(1)
     }
 }

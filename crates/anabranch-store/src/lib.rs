@@ -24,6 +24,7 @@ mod handover;
 mod history;
 mod local;
 mod local_only;
+mod log;
 mod outbox;
 mod read;
 mod receive;

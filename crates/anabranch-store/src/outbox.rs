@@ -31,12 +31,13 @@ pub struct OutboxPage {
 
 impl Write<'_> {
     /// Notes which server `url` names, and returns its key. The first server that is reached takes over what has
-    /// been waiting in the outbox; a further one is offered everything. `in_use` are the remotes that a sync is
-    /// under way with: their addresses stay.
+    /// been waiting in the outbox; a further one is offered everything. `free` are remotes that the caller keeps others
+    /// from syncing with ([`Store::lock_sync`](crate::Store::lock_sync)): one that nothing has ever reached is given the
+    /// new address.
     ///
     /// # Errors
     /// If the database fails.
-    pub fn ensure_remote(&mut self, url: &str, in_use: &[RemoteKey]) -> Result<RemoteKey, StoreError> {
+    pub fn ensure_remote(&mut self, url: &str, free: &[RemoteKey]) -> Result<RemoteKey, StoreError> {
         let connection = &self.engine.connection;
         if in_use.is_empty() {
             // Whoever begins now reads what the file says.
@@ -49,10 +50,12 @@ impl Write<'_> {
         }
         self.pending.sync_state = true;
         // Nothing has ever reached it: no server yet, or an address that was mistyped.
-        let mut statement = connection.prepare("SELECT key FROM remotes WHERE lineage IS NULL ORDER BY key")?;
-        let unreached: Vec<RemoteKey> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let mut statement =
+            connection.prepare("SELECT key, url IS NULL FROM remotes WHERE lineage IS NULL ORDER BY key")?;
+        let unreached = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let unreached: Vec<(RemoteKey, bool)> = unreached.collect::<Result<_, _>>()?;
         drop(statement);
-        if let Some(key) = unreached.into_iter().find(|key| !in_use.contains(key)) {
+        if let Some((key, _)) = unreached.into_iter().find(|(key, is_nobodys)| *is_nobodys || free.contains(key)) {
             connection.execute("UPDATE remotes SET url = ? WHERE key = ?", params![url, key])?;
             return Ok(key);
         }

@@ -380,16 +380,21 @@ impl<'a> Read<'a> {
             let ack = ack_seq.zip(ack_chain).map(|(seq, chain)| Mark { seq, chain: Digest::from_bytes(chain) });
             let space = SpaceName::new(row.get::<_, String>(0)?)?;
             let key = row.get(5)?;
-            let Subset { wanted, synced } = subset::subset(self.connection, remote, key)?;
+            let Subset { wanted, synced, revision } = subset::subset(self.connection, remote, key)?;
             let first_sync = first_sync::under_way(self.connection, remote, key)?;
             spaces.push(SpaceProgress {
                 space,
-                cursor: cursor.map(Cursor),
                 ack,
-                // What is wanted and not synced begins at the beginning.
-                had: if wanted == synced { None } else { synced.map(Vec::from_iter) },
+                // What is wanted and not synced begins at the beginning; and so does everything without a cursor.
+                had: match &cursor {
+                    None => Some(Vec::new()),
+                    Some(_) if wanted == synced => None,
+                    Some(_) => synced.map(Vec::from_iter),
+                },
+                subset_revision: revision,
                 collections: wanted.map(Vec::from_iter),
                 first_sync,
+                cursor: cursor.map(Cursor),
             });
             latest = latest.max(row.get(4)?);
         }

@@ -5,7 +5,7 @@ mod forks;
 use std::collections::{BTreeSet, HashMap};
 
 use anabranch_core::document::{ApplyError, Document};
-use anabranch_core::sync::{Reoffer, WriteBatch};
+use anabranch_core::sync::{FirstSyncStep, Reoffer, WriteBatch};
 use anabranch_core::wire::{Answer, Envelope};
 use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, Digest, EntityId, SpaceName};
 use rusqlite::params;
@@ -69,9 +69,24 @@ impl Write<'_> {
         if self.engine.sign_out != SignOut::No {
             return Err(StoreError::SignedOut);
         }
-        let WriteBatch { space, lineage, incoming, first_sync, answered, cursor, ack, reoffer, offers, caught_up_at } =
-            batch;
+        let WriteBatch {
+            space,
+            lineage,
+            incoming,
+            mut first_sync,
+            answered,
+            mut cursor,
+            ack,
+            reoffer,
+            offers,
+            caught_up_at,
+            subset_revision,
+        } = batch;
         let space = rows::ensure_space(&self.engine.connection, &space)?;
+        if !subset::is_current(&self.engine.connection, remote, space, subset_revision)? {
+            cursor = None;
+            first_sync = first_sync.filter(|step| !matches!(step, FirstSyncStep::Plan(_)));
+        }
         self.pending.sync_state = true;
         let mut received = self.receive(space, incoming, Origin::Remote(remote))?;
         if let Some(step) = first_sync {

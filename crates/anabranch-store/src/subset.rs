@@ -22,6 +22,8 @@ type Names = Option<BTreeSet<CollectionName>>;
 pub(crate) struct Subset {
     pub(crate) wanted: Names,
     pub(crate) synced: Names,
+    /// How often what is wanted has been changed.
+    pub(crate) revision: u64,
 }
 
 impl Write<'_> {
@@ -47,9 +49,9 @@ impl Write<'_> {
         // Collections that are dropped must be synced afresh when they are wanted again.
         let synced = both(&wanted, &before.synced);
         connection.execute(
-            "INSERT INTO subsets (remote, space, wanted, synced) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT DO UPDATE SET wanted = ?3, synced = ?4",
-            params![remote, space, to_json(&wanted)?, to_json(&synced)?],
+            "INSERT INTO subsets (remote, space, wanted, synced, revision) VALUES (?1, ?2, ?3, ?4, ?5) \
+             ON CONFLICT DO UPDATE SET wanted = ?3, synced = ?4, revision = ?5",
+            params![remote, space, to_json(&wanted)?, to_json(&synced)?, before.revision + 1],
         )?;
         // What is under way was planned for other collections.
         first_sync::forget(connection, remote, space)?;
@@ -149,17 +151,31 @@ pub(crate) fn reached(connection: &Connection, remote: RemoteKey, space: SpaceKe
     Ok(())
 }
 
+/// Whether a session that began with this revision syncs what is wanted now. Another session may have changed it since:
+/// then neither the cursors nor the plans of this one stand for what is wanted.
+pub(crate) fn is_current(
+    connection: &Connection,
+    remote: RemoteKey,
+    space: SpaceKey,
+    revision: u64,
+) -> Result<bool, StoreError> {
+    let mut select = connection.prepare_cached("SELECT revision FROM subsets WHERE remote = ? AND space = ?")?;
+    let now: Option<u64> = select.query_row([remote, space], |row| row.get(0)).optional()?;
+    Ok(now.unwrap_or(0) == revision)
+}
+
 pub(crate) fn subset(connection: &Connection, remote: RemoteKey, space: SpaceKey) -> Result<Subset, StoreError> {
-    let mut select = connection.prepare_cached("SELECT wanted, synced FROM subsets WHERE remote = ? AND space = ?")?;
-    let found = select.query_row([remote, space], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let Some((wanted, synced)) = found else {
+    let mut select =
+        connection.prepare_cached("SELECT wanted, synced, revision FROM subsets WHERE remote = ? AND space = ?")?;
+    let found = select.query_row([remote, space], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+    let Some((wanted, synced, revision)) = found else {
         // Wanted whole; and synced whole, if at all.
         let mut reached = connection
             .prepare_cached("SELECT 1 FROM sync_state WHERE remote = ? AND space = ? AND cursor IS NOT NULL")?;
         let synced = if reached.exists([remote, space])? { None } else { Some(BTreeSet::new()) };
-        return Ok(Subset { wanted: None, synced });
+        return Ok(Subset { wanted: None, synced, revision: 0 });
     };
-    Ok(Subset { wanted: from_json(wanted)?, synced: from_json(synced)? })
+    Ok(Subset { wanted: from_json(wanted)?, synced: from_json(synced)?, revision })
 }
 
 /// The collections of all entities. Looks into the index once for each.

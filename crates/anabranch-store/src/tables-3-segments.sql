@@ -34,5 +34,6 @@ CREATE TABLE subsets (
     space INTEGER NOT NULL REFERENCES spaces (key),
     wanted TEXT,                           -- JSON list; NULL for all
     synced TEXT,                           -- what the cursor stands for, or stood for; NULL for all
+    revision INTEGER NOT NULL,             -- how often what is wanted has been changed
     PRIMARY KEY (remote, space)
 ) STRICT, WITHOUT ROWID;

@@ -377,8 +377,9 @@ fn a_server_that_was_never_reached_keeps_nothing_pending() -> Result<(), StoreEr
     let folder = Folder::new();
     let store = folder.open("1.db");
     create(&store, json!({ "title": "one" }))?;
-    let remote = |url: &'static str| store.write(move |write| write.ensure_remote(url, &[])).wait();
+    let remote = |url: &'static str| store.write(move |write| write.ensure_remote(url, &[1])).wait();
     let first = remote("http://mistyped")?;
+    assert_eq!(first, 1);
     assert_eq!(remote("http://right")?, first, "the address is corrected, not added");
     accept_everything(&store)?;
     assert_eq!(store.read(|read| read.totals())?.pending, 0);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use anabranch_core::document::Edit;
 use anabranch_core::segment::{Built, Manifest, Segment, SegmentBuilder};
-use anabranch_core::sync::{FirstSync, FirstSyncStep, WriteBatch};
+use anabranch_core::sync::{FirstSync, FirstSyncStep, Reoffer, WriteBatch};
 use anabranch_core::wire::{Cursor, Envelope, Mark};
 use anabranch_core::{Change, Digest, EntityId, Heads, Lineage};
 use anabranch_store::{Received, Store, StoreError};
@@ -261,5 +261,59 @@ fn a_damaged_entity_does_not_keep_the_others_from_being_looked_at() -> Result<()
     looked_through(&two)?;
     assert!(edit(&two, bad, set("edited")).is_err(), "whoever needs it is told");
     edit(&two, good, set("edited"))?;
+    Ok(())
+}
+
+#[test]
+fn what_a_cursor_stands_for_is_what_its_session_began_with() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("1.db");
+    let want = |names: Option<&[&str]>| {
+        let wanted = names.map(|names| names.iter().map(|collection| name(collection)).collect());
+        store.write(move |write| write.want_collections(1, &space("main"), wanted)).wait()
+    };
+    let progress = || {
+        let remotes = store.read(|read| read.remotes())?;
+        Ok::<_, StoreError>(remotes[0].spaces.iter().find(|progress| progress.space == space("main")).cloned())
+    };
+    let reach = |place: u8, subset_revision: u64| {
+        let cursor = Some(Cursor(vec![place]));
+        let batch = WriteBatch { cursor, subset_revision, ..WriteBatch::empty(space("main"), LINEAGE) };
+        store.write(move |write| write.apply_batch(1, batch)).wait()
+    };
+    want(Some(&["notes"]))?;
+    let first = progress()?.expect("the space").subset_revision;
+    reach(1, first)?;
+    want(None)?;
+    reach(2, first)?;
+    let wider = progress()?.expect("the space");
+    assert_eq!((wider.cursor, wider.had), (Some(Cursor(vec![1])), Some(vec![name("notes")])));
+    // Dropped meanwhile, and wanted again: a session that began before has not seen that.
+    want(Some(&["notes"]))?;
+    want(None)?;
+    reach(3, wider.subset_revision)?;
+    let again = progress()?.expect("the space");
+    assert_eq!((again.cursor, again.had), (Some(Cursor(vec![1])), Some(vec![name("notes")])));
+    reach(4, again.subset_revision)?;
+    let whole = progress()?.expect("the space");
+    assert_eq!((whole.cursor, whole.had), (Some(Cursor(vec![4])), None));
+    Ok(())
+}
+
+#[test]
+fn nothing_is_left_out_of_a_first_sync_after_the_server_has_lost_its_history() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("1.db");
+    let notes = Some([name("notes")].into());
+    store.write(move |write| write.want_collections(1, &space("main"), notes)).wait()?;
+    let reached =
+        WriteBatch { cursor: Some(Cursor(vec![1])), subset_revision: 1, ..WriteBatch::empty(space("main"), LINEAGE) };
+    store.write(move |write| write.apply_batch(1, reached)).wait()?;
+    store.write(|write| write.want_collections(1, &space("main"), None)).wait()?;
+    let lost = WriteBatch { reoffer: Reoffer::Space, ..WriteBatch::empty(space("main"), LINEAGE) };
+    store.write(move |write| write.apply_batch(1, lost)).wait()?;
+    let remotes = store.read(|read| read.remotes())?;
+    let progress = remotes[0].spaces.iter().find(|progress| progress.space == space("main")).expect("the space");
+    assert_eq!((&progress.cursor, &progress.had), (&None, &Some(Vec::new())), "not the notes that were here before");
     Ok(())
 }

@@ -4,7 +4,9 @@ mod answer;
 mod channel;
 mod lead;
 mod session;
+mod written;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,8 +17,7 @@ use anabranch_core::{ErrorKind, ReplicaId, SpaceName};
 use anabranch_store::StoreError;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
@@ -29,6 +30,9 @@ use session::{Allowed, Session};
 
 /// Sessions that a listener holds at the same time; whoever comes later waits.
 const MAX_SESSIONS: usize = 16;
+/// Connections whose other side has not proved yet that it knows the token. When there are more, the oldest is given up:
+/// whoever knows it has proved it in two round trips.
+const MAX_HANDSHAKES: usize = 64;
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait when no connection can be accepted (no more file descriptors, for instance).
@@ -51,6 +55,8 @@ pub(crate) enum PeerError {
     Deadline,
     #[error("there are too many entities in the space {0} to reconcile")]
     TooMany(SpaceName),
+    #[error("there are more than {most} spaces: name those that are to be exchanged")]
+    TooManySpaces { most: usize },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -59,7 +65,7 @@ impl PeerError {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Self::Unreachable(_) | Self::Broken(_) | Self::Deadline => ErrorKind::Retry,
-            Self::Token | Self::Protocol(_) | Self::TooMany(_) => ErrorKind::Refused,
+            Self::Token | Self::Protocol(_) | Self::TooMany(_) | Self::TooManySpaces { .. } => ErrorKind::Refused,
             Self::Store(error) => error.kind(),
         }
     }
@@ -143,7 +149,7 @@ impl Peer {
         Ok(self)
     }
 
-    /// Calls this after every session, on the library's thread.
+    /// Calls this after every session, on the library's thread. It may block, and may itself sync or dial.
     #[must_use]
     pub fn on_session(mut self, told: impl Fn(Result<PeerReport, Error>) + Send + Sync + 'static) -> Self {
         self.on_session = Some(Arc::new(told));
@@ -170,7 +176,8 @@ impl Peer {
     }
 
     /// Dials `address`, and goes on until the handle is dropped or the connection breaks: what is written on either
-    /// side reaches the other at once. [`Peer::on_session`] is told the end.
+    /// side reaches the other at once; what another process writes to either file, within a second.
+    /// [`Peer::on_session`] is told the end.
     ///
     /// # Errors
     /// If the event loop cannot be started.
@@ -206,30 +213,49 @@ impl Peer {
     }
 
     async fn accept(self, listener: TcpListener) {
-        let permits = Arc::new(Semaphore::new(MAX_SESSIONS));
         let mut sessions = JoinSet::new();
+        let mut handshakes = JoinSet::new();
+        // In the order in which they came.
+        let mut unproved: VecDeque<AbortHandle> = VecDeque::new();
         loop {
-            while sessions.try_join_next().is_some() {}
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            };
-            let peer = self.clone();
-            sessions.spawn(async move {
-                let outcome = peer.answer(stream).await;
-                peer.tell(outcome);
-                drop(permit);
-            });
+            unproved.retain(|handshake| !handshake.is_finished());
+            // Those that have proved it keep their place until there is one for their session.
+            let proved = handshakes.len() - unproved.len().min(handshakes.len());
+            tokio::select! {
+                biased;
+                Some(_) = sessions.join_next() => {}
+                Some(greeted) = handshakes.join_next(), if sessions.len() < MAX_SESSIONS => {
+                    if let Ok(Some(session)) = greeted {
+                        let peer = self.clone();
+                        sessions.spawn(async move { peer.tell(answer(session).await) });
+                    }
+                }
+                accepted = listener.accept(), if proved < MAX_HANDSHAKES => {
+                    let Ok((stream, _)) = accepted else {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    };
+                    if handshakes.len() >= MAX_HANDSHAKES
+                        && let Some(oldest) = unproved.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    let peer = self.clone();
+                    unproved.push_back(handshakes.spawn(async move { peer.greet(stream).await }));
+                }
+            }
         }
     }
 
-    async fn answer(&self, stream: TcpStream) -> Result<PeerReport, PeerError> {
+    /// The session with whoever has dialled, if it knows the token.
+    async fn greet(&self, stream: TcpStream) -> Option<Session> {
         // No Nagle: each message waits for its answer.
-        stream.set_nodelay(true).map_err(|error| PeerError::Broken(error.kind().to_string()))?;
-        let mut session = self.session(stream, PeerRole::Listener).await?;
-        session.answer().await?;
-        Ok(session.report())
+        let ready = stream.set_nodelay(true).map_err(|error| PeerError::Broken(error.kind().to_string()));
+        let greeted = match ready {
+            Ok(()) => self.session(stream, PeerRole::Listener).await,
+            Err(error) => Err(error),
+        };
+        greeted.map_err(|error| self.tell(Err(error))).ok()
     }
 
     async fn lead_once(&self, address: &str) -> Result<PeerReport, PeerError> {
@@ -259,9 +285,14 @@ impl Peer {
             debug!(%error, "a session with a peer has ended");
         }
         if let Some(told) = &self.on_session {
-            told(outcome.map_err(Error::from));
+            tokio::task::block_in_place(|| told(outcome.map_err(Error::from)));
         }
     }
+}
+
+async fn answer(mut session: Session) -> Result<PeerReport, PeerError> {
+    session.answer().await?;
+    Ok(session.report())
 }
 
 async fn connect(address: &str) -> Result<TcpStream, PeerError> {

@@ -1,6 +1,5 @@
 //! The replica: one open file and everything that hangs from it.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -8,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_core::document::Contender;
 use anabranch_core::{Digest, Environment, Functions, ReplicaId, Schema, SpaceName};
-use anabranch_store::{OpenMode, QueryRows, RemoteKey, Store, StoreError, Unsent};
+use anabranch_store::{OpenMode, QueryRows, Store, StoreError, Unsent};
 use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 
@@ -19,7 +18,7 @@ use crate::error::Error;
 use crate::events::EventSource;
 use crate::presence::Board;
 use crate::status::{Online, Status, Stored};
-use crate::sync::{Sync, Turns};
+use crate::sync::{InUse, Sync, Turns};
 use crate::watch::{Scope, Watch, Watchers};
 
 /// One device's copy of the data: a handle to one open file. Cheap to clone; the file is closed with the last.
@@ -38,7 +37,7 @@ pub(crate) struct Inner {
     pub(crate) events: Arc<EventSource>,
     pub(crate) online: Arc<Mutex<Online>>,
     /// The remotes that syncs are under way with.
-    pub(crate) in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
+    pub(crate) in_use: Arc<InUse>,
     pub(crate) presence: Arc<Board>,
     pub(crate) turns: Arc<Turns>,
     runtime: OnceLock<Runtime>,

@@ -5,6 +5,7 @@ mod first_sync;
 mod handle;
 mod link;
 mod look;
+mod place;
 mod token;
 mod verify;
 mod websocket;
@@ -12,13 +13,13 @@ mod websocket;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_core::sync::{Adopt, Conditions, Halt, Schedule};
 use anabranch_core::wire::MAX_PULL_COLLECTIONS;
 use anabranch_core::{CollectionName, ErrorKind, Lineage, SpaceName};
-use anabranch_store::{Commit as StoreCommit, StoreError};
+use anabranch_store::Commit as StoreCommit;
 use tokio::sync::mpsc;
 
 use crate::Commit;
@@ -28,11 +29,13 @@ use crate::replica::Replica;
 pub(crate) use driver::Turns;
 pub use handle::SyncHandle;
 pub use link::{FarEnd, Link, LinkError, Transport};
+pub(crate) use place::InUse;
 pub use token::{Token, TokenError, TokenRequest};
 pub use verify::{DifferingEntity, VerifyReport};
 pub use websocket::WebSocket;
 
 use driver::{Command, Driver, Mode};
+use place::Place;
 use token::TokenSource;
 
 /// Why a sync ended.
@@ -91,7 +94,6 @@ pub struct Sync {
     replica: Replica,
     url: String,
     spaces: Vec<SpaceName>,
-    /// Which collections of these spaces are wanted, if that is to be changed.
     collections: Option<Wanted>,
     /// A WebSocket to the URL if there is none.
     transport: Option<Arc<dyn Transport>>,
@@ -104,6 +106,8 @@ pub(crate) struct Plan {
     schedule: Schedule,
     conditions: Conditions,
     adopt: Adopt,
+    /// Which collections of these spaces are wanted, if that is to be changed.
+    wanted: Option<(Vec<SpaceName>, Wanted)>,
 }
 
 impl fmt::Debug for Sync {
@@ -143,7 +147,7 @@ pub struct SyncReport {
 impl Sync {
     pub(crate) fn new(replica: Replica, url: String) -> Self {
         let (schedule, conditions) = (Schedule::default(), Conditions::default());
-        let plan = Plan { token: None, schedule, conditions, adopt: Adopt::Nothing };
+        let plan = Plan { token: None, schedule, conditions, adopt: Adopt::Nothing, wanted: None };
         Self { replica, url, spaces: Vec::new(), collections: None, transport: None, plan }
     }
 
@@ -320,26 +324,14 @@ impl Sync {
         if self.collections.is_some() && self.spaces.is_empty() {
             return Err(Error::invalid("collections are chosen of a space: name it first, with `space`"));
         }
-        let (url, spaces, collections) = (self.url.clone(), self.spaces.clone(), self.collections.clone());
-        let transport = match self.transport {
+        let Self { replica, url, spaces, collections, transport, mut plan } = self;
+        let transport = match transport {
             Some(transport) => transport,
             None => web_socket(&url)?,
         };
-        // Held while the remote is found and marked, so that two syncs that start together do not share one.
-        let mut in_use = self.replica.inner.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-        let others: Vec<_> = in_use.iter().copied().collect();
-        let remote: StoreCommit<_, StoreError> = self.replica.store().write(move |write| {
-            spaces.iter().try_for_each(|space| write.ensure_space(space))?;
-            let remote = write.ensure_remote(&url, &others)?;
-            if let Some(wanted) = collections {
-                spaces.iter().try_for_each(|space| write.want_collections(remote, space, wanted.clone()))?;
-            }
-            Ok(remote)
-        });
-        let remote = remote.wait()?;
-        in_use.insert(remote);
-        drop(in_use);
-        Driver::new(&self.replica, remote, transport, self.plan, mode, commands)
+        plan.wanted = collections.map(|wanted| (spaces.clone(), wanted));
+        let place = Place::find(&replica, url, spaces)?;
+        Driver::new(&replica, place, transport, plan, mode, commands)
     }
 }
 

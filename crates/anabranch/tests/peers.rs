@@ -273,3 +273,78 @@ fn whoever_follows_a_peer_sees_what_is_written_there_and_shows_its_own() -> Resu
     }
     agree(&[&a, &b])
 }
+
+#[test]
+fn whoever_is_told_of_a_session_may_dial_on() -> Result<(), Error> {
+    let folder = Folder::new();
+    let (a, b, c) = (folder.replica("a.db"), folder.replica("b.db"), folder.replica("c.db"));
+    let listener = listen(&c)?;
+    let (told, ended) = mpsc::channel();
+    let (on, at_c) = (b.clone(), listener.local_addr().to_string());
+    let at_b = b.peer(token()).on_session(move |_| {
+        let outcome = on.peer(token()).dial(&at_c, GUARD).wait();
+        told.send(outcome.map(|report| report.sent)).expect("somebody waits");
+    });
+    let at_b = at_b.listen(any_port())?;
+    notes(&a).create(json!({ "title": "one" })).wait()?;
+    dial(&a, &at_b)?;
+    assert_eq!(ended.recv_timeout(GUARD).expect("it is not stuck")?, 1);
+    agree(&[&a, &b, &c])
+}
+
+#[test]
+fn those_who_knock_and_say_nothing_do_not_keep_others_out() -> Result<(), Error> {
+    let folder = Folder::new();
+    let (a, b) = (folder.replica("a.db"), folder.replica("b.db"));
+    let at_a = listen(&a)?;
+    notes(&b).create(json!({ "title": "one" })).wait()?;
+    // So many that it would take minutes until each has had its time.
+    let knock = |_| TcpStream::connect(at_a.local_addr()).expect("accepted");
+    let silent: Vec<_> = (0..300).map(knock).collect();
+    assert_eq!(dial(&b, &at_a)?.sent, 1);
+    drop(silent);
+    Ok(())
+}
+
+#[test]
+fn more_spaces_than_a_session_has_room_for_are_not_left_out_in_silence() -> Result<(), Error> {
+    let folder = Folder::new();
+    let (a, b) = (folder.replica("a.db"), folder.replica("b.db"));
+    let commits: Vec<_> = (0..=1_024)
+        .map(|n| Ok(b.space(&format!("space-{n}"))?.untyped("notes")?.create(json!({ "title": n }))))
+        .collect::<Result<_, Error>>()?;
+    commits.into_iter().try_for_each(|commit| commit.wait().map(drop))?;
+    let at_a = listen(&a)?;
+    let refused = dial(&b, &at_a).expect_err("too many");
+    assert!(refused.to_string().contains("1024 spaces"), "{refused}");
+    let named = b.peer(token()).space("space-1024")?.dial(&at_a.local_addr().to_string(), GUARD).wait()?;
+    assert_eq!(named.sent, 1);
+    Ok(())
+}
+
+#[test]
+fn what_another_process_writes_reaches_the_peer_before_long() -> Result<(), Error> {
+    let folder = Folder::new();
+    let (a, b) = (folder.replica("a.db"), folder.replica("b.db"));
+    // Another open of the file is what another process is.
+    let (a_elsewhere, b_elsewhere) = (folder.replica("a.db"), folder.replica("b.db"));
+    let at_a = listen(&a)?;
+    let _following = b.peer(token()).follow(&at_a.local_addr().to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    // Half of the time after which everything is looked at anyway.
+    let guard = std::time::Duration::from_secs(30);
+    for (writer, reader) in [(&a_elsewhere, &b), (&b_elsewhere, &a)] {
+        let mut news = reader.watch_query("SELECT count(*) AS n FROM notes", Vec::new());
+        let id = notes(writer).create(json!({ "title": "news" })).wait()?;
+        runtime.block_on(async {
+            let arrives = async {
+                while notes(reader).get(id)?.is_none() {
+                    news.changed().await?;
+                }
+                Ok::<_, Error>(())
+            };
+            tokio::time::timeout(guard, arrives).await.expect("the news arrive")
+        })?;
+    }
+    Ok(())
+}

@@ -20,7 +20,9 @@ pub(crate) fn run(arguments: &Init, output: &mut Output) -> Result<(), CliError>
 pub(crate) fn clone(arguments: &Clone, output: &mut Output) -> Result<(), CliError> {
     let url = commands::sync::address(&arguments.url)?;
     let deadline = Duration::from_secs(arguments.timeout.into());
-    let replica = Replica::at(&arguments.file).clone_space(&url, &arguments.space.space, deadline)?;
+    let (file, space, token) = (&arguments.file, &arguments.space.space, arguments.token.read()?);
+    let signed_in = |sync| commands::sync::signed_in(sync, token);
+    let replica = Replica::at(file).clone_space_with(&url, space, deadline, signed_in)?;
     report(&replica, &arguments.file, output)
 }
 

@@ -85,6 +85,9 @@ pub(crate) fn discard(arguments: &Discard, output: &mut Output) -> Result<(), Cl
 
 /// The refused change whose hash begins so, or the entity with refused changes whose id does.
 fn refused(replica: &Replica, prefix: &str) -> Result<(SpaceName, EntityId, Option<ChangeHash>), CliError> {
+    if prefix.is_empty() {
+        return Err(CliError::Usage("the id is empty: give the first digits of a change or an entity".to_owned()));
+    }
     let begins = |text: String| text.starts_with(&prefix.to_ascii_lowercase());
     let mut found = Vec::new();
     for OutboxEntry { space, entity, change, .. } in replica.refused(LOOKED_THROUGH)? {

@@ -34,15 +34,20 @@ pub(crate) fn run(arguments: &Sync, output: &mut Output) -> Result<(), CliError>
 /// The sync that was asked for.
 fn configured(replica: &Replica, url: &str, arguments: &Sync) -> Result<anabranch::Sync, CliError> {
     let sync = replica.sync(url).space(&arguments.space.space)?;
-    let mut sync = if arguments.adopt { sync.adopt() } else { sync };
-    if let Some(name) = &arguments.token_env {
-        let unset = |_| CliError::Usage(format!("the environment has no {name}"));
-        sync = sync.token(std::env::var(name).map_err(unset)?);
-    }
+    let sync = if arguments.adopt { sync.adopt() } else { sync };
+    let sync = signed_in(sync, arguments.token.read()?);
     match arguments.collections.as_slice() {
         [] => Ok(sync),
         [all] if all == "all" => Ok(sync.all_collections()),
         names => Ok(sync.collections(names)?),
+    }
+}
+
+/// With the token, if there is one.
+pub(super) fn signed_in(sync: anabranch::Sync, token: Option<String>) -> anabranch::Sync {
+    match token {
+        Some(token) => sync.token(token),
+        None => sync,
     }
 }
 

@@ -13,7 +13,8 @@ use crate::output::{Output, count, size};
 pub(crate) fn run(arguments: &Verify, output: &mut Output) -> Result<(), CliError> {
     let replica = commands::open(&arguments.file)?;
     let url = sync::server(&replica, arguments.server.as_deref(), &arguments.file)?;
-    let report = replica.sync(&url).verify(Duration::from_secs(arguments.timeout.into())).wait();
+    let sync = sync::signed_in(replica.sync(&url), arguments.token.read()?);
+    let report = sync.verify(Duration::from_secs(arguments.timeout.into())).wait();
     let report = report.map_err(|error| CliError::Sync { message: format!("{url}: {error}"), kind: error.kind() })?;
     let mut object = json!(report);
     object["url"] = url.clone().into();

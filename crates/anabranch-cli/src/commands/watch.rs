@@ -69,6 +69,7 @@ fn describe(status: &Status, url: &str) -> String {
         Phase::Live => "live",
         Phase::Waiting => "offline, trying again soon",
         Phase::Deferred => "waiting",
+        Phase::Elsewhere => "another process syncs this file; waiting for its end",
         _ => "halted",
     };
     let why = match (&status.phase, &status.last_error) {

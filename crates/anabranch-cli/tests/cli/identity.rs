@@ -48,6 +48,9 @@ fn g07_what_a_server_refuses_is_seen_and_discarded_and_the_rest_arrives() {
     assert_eq!(shell.ok(["resend", "b.db", change]), "2 changes to be offered again: sync");
     shell.ok(["sync", "b.db"]);
     assert_eq!(shell.json(["outbox", "b.db", "--refused", "--json"])[0]["code"], "WrongCollection");
+    for command in ["discard", "resend"] {
+        assert!(shell.error([command, "b.db", ""]).contains("the id is empty"), "{command}");
+    }
     let discarded = shell.ok(["discard", "b.db", change]);
     assert_eq!(discarded, format!("{id}: 2 changes discarded"));
     assert_eq!(shell.ok(["outbox", "b.db"]), "nothing is pending");

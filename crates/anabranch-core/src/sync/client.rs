@@ -79,6 +79,8 @@ struct SpaceSync {
     behind: Option<u64>,
     outbox: Outbox,
     retry_at: Option<UnixMillis>,
+    /// Of what is wanted, as it was when the session began.
+    subset_revision: u64,
     first: first_sync::First,
 }
 
@@ -168,6 +170,9 @@ impl ClientSession {
             ClientEvent::TooLarge { reason } => self.on_too_large(now, entropy, reason, &mut step),
         }
         self.note_caught_up(now, &mut step);
+        if let Some(batch) = &mut step.batch {
+            batch.subset_revision = self.spaces.get(&batch.space).map_or(0, |space| space.subset_revision);
+        }
         step.deadline = match self.link {
             Link::Waiting { until } => Some(until),
             Link::Open { .. } => self.spaces.values().filter_map(|space| space.retry_at).min(),
@@ -514,7 +519,7 @@ impl ClientSession {
 
 impl SpaceSync {
     fn begin(progress: SpaceProgress) -> (SpaceName, Self) {
-        let SpaceProgress { space, cursor, ack, collections, had, first_sync } = progress;
+        let SpaceProgress { space, cursor, ack, collections, had, subset_revision, first_sync } = progress;
         let first = first_sync::First::new(collections, had, first_sync);
         let verified = cursor.is_none() && ack.is_none();
         let begun = Self {
@@ -527,6 +532,7 @@ impl SpaceSync {
             has_reconciled: false,
             outbox: Outbox::Unknown,
             retry_at: None,
+            subset_revision,
             first,
         };
         (space, begun)

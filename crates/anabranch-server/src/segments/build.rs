@@ -29,14 +29,15 @@ struct Range {
 
 const LEAST: EntityId = EntityId::from_bytes([0; 16]);
 
+/// `None` if they are more than may be kept.
 pub(super) async fn build(
     backend: &dyn Backend,
     shelf: &Shelf,
     max_entities: usize,
     space: &SpaceName,
     head: Mark,
-) -> Result<Made, BackendError> {
-    let before = shelf.current(space).filter(|made| made.mark.seq <= head.seq && !is_fragmented(&made.pieces));
+) -> Result<Option<Made>, BackendError> {
+    let before = shelf.peek(space).filter(|made| made.mark.seq <= head.seq && !is_fragmented(&made.pieces));
     let touched = match &before {
         Some(made) => touched(backend, space, made.mark.seq, head.seq).await?,
         None => BTreeSet::new(),
@@ -50,9 +51,16 @@ pub(super) async fn build(
                 Some(parts) => pieces.extend(parts),
                 None => source.rebuild(&collection, (range.from, range.to), &mut pieces).await?,
             }
+            if is_too_much(&pieces, shelf.max_bytes()) {
+                return Ok(None);
+            }
         }
     }
-    Ok(Made { mark: head, pieces, checked: true })
+    Ok(Some(Made { mark: head, pieces, checked: true }))
+}
+
+fn is_too_much(parts: &[Part], max_bytes: u64) -> bool {
+    parts.iter().map(|part| u64::from(part.piece.bytes)).sum::<u64>() > max_bytes
 }
 
 /// Whether the segments have become many small ones.
@@ -144,6 +152,9 @@ impl Source<'_> {
                     return Err(BackendError::internal("a segment could not be kept"));
                 }
                 pieces.push(Part { piece, first, continues });
+            }
+            if is_too_much(pieces, self.shelf.max_bytes()) {
+                return Ok(()); // whoever asked for it looks, too
             }
         }
         Ok(())

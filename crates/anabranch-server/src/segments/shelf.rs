@@ -3,7 +3,8 @@
 //! The last few generations of a space's segments stay, for clients that are in the middle of a first sync.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -60,7 +61,17 @@ struct Kept {
     spaces: HashMap<SpaceName, Generations>,
     /// In memory; for a folder, the sizes alone are known, and the bytes are empty.
     segments: HashMap<Digest, (u64, Vec<u8>)>,
+    /// What was built and is not here any more, or never was: a few bytes for each such space.
+    let_go: HashMap<SpaceName, LetGo>,
     uses: u64,
+}
+
+/// How far the segments went that a space had, or would have had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LetGo {
+    pub(super) seq: u64,
+    /// They do not fit, even alone.
+    pub(super) too_large: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +93,26 @@ impl Shelf {
         shelf
     }
 
+    /// The space's segments, for somebody who looks after them.
+    pub(super) fn peek(&self, space: &SpaceName) -> Option<Made> {
+        self.kept().spaces.get(space).map(|generations| generations.current.clone())
+    }
+
+    /// How far the space's segments go that are here.
+    pub(super) fn reached(&self, space: &SpaceName) -> Option<u64> {
+        self.kept().spaces.get(space).map(|generations| generations.current.mark.seq)
+    }
+
+    /// What is known of segments that the space has no longer.
+    pub(super) fn let_go(&self, space: &SpaceName) -> Option<LetGo> {
+        self.kept().let_go.get(space).copied()
+    }
+
+    pub(super) const fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
+    /// The space's segments, for somebody who uses them.
     pub(super) fn current(&self, space: &SpaceName) -> Option<Made> {
         let mut kept = self.kept();
         kept.uses += 1;
@@ -97,7 +128,8 @@ impl Shelf {
         }
     }
 
-    /// A space's segment of this name, if one of its generations has it.
+    /// A space's segment of this name, if one of its generations has it. If it is found to be damaged, the space's
+    /// segments are forgotten: they have to be built again.
     pub(super) async fn get(&self, space: &SpaceName, digest: &Digest) -> Option<Vec<u8>> {
         let bytes = {
             let kept = self.kept();
@@ -109,8 +141,22 @@ impl Shelf {
         };
         let Some(folder) = &self.folder else { return Some(bytes) };
         let path = path(folder, digest, SEGMENT);
-        let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
-        read.ok()?.ok().filter(|bytes| Digest::of(bytes) == *digest)
+        let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await.ok()?;
+        match read {
+            Ok(bytes) if Digest::of(&bytes) == *digest => return Some(bytes),
+            Ok(_) => tracing::error!(%space, %digest, "a segment is damaged, and will be built again"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::error!(%space, %digest, "a segment is missing, and will be built again");
+            }
+            Err(error) => {
+                tracing::error!(%space, %digest, kind = %error.kind(), "a segment could not be read");
+                return None;
+            }
+        }
+        self.forget(space);
+        self.kept().segments.remove(digest);
+        self.remove(vec![*digest]);
+        None
     }
 
     /// Keeps a segment. It is let go of if no space is said to have it. `false` if that failed.
@@ -146,6 +192,18 @@ impl Shelf {
         let used = kept.uses;
         let older = kept.spaces.remove(space).map(Generations::age).unwrap_or_default();
         kept.spaces.insert(space.clone(), Generations { current: made, older, used });
+        kept.let_go.remove(space);
+        let gone = kept.tidy(self.max_bytes);
+        drop(kept);
+        self.remove(gone);
+    }
+
+    /// The space's segments could not be built, or would be too large: nothing stays of what there is of them so far.
+    pub(super) fn give_up(&self, space: &SpaceName, seq: u64, too_large: bool) {
+        let mut kept = self.kept();
+        if too_large {
+            kept.let_go.insert(space.clone(), LetGo { seq, too_large });
+        }
         let gone = kept.tidy(self.max_bytes);
         drop(kept);
         self.remove(gone);
@@ -187,7 +245,7 @@ impl Shelf {
         for bytes in indexes {
             let config = bincode::config::standard().with_limit::<MAX_INDEX_BYTES>();
             let Ok((index, _)) = bincode::decode_from_slice::<Index, _>(&bytes, config) else { continue };
-            let whole = index.parts.iter().all(|part| sizes.contains_key(&part.piece.digest));
+            let whole = index.parts.iter().all(|part| sizes.get(&part.piece.digest) == Some(&part.piece.bytes.into()));
             if index.lineage == self.lineage && whole {
                 let current = Made { mark: index.mark, pieces: index.parts, checked: false };
                 kept.spaces.insert(index.space, Generations { current, older: VecDeque::new(), used: 0 });
@@ -207,15 +265,20 @@ impl Shelf {
 }
 
 impl Kept {
-    /// Lets go of what no space has, and of the spaces used least recently while there is too much. Returns what
-    /// is gone.
+    /// Lets go of what no space has, and of the spaces used least recently while there is too much; of the last one,
+    /// of its earlier generations first. Returns what is gone.
     fn tidy(&mut self, max_bytes: u64) -> Vec<Digest> {
         let mut gone = self.drop_unused();
         while self.segments.values().map(|(size, _)| size).sum::<u64>() > max_bytes {
-            let oldest = self.spaces.iter().min_by_key(|(_, generations)| generations.used);
-            let Some(oldest) = oldest.map(|(space, _)| space.clone()) else { break };
-            tracing::info!(space = %oldest, "letting go of a space's segments: there are too many");
-            self.spaces.remove(&oldest);
+            let alone = self.spaces.len() == 1;
+            let oldest = self.spaces.iter_mut().min_by_key(|(_, generations)| generations.used);
+            let Some((space, generations)) = oldest else { break };
+            if !alone || generations.older.pop_back().is_none() {
+                tracing::info!(%space, "letting go of a space's segments: there are too many");
+                let (space, seq) = (space.clone(), generations.current.mark.seq);
+                self.spaces.remove(&space);
+                self.let_go.insert(space, LetGo { seq, too_large: alone });
+            }
             gone.extend(self.drop_unused());
         }
         gone
@@ -256,10 +319,12 @@ fn path(folder: &Path, name: &Digest, extension: &str) -> PathBuf {
     folder.join(format!("{name}.{extension}"))
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all, whatever happens to the machine.
 fn write(folder: &Path, name: &Digest, extension: &str, bytes: &[u8]) -> io::Result<()> {
     let target = path(folder, name, extension);
     let part = target.with_extension("part");
-    std::fs::write(&part, bytes)?;
+    let mut file = File::create(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
     std::fs::rename(part, target)
 }

@@ -168,6 +168,30 @@ async fn segments_are_bounded() {
     }
 }
 
+#[tokio::test]
+async fn a_segment_whose_file_is_damaged_is_built_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("segments");
+    let options = SegmentOptions { folder: Some(kept.clone()), ..few() };
+    let server = serve(&folder.path().join("server.db"), options).await;
+    let mut author = Author::new(1);
+    let (mut client, _) = Client::connect(server.local_addr(), 1).await;
+    client.push(1, edits(&mut author, 0..20)).await;
+    guarded(server.segments_reach(&space("home"), 40)).await;
+    let (all, names) = everything(&mut client).await;
+    // As long as before, but zeros: what a power failure may leave; and one that is gone.
+    let file = |name: &Digest| kept.join(format!("{name}.segment"));
+    let length = std::fs::metadata(file(&names[1])).unwrap().len();
+    std::fs::write(file(&names[1]), vec![0; usize::try_from(length).unwrap()]).unwrap();
+    assert_eq!(fetch(&mut client, names[1]).await, None);
+    guarded(server.segments_reach(&space("home"), 40)).await;
+    assert_eq!(everything(&mut client).await, (all.clone(), names.clone()));
+    std::fs::remove_file(file(&names[2])).unwrap();
+    assert_eq!(fetch(&mut client, names[2]).await, None);
+    guarded(server.segments_reach(&space("home"), 40)).await;
+    assert_eq!(everything(&mut client).await, (all, names));
+}
+
 /// A plain request with headers; returns the status, the head, and the body.
 async fn get(address: SocketAddr, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
     let mut stream = TcpStream::connect(address).await.unwrap();

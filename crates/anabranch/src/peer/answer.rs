@@ -22,13 +22,13 @@ struct Request {
 impl Session {
     /// Answers until the other side hangs up.
     pub(super) async fn answer(&mut self) -> Result<(), PeerError> {
-        let written = Written::of(&self.store);
+        let written = Written::of(&self.store)?;
         let mut request = Request::default();
         loop {
             let message = tokio::select! {
                 message = self.channel.receive() => message?,
                 spaces = written.next() => {
-                    for space in spaces {
+                    for space in spaces? {
                         // Whoever leads may have got what it wanted and hung up: then the next message tells.
                         if self.allowed.includes(&space)
                             && self.channel.send(&PeerMessage::Poke(space)).await.is_err()

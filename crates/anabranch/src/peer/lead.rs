@@ -1,19 +1,17 @@
 //! The side that has dialled: it finds out what differs, asks for what it lacks, and hands over the rest.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anabranch_core::SpaceName;
 use anabranch_core::sync::reconcile::{Compared, ReconcileError, Reconciler, SketchError, Theirs, Then};
 use anabranch_core::wire::{Ask, PeerMessage, Reply, Wanted};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::peer::PeerError;
 use crate::peer::session::{Session, Written};
 
 /// Entities in one message that asks for changes.
 const WANT_AT_ONCE: usize = 512;
-/// A space is looked at again after this long, even if nobody has said that it is worth it: a sign of life, too.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// What differs in a space.
 #[derive(Default)]
@@ -35,21 +33,22 @@ impl Session {
 
     /// Exchanges all spaces, and then each in which something happens, until the connection breaks.
     pub(super) async fn lead_live(&mut self) -> Result<(), PeerError> {
-        let written = Written::of(&self.store);
+        let written = Written::of(&self.store)?;
         self.lead_all().await?;
+        // Whatever else happens does not put it off.
+        let mut looks = interval_at(Instant::now() + self.look_every, self.look_every);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut spaces = std::mem::take(&mut self.poked);
             if spaces.is_empty() {
                 tokio::select! {
-                    own = written.next() => spaces = own,
+                    own = written.next() => spaces = own?,
                     message = self.channel.receive() => match message? {
                         None => return Ok(()),
                         Some(PeerMessage::Poke(space)) => self.note_poke(space),
                         Some(_) => return Err(PeerError::Protocol("it said what it was not asked".to_owned())),
                     },
-                    () = tokio::time::sleep(LOOK_EVERY) => {
-                        self.lead_all().await?;
-                    }
+                    _ = looks.tick() => self.lead_all().await?,
                 }
             }
             for space in spaces {

@@ -1,18 +1,24 @@
 //! What both sides of a session do: take changes in, and hand them over.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anabranch_core::wire::{Envelope, PeerMessage, Wanted};
 use anabranch_core::{ReplicaId, SpaceName};
 use anabranch_store::{BATCH_BYTES, BATCH_CHANGES, Handover, MOST_BATCHES_AT_ONCE, Store};
-use tokio::sync::Notify;
 
 use crate::peer::channel::Channel;
 use crate::peer::{PeerError, PeerReport};
 
+pub(super) use crate::peer::written::Written;
+
+#[cfg(test)]
+mod tests;
+
 /// The most spaces in a session.
 const MAX_SPACES: usize = 1_024;
+/// A space is looked at again after this long, even if nobody has said that it is worth it: a sign of life, too.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Entities that the store looks at in one go.
 const LOOK_AT: usize = 256;
 /// Changes in one frame, in number and in bytes: they fit with room to spare, since one has at most 1 MiB.
@@ -51,13 +57,25 @@ pub(super) struct Session {
     pub(super) poked: BTreeSet<SpaceName>,
     /// Changes that have come since the last commit.
     buffer: Vec<Envelope>,
+    pub(super) look_every: Duration,
+    /// Changes that have been handed over.
+    handed_over: u64,
     report: PeerReport,
 }
 
 impl Session {
     pub(super) const fn new(store: Store, channel: Channel, peer: ReplicaId, allowed: Allowed) -> Self {
         let report = PeerReport { peer, sent: 0, received: 0, refused: 0, bytes_sent: 0, bytes_received: 0 };
-        Self { store, channel, allowed, poked: BTreeSet::new(), buffer: Vec::new(), report }
+        Self {
+            store,
+            channel,
+            allowed,
+            poked: BTreeSet::new(),
+            buffer: Vec::new(),
+            look_every: LOOK_EVERY,
+            handed_over: 0,
+            report,
+        }
     }
 
     pub(super) fn report(&self) -> PeerReport {
@@ -68,8 +86,10 @@ impl Session {
     /// The spaces that this side names.
     pub(super) fn spaces(&self) -> Result<PeerMessage, PeerError> {
         let only = !self.allowed.ours.is_empty();
-        let mut spaces = if only { self.allowed.ours.clone() } else { self.store.read(|read| read.spaces())? };
-        spaces.truncate(MAX_SPACES);
+        let spaces = if only { self.allowed.ours.clone() } else { self.store.read(|read| read.spaces())? };
+        if spaces.len() > MAX_SPACES {
+            return Err(PeerError::TooManySpaces { most: MAX_SPACES });
+        }
         Ok(PeerMessage::Spaces { spaces, only })
     }
 
@@ -108,6 +128,7 @@ impl Session {
 
     /// Sends a batch, in as many frames as it needs, and waits until the other side has committed it.
     async fn send_batch(&mut self, space: &SpaceName, changes: Vec<Envelope>, last: bool) -> Result<(), PeerError> {
+        self.handed_over += u64::try_from(changes.len()).unwrap_or(u64::MAX);
         let mut changes = changes.into_iter().peekable();
         loop {
             let (mut frame, mut bytes) = (Vec::new(), 0);
@@ -125,7 +146,10 @@ impl Session {
             }
         }
         match self.answer_of_peer().await? {
-            PeerMessage::Received { taken } => self.report.sent += taken,
+            // It may take more than this batch: what had waited for it.
+            PeerMessage::Received { taken } => {
+                self.report.sent = self.report.sent.saturating_add(taken).min(self.handed_over);
+            }
             _ => return Err(PeerError::Protocol("it did not confirm what it was sent".to_owned())),
         }
         Ok(())
@@ -172,43 +196,6 @@ impl Session {
     pub(super) fn note_poke(&mut self, space: SpaceName) {
         if self.poked.len() < MAX_SPACES && self.allowed.includes(&space) {
             self.poked.insert(space);
-        }
-    }
-}
-
-/// The spaces in which something has been committed since somebody last looked. A set, so it cannot grow without bound.
-#[derive(Default)]
-pub(super) struct Written {
-    spaces: Mutex<BTreeSet<SpaceName>>,
-    notify: Notify,
-}
-
-impl Written {
-    /// Listens to a store, as long as this is held.
-    pub(super) fn of(store: &Store) -> Arc<Self> {
-        let written = Arc::new(Self::default());
-        let listener = Arc::downgrade(&written);
-        store.on_commit(move |committed| {
-            let Some(written) = listener.upgrade() else { return false };
-            if !committed.entities.is_empty() {
-                let mut spaces = written.spaces.lock().unwrap_or_else(PoisonError::into_inner);
-                spaces.extend(committed.entities.iter().map(|touched| touched.space.clone()));
-                drop(spaces);
-                written.notify.notify_one();
-            }
-            true
-        });
-        written
-    }
-
-    /// Waits until there are some. Nothing is lost if the future is dropped.
-    pub(super) async fn next(&self) -> BTreeSet<SpaceName> {
-        loop {
-            let spaces = std::mem::take(&mut *self.spaces.lock().unwrap_or_else(PoisonError::into_inner));
-            if !spaces.is_empty() {
-                return spaces;
-            }
-            self.notify.notified().await;
         }
     }
 }

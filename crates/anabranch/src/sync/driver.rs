@@ -30,8 +30,9 @@ use crate::presence::Board;
 use crate::replica::Replica;
 use crate::status::Online;
 use crate::sync::link::{Link, LinkError, Transport};
+use crate::sync::place::Place;
 use crate::sync::token::TokenSource;
-use crate::sync::{Plan, SyncError, SyncReport, first_sync};
+use crate::sync::{Plan, SyncError, SyncReport, Wanted, first_sync};
 use crate::watch::Watchers;
 
 pub(crate) use turn::Turns;
@@ -57,15 +58,15 @@ pub(super) enum Command {
 
 pub(super) struct Driver {
     pub(super) store: Store,
-    turns: Arc<Turns>,
+    place: Place,
     watchers: Arc<Watchers>,
     events: Arc<EventSource>,
     online: Arc<Mutex<Online>>,
-    /// The remotes that syncs of this replica are under way with.
-    in_use: Arc<Mutex<BTreeSet<RemoteKey>>>,
     /// This sync's number among those of the replica.
     number: u64,
     pub(super) remote: RemoteKey,
+    /// Which collections of these spaces are wanted, until that has been stored.
+    wanted: Option<(Vec<SpaceName>, Wanted)>,
     transport: Arc<dyn Transport>,
     token: Option<TokenSource>,
     /// The provider has been asked for another token since the last session was open.
@@ -126,13 +127,13 @@ struct Written {
 impl Driver {
     pub(super) fn new(
         replica: &Replica,
-        remote: RemoteKey,
+        place: Place,
         transport: Arc<dyn Transport>,
         plan: Plan,
         mode: Mode,
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> Result<Self, Error> {
-        let store = replica.store().clone();
+        let (store, remote) = (replica.store().clone(), place.key());
         let written = listen(&store);
         let environment = replica.inner.environment.clone();
         let now = environment.now();
@@ -152,13 +153,13 @@ impl Driver {
         };
         Ok(Self {
             store,
-            turns: Arc::clone(&replica.inner.turns),
+            place,
             watchers: Arc::clone(&replica.inner.watchers),
             events: Arc::clone(&replica.inner.events),
             online,
-            in_use: Arc::clone(&replica.inner.in_use),
             number,
             remote,
+            wanted: plan.wanted,
             transport,
             token: plan.token,
             refreshed: false,
@@ -355,7 +356,6 @@ impl Drop for Driver {
         }
         self.rest_status();
         self.lose_sight();
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.remote);
     }
 }
 

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::sync::Halt;
 use anabranch_core::sync::reconcile::{Compared, ReconcileStep, Reconciler, Theirs, Then};
+use anabranch_core::sync::{ErrorClass, Halt};
 use anabranch_core::wire::{self, ClientMessage, Hello, RefusalCode, ServerMessage};
 use anabranch_core::{EntityId, Lineage, SpaceName};
 use anabranch_store::{Difference, RemoteKey, Store};
 
 use crate::Commit;
 use crate::error::Error;
-use crate::sync::link::{Link, Transport};
+use crate::sync::link::{Link, LinkError, Transport};
+use crate::sync::token::{TokenRequest, TokenSource};
 use crate::sync::{Sync, SyncError, web_socket};
 
 /// What a [verification](Sync::verify) found.
@@ -62,9 +63,9 @@ impl Sync {
     pub fn verify(self, deadline: Duration) -> Commit<VerifyReport> {
         let (promise, commit) = anabranch_store::Commit::pending();
         match self.prepare_verify() {
-            Ok((verify, transport)) => match self.replica.runtime() {
+            Ok((verify, way)) => match self.replica.runtime() {
                 Ok(runtime) => drop(runtime.spawn(async move {
-                    let outcome = tokio::time::timeout(deadline, verify.run(transport)).await;
+                    let outcome = tokio::time::timeout(deadline, verify.run(way)).await;
                     promise.resolve(outcome.unwrap_or_else(|_| Err(SyncError::Deadline.into())));
                 })),
                 Err(error) => promise.resolve(Err(error)),
@@ -74,7 +75,7 @@ impl Sync {
         commit
     }
 
-    fn prepare_verify(&self) -> Result<(Verify, Arc<dyn Transport>), Error> {
+    fn prepare_verify(&self) -> Result<(Verify, Way), Error> {
         let transport = match &self.transport {
             Some(transport) => Arc::clone(transport),
             None => web_socket(&self.url)?,
@@ -87,7 +88,41 @@ impl Sync {
         let remote = remotes.into_iter().find(|remote| remote.url.as_deref() == Some(&self.url));
         let (lineage, remote) = remote.map_or((None, None), |remote| (remote.lineage, Some(remote.key)));
         let verify = Verify { store, lineage, remote, spaces, open: BTreeMap::new(), report: VerifyReport::default() };
-        Ok((verify, transport))
+        Ok((verify, Way { transport, source: self.plan.token.clone() }))
+    }
+}
+
+/// How the server is reached.
+struct Way {
+    transport: Arc<dyn Transport>,
+    source: Option<TokenSource>,
+}
+
+impl Way {
+    /// With a token if there is one; a provider is asked once more if the server refuses it.
+    async fn connect(&self) -> Result<Link, SyncError> {
+        let connected = match self.connect_with(TokenRequest::Any).await {
+            Err(error) if error.class == ErrorClass::Auth && self.can_refresh() => {
+                self.connect_with(TokenRequest::Fresh).await
+            }
+            connected => connected,
+        };
+        connected.map_err(|error| match error.class {
+            ErrorClass::Auth => SyncError::Auth(error.reason),
+            _ => SyncError::Offline(error.reason),
+        })
+    }
+
+    fn can_refresh(&self) -> bool {
+        self.source.as_ref().is_some_and(TokenSource::can_refresh)
+    }
+
+    async fn connect_with(&self, request: TokenRequest) -> Result<Link, LinkError> {
+        let token = match &self.source {
+            Some(source) => Some(source.token(request).await?),
+            None => None,
+        };
+        self.transport.connect_with(token).await
     }
 }
 
@@ -101,8 +136,8 @@ struct Verify {
 }
 
 impl Verify {
-    async fn run(mut self, transport: Arc<dyn Transport>) -> Result<VerifyReport, Error> {
-        let mut link = transport.connect().await.map_err(|error| SyncError::Offline(error.reason))?;
+    async fn run(mut self, way: Way) -> Result<VerifyReport, Error> {
+        let mut link = way.connect().await?;
         let hello = Hello {
             replica: self.store.replica(),
             actor: self.store.actor().clone(),

@@ -135,3 +135,65 @@ fn a_collection_that_is_dropped_goes_once_its_edits_are_safe() -> Result<(), Err
     assert_eq!(some.state_digest(&space)?, a.state_digest(&space)?);
     Ok(())
 }
+
+/// A way to a server that is not there.
+fn nowhere() -> anabranch::testing::Link {
+    let link = anabranch::testing::Server::new(&anabranch::testing::Clock::at(1_750_000_000_000)).link();
+    link.go_offline();
+    link
+}
+
+#[test]
+fn g07_what_a_sync_brings_that_began_with_a_smaller_subset_stands_for_that_one_only() -> Result<(), Error> {
+    with_and_without_segments(|segments| {
+        let folder = Folder::new();
+        let server = TestServer::start_with(folder.path("server.db"), segments.clone());
+        past(&server, &folder, 20)?;
+        if segments.min_changes < 10 {
+            server.segments_reach(50);
+        }
+        let (some, a) = (replica(&folder, "some.db"), replica(&folder, "a.db"));
+        let live = server.sync(&some).collections(["folders"])?.start()?;
+        live.caught_up().wait()?;
+        // All are wanted from now on, but the server cannot be reached; and the older sync goes on.
+        assert!(server.sync(&some).all_collections().transport(nowhere()).now(GUARD).wait().is_err());
+        of(&a, "folders").create(json!({ "name": "new" })).wait()?;
+        server.sync(&a).now(GUARD).wait()?;
+        of(&some, "folders").create(json!({ "name": "newer" })).wait()?;
+        live.caught_up().wait()?;
+        while count(&some, "folders")? < 5 {
+            std::thread::yield_now();
+        }
+        drop(live);
+        assert_eq!(count(&some, "notes")?, 0);
+        server.sync(&some).now(GUARD).wait()?;
+        server.sync(&a).now(GUARD).wait()?;
+        let space = crate::support::main_space();
+        assert_eq!(some.space_digest(&space)?, a.space_digest(&space)?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_sync_that_does_not_get_its_turn_changes_nothing_of_what_is_wanted() -> Result<(), Error> {
+    let folder = Folder::new();
+    let server = TestServer::start_with(folder.path("server.db"), none());
+    past(&server, &folder, 20)?;
+    let (some, other) = (replica(&folder, "some.db"), replica(&folder, "some.db"));
+    let live = server.sync(&some).collections(["folders"])?.start()?;
+    live.caught_up().wait()?;
+    let elsewhere = server.sync(&other).all_collections().now(GUARD).wait().expect_err("it is synced already");
+    assert!(elsewhere.to_string().contains("another process"));
+    drop(live);
+    drop(some);
+    let report = loop {
+        // The turn ends with the sync, a moment later.
+        match server.sync(&other).now(GUARD).wait() {
+            Err(error) if error.to_string().contains("another process") => std::thread::yield_now(),
+            report => break report?,
+        }
+    };
+    assert!(report.finished);
+    assert_eq!((count(&other, "folders")?, count(&other, "notes")?), (3, 0));
+    Ok(())
+}

@@ -47,6 +47,8 @@ pub struct SpaceProgress {
     /// The collections that the cursor stands for, if these are fewer than those that are wanted: the others
     /// begin at the beginning, and whatever the cursor is, there is a first sync.
     pub had: Option<Vec<CollectionName>>,
+    /// Which revision of what is wanted this is; goes into each [`WriteBatch`].
+    pub subset_revision: u64,
     /// The first sync that is under way.
     pub first_sync: Option<FirstSync>,
 }
@@ -55,7 +57,7 @@ impl SpaceProgress {
     /// A space that has never been synced, and is wanted whole.
     #[must_use]
     pub const fn begin(space: SpaceName) -> Self {
-        Self { space, cursor: None, ack: None, collections: None, had: None, first_sync: None }
+        Self { space, cursor: None, ack: None, collections: None, had: None, subset_revision: 0, first_sync: None }
     }
 }
 
@@ -214,6 +216,9 @@ pub struct WriteBatch {
     pub offers: Vec<Theirs>,
     /// Replica and server agree as of this time.
     pub caught_up_at: Option<UnixMillis>,
+    /// The [`SpaceProgress::subset_revision`] that the session began with. If what is wanted of the space has been
+    /// changed since, neither the cursor nor a plan is stored: they do not stand for what is wanted now.
+    pub subset_revision: u64,
 }
 
 /// What is to be offered to a server again.
@@ -321,6 +326,7 @@ impl WriteBatch {
             reoffer: Reoffer::Nothing,
             offers: Vec::new(),
             caught_up_at: None,
+            subset_revision: 0,
         }
     }
 }

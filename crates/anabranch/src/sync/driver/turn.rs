@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anabranch_core::sync::Halt;
-use anabranch_store::{RemoteKey, Store, SyncLock};
-use tracing::info;
+use anabranch_store::{Commit, RemoteKey, Store, StoreError, SyncLock};
+use tracing::{info, warn};
 
 use super::{Command, Driver, Mode};
 use crate::status::Phase;
@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Turns(Mutex<BTreeMap<RemoteKey, Weak<SyncLock>>>);
 
 impl Turns {
-    fn take(&self, store: &Store, remote: RemoteKey) -> Option<Arc<SyncLock>> {
+    pub(in crate::sync) fn take(&self, store: &Store, remote: RemoteKey) -> Option<Arc<SyncLock>> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = turns.get(&remote).and_then(Weak::upgrade) {
             return Some(shared);
@@ -35,22 +35,20 @@ impl Driver {
     /// Waits until no other process syncs the file with this server. A sync that runs once does not wait.
     pub(super) async fn take_turn(&mut self) -> Result<Arc<SyncLock>, SyncError> {
         let mut told = false;
+        let once = matches!(self.mode, Mode::Once { .. });
         loop {
-            if let Some(turn) = self.turns.take(&self.store, self.remote) {
-                if told {
-                    info!("the other sync has ended; taking over");
-                    if let Err(error) = self.remember() {
-                        self.start_over(&error);
-                    }
+            match self.begin(told).await {
+                Ok(Some(turn)) => return Ok(turn),
+                Ok(None) if once => return Err(SyncError::Elsewhere),
+                Ok(None) if !std::mem::replace(&mut told, true) => {
+                    info!("another process syncs this file with this server; waiting for its end");
+                    self.tell_status(|online| online.phase = Phase::Elsewhere);
                 }
-                return Ok(turn);
-            }
-            if matches!(self.mode, Mode::Once { .. }) {
-                return Err(SyncError::Elsewhere);
-            }
-            if !std::mem::replace(&mut told, true) {
-                info!("another process syncs this file with this server; waiting for its end");
-                self.tell_status(|online| online.phase = Phase::Elsewhere);
+                Ok(None) => {}
+                Err(error) if once || matches!(error, StoreError::Closed | StoreError::SignedOut) => {
+                    return Err(SyncError::Offline(error.to_string()));
+                }
+                Err(error) => warn!(%error, "the sync cannot begin yet"),
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -62,5 +60,29 @@ impl Driver {
                 },
             }
         }
+    }
+
+    /// Takes the turn; `None` while another process has it. What is wanted is changed by nobody else.
+    async fn begin(&mut self, waited: bool) -> Result<Option<Arc<SyncLock>>, StoreError> {
+        let turn = loop {
+            let Some(turn) = self.place.take_turn() else { return Ok(None) };
+            if tokio::task::block_in_place(|| self.place.confirm())? {
+                break turn;
+            }
+            info!("another server has been given this one's place in the file; it gets a new one");
+            self.remote = self.place.key();
+            self.remember()?;
+        };
+        if let Some((spaces, wanted)) = self.wanted.clone() {
+            let remote = self.remote;
+            let stored: Commit<(), StoreError> = self.store.write(move |write| {
+                spaces.iter().try_for_each(|space| write.want_collections(remote, space, wanted.clone()))
+            });
+            stored.await?;
+        }
+        if self.wanted.take().is_some() || waited {
+            self.remember()?;
+        }
+        Ok(Some(turn))
     }
 }
