@@ -65,6 +65,7 @@ mod error;
 mod events;
 mod exchange;
 mod history;
+mod online;
 mod outbox;
 mod peer;
 mod presence;

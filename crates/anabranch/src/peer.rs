@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::replica::Replica;
 
 use channel::Channel;
+use lead::LOOK_EVERY;
 use session::{Allowed, Session};
 
 /// Sessions that a listener holds at the same time; whoever comes later waits.
@@ -143,7 +144,8 @@ impl Peer {
         Ok(self)
     }
 
-    /// Calls this after every session, on the library's thread.
+    /// Calls this after every session, on a thread of the library's. It may take its time, and may itself sync: with
+    /// the next peer, say.
     #[must_use]
     pub fn on_session(mut self, told: impl Fn(Result<PeerReport, Error>) + Send + Sync + 'static) -> Self {
         self.on_session = Some(Arc::new(told));
@@ -240,7 +242,7 @@ impl Peer {
 
     async fn lead_live(&self, address: &str) -> Result<PeerReport, PeerError> {
         let mut session = self.session(connect(address).await?, PeerRole::Dialler).await?;
-        session.lead_live().await?;
+        session.lead_live(LOOK_EVERY).await?;
         Ok(session.report())
     }
 
@@ -259,7 +261,8 @@ impl Peer {
             debug!(%error, "a session with a peer has ended");
         }
         if let Some(told) = &self.on_session {
-            told(outcome.map_err(Error::from));
+            // In place: a slow callback must not keep the syncs waiting.
+            tokio::task::block_in_place(|| told(outcome.map_err(Error::from)));
         }
     }
 }

@@ -133,6 +133,24 @@ fn what_was_folded_and_what_was_purged_goes_over_as_well() -> Result<(), Error> 
     agree(&[&a, &b])
 }
 
+/// Found in review: the callback kept the only thread of the replica's syncs, and waited for it.
+#[test]
+fn whoever_is_told_of_a_session_may_dial_on() -> Result<(), Error> {
+    let folder = Folder::new();
+    let (a, b, c) = (folder.replica("a.db"), folder.replica("b.db"), folder.replica("c.db"));
+    notes(&a).create(json!({ "title": "passed on" })).wait()?;
+    let at_c = listen(&c)?;
+    let next = at_c.local_addr().to_string();
+    let (told, sessions) = mpsc::channel();
+    let onward = b.clone();
+    let pass_on = move |_| drop(told.send(onward.peer(token()).dial(&next, GUARD).wait()));
+    let at_b = b.peer(token()).on_session(pass_on).listen(any_port())?;
+    dial(&a, &at_b)?;
+    let passed = sessions.recv_timeout(GUARD).expect("it is passed on")?;
+    assert_eq!((passed.sent, c.status()?.entities), (1, 1));
+    Ok(())
+}
+
 #[test]
 fn a_peer_without_the_token_gets_nothing() -> Result<(), Error> {
     let folder = Folder::new();

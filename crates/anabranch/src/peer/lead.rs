@@ -6,6 +6,7 @@ use std::time::Duration;
 use anabranch_core::SpaceName;
 use anabranch_core::sync::reconcile::{Compared, ReconcileError, Reconciler, SketchError, Theirs, Then};
 use anabranch_core::wire::{Ask, PeerMessage, Reply, Wanted};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::peer::PeerError;
 use crate::peer::session::{Session, Written};
@@ -13,7 +14,7 @@ use crate::peer::session::{Session, Written};
 /// Entities in one message that asks for changes.
 const WANT_AT_ONCE: usize = 512;
 /// A space is looked at again after this long, even if nobody has said that it is worth it: a sign of life, too.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// What differs in a space.
 #[derive(Default)]
@@ -33,10 +34,13 @@ impl Session {
         Ok(())
     }
 
-    /// Exchanges all spaces, and then each in which something happens, until the connection breaks.
-    pub(super) async fn lead_live(&mut self) -> Result<(), PeerError> {
+    /// Exchanges all spaces, and then each in which something happens, until the connection breaks; all of them again
+    /// after each `look_every`, whatever else happens.
+    pub(super) async fn lead_live(&mut self, look_every: Duration) -> Result<(), PeerError> {
         let written = Written::of(&self.store);
         self.lead_all().await?;
+        let mut looks = interval_at(Instant::now() + look_every, look_every);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut spaces = std::mem::take(&mut self.poked);
             if spaces.is_empty() {
@@ -47,9 +51,7 @@ impl Session {
                         Some(PeerMessage::Poke(space)) => self.note_poke(space),
                         Some(_) => return Err(PeerError::Protocol("it said what it was not asked".to_owned())),
                     },
-                    () = tokio::time::sleep(LOOK_EVERY) => {
-                        self.lead_all().await?;
-                    }
+                    _ = looks.tick() => self.lead_all().await?,
                 }
             }
             for space in spaces {
@@ -150,5 +152,53 @@ fn failed(space: &SpaceName, error: ReconcileError) -> PeerError {
     match error {
         ReconcileError::Sketch(SketchError::TooMany) => PeerError::TooMany(space.clone()),
         other => PeerError::Protocol(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::peer::channel::Channel;
+    use crate::peer::session::Allowed;
+    use crate::{Replica, Schema};
+
+    /// Found in review: each write to a space that is not exchanged put the next look off, and a peer that hears
+    /// nothing for a while hangs up.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn writes_to_spaces_that_are_not_exchanged_do_not_silence_a_session() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let schema = Schema::from_toml("version = 1\n[collections.notes.fields]\ntitle = { kind = \"register\" }");
+        let replica = Replica::open(folder.path().join("a.db"), schema.expect("a schema")).expect("a replica");
+        let notes = replica.space("elsewhere").and_then(|space| space.untyped("notes")).expect("the notes");
+        let (here, there) = tokio::io::duplex(1 << 20);
+        let home = Allowed::new(vec![SpaceName::new("home").expect("a name")]);
+        let mut leading = Session::new(replica.store().clone(), Channel::trusted(here), replica.id(), home);
+        let leading = tokio::spawn(async move { leading.lead_live(Duration::from_millis(200)).await });
+        let over = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&over);
+        let writing = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                notes.create(json!({ "title": "something else" })).wait().expect("a note");
+            }
+        });
+        // The peer exchanges nothing at all, so each look is one message.
+        let mut peer = Channel::trusted(there);
+        let looks = async {
+            for _ in 0..4 {
+                let said = peer.receive().await.expect("a message");
+                assert!(matches!(said, Some(PeerMessage::Spaces { .. })), "{said:?}");
+                peer.send(&PeerMessage::Spaces { spaces: Vec::new(), only: true }).await.expect("an answer");
+            }
+        };
+        let looked = tokio::time::timeout(Duration::from_secs(60), looks).await;
+        over.store(true, Ordering::Relaxed);
+        writing.join().expect("it writes");
+        leading.abort();
+        looked.expect("it looks again and again");
     }
 }
