@@ -218,7 +218,8 @@ impl World {
         let waits: BTreeSet<_> =
             self.outbox.values().filter(|item| item.parked || put_off(item)).map(|item| item.entity).collect();
         let ready = self.outbox.iter().filter(|(_, item)| item.space == of && !waits.contains(&item.entity));
-        let most = usize::try_from(read.changes).expect("small").min(3);
+        let fits = (read.bytes / 8).clamp(1, read.changes.min(3));
+        let most = usize::try_from(fits).expect("small");
         let items = ready.take(most).map(|(key, item)| envelope(*key, item)).collect();
         let retry_at =
             self.outbox.values().filter(|item| !item.parked && put_off(item)).map(|item| item.not_before).min();

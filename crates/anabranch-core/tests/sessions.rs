@@ -2,10 +2,11 @@
 
 use anabranch_core::sync::{Access, Call, CallResult, LogPage, ServerConfig, ServerEvent, ServerSession};
 use anabranch_core::sync::{
-    Adopt, ClientConfig, ClientEvent, ClientSession, LinkCommand, MAX_BACKOFF_MILLIS, SpaceProgress, SyncEvent,
+    Adopt, ClientConfig, ClientEvent, ClientSession, Conditions, Decision, Deferral, LinkCommand, MAX_BACKOFF_MILLIS,
+    MAX_RETRY_AFTER_MILLIS, OutboxItem, Reason, Schedule, Scheduler, SpaceProgress, SyncEvent, Work,
 };
 use anabranch_core::wire::{
-    ClientMessage, Cursor, Envelope, Hello, Limits, Mark, Pull, RefusalCode, ServerMessage, Welcome,
+    Answer, ClientMessage, Cursor, Envelope, Hello, Limits, Mark, Pull, RefusalCode, RejectCode, ServerMessage, Welcome,
 };
 use anabranch_core::{Actor, CollectionName, Digest, EntityId, Lineage, ReplicaId, SpaceName, SplitMix64};
 
@@ -90,6 +91,75 @@ fn a_session_is_not_caught_up_while_something_waits_for_its_next_attempt() {
     let done = session.handle(NOW + 500, &mut entropy, empty);
     assert_eq!(done.events, [SyncEvent::CaughtUp]);
     assert!(session.is_caught_up() && session.failures() == 0);
+}
+
+/// Found in review: a wait of more than a day was taken for one from before the clock was set back, and ignored.
+#[test]
+fn a_server_cannot_ask_for_more_than_a_day_nor_for_nothing_by_asking_for_more() {
+    let mut entropy = SplitMix64::new(1);
+    let mut session = session(&mut entropy);
+    for event in [ClientEvent::Start, ClientEvent::Connected, welcome()] {
+        drop(session.handle(NOW, &mut entropy, event));
+    }
+    let (code, message) = (RefusalCode::Unavailable, "come back next month".to_owned());
+    let refused = ServerMessage::Refused { code, message, retry_after_millis: Some(u32::MAX) };
+    let step = session.handle(NOW, &mut entropy, ClientEvent::Message(refused));
+    let asked_until = session.server_asked_until();
+    assert_eq!((step.deadline, asked_until), (Some(NOW + MAX_RETRY_AFTER_MILLIS), Some(NOW + MAX_RETRY_AFTER_MILLIS)));
+    let mut scheduler = Scheduler::new(Schedule::live(), Conditions::default());
+    scheduler.failed(NOW, NOW + MAX_RETRY_AFTER_MILLIS, asked_until, false);
+    let wait = Deferral { until: asked_until, because: Reason::ServerAsked };
+    assert_eq!(scheduler.decide(NOW, Work::default()), Decision::Defer(wait));
+}
+
+fn pending(key: i64, bytes: usize) -> OutboxItem {
+    let change = vec![u8::try_from(key).expect("small"); bytes];
+    OutboxItem { key, agreed: false, envelope: Envelope { change, ..page(1).remove(0) } }
+}
+
+/// Found in review: each division counted as a failure, ended a sync that runs once, and was forgotten by the next.
+#[test]
+fn what_is_too_large_on_the_way_is_divided_at_once_and_without_a_failure() {
+    let mut entropy = SplitMix64::new(1);
+    let mut session = session(&mut entropy);
+    let too_large = || ClientEvent::TooLarge { reason: "413".to_owned() };
+    let mut push = |session: &mut ClientSession, items: &[(i64, usize)]| {
+        drop(session.handle(NOW, &mut entropy, ClientEvent::Connected));
+        let asked = session.handle(NOW, &mut entropy, welcome()).reads.remove(0).bytes;
+        let items = items.iter().map(|(key, bytes)| pending(*key, *bytes)).collect();
+        let found = ClientEvent::Outbox { space: main_space(), items, retry_at: None };
+        drop(session.handle(NOW, &mut entropy, found));
+        (asked, session.handle(NOW, &mut entropy, too_large()))
+    };
+    drop(session.handle(NOW, &mut SplitMix64::new(2), ClientEvent::Start));
+    let (asked, step) = push(&mut session, &[(1, 300), (2, 300), (3, 300)]);
+    assert_eq!((asked, step.link, step.events.len()), (1_000, Some(LinkCommand::Open), 0));
+    assert!(step.batch.is_none() && session.failures() == 0);
+    let (asked, step) = push(&mut session, &[(1, 300)]);
+    assert_eq!((asked, step.link), (450, Some(LinkCommand::Open)));
+    let answered = step.batch.expect("it is one piece").answered;
+    let parked = |answer: &Answer| matches!(answer, Answer::Rejected { code: RejectCode::TooLarge, .. });
+    assert!(answered.len() == 1 && answered[0].0 == 1 && parked(&answered[0].1));
+    // A transaction is one piece, too: it is larger than what was asked for.
+    let (asked, step) = push(&mut session, &[(2, 300), (3, 300)]);
+    assert_eq!((asked, step.batch.map(|batch| batch.answered.len())), (450, Some(2)));
+    assert_eq!(session.failures(), 0);
+    // The rest goes, and the next session may go another way.
+    drop(session.handle(NOW, &mut entropy, ClientEvent::Connected));
+    for event in [welcome(), nothing_new()] {
+        drop(session.handle(NOW, &mut entropy, event));
+    }
+    let empty = ClientEvent::Outbox { space: main_space(), items: Vec::new(), retry_at: None };
+    assert_eq!(session.handle(NOW, &mut entropy, empty).events, [SyncEvent::CaughtUp]);
+    for event in [ClientEvent::Suspend, ClientEvent::Start, ClientEvent::Connected] {
+        drop(session.handle(NOW, &mut entropy, event));
+    }
+    assert_eq!(session.handle(NOW, &mut entropy, welcome()).reads[0].bytes, 1_000);
+    // A refusal of the connection itself is a failure like any other.
+    for event in [ClientEvent::Suspend, ClientEvent::Start, too_large()] {
+        drop(session.handle(NOW, &mut entropy, event));
+    }
+    assert_eq!(session.failures(), 1);
 }
 
 struct Everyone;

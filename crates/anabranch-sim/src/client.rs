@@ -1,6 +1,5 @@
 //! A client's process: the real store and the real session, and what it has still to do.
 
-use std::collections::{BTreeSet, VecDeque};
 use anabranch_core::sync::{
     Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, Look, OutboxRead, SyncEvent,
     WriteBatch,
@@ -9,6 +8,7 @@ use anabranch_core::wire::ClientMessage;
 use anabranch_core::{Lineage, Schema, SpaceName, SplitMix64, UnixMillis};
 use anabranch_store::{Committed, Engine, RemoteKey};
 use rusqlite::Connection;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::bug::Planted;
 use crate::clock::{Machine, VirtualTime, WallClock};
@@ -114,7 +114,13 @@ impl Client {
     /// Starts the process; its sync begins at once.
     ///
     /// `false` if its disk does not let it.
-    pub(crate) fn open(&mut self, schema: &Schema, spaces: &[SpaceName], seed: u64, planted: Planted) -> Result<bool, Failure> {
+    pub(crate) fn open(
+        &mut self,
+        schema: &Schema,
+        spaces: &[SpaceName],
+        seed: u64,
+        planted: Planted,
+    ) -> Result<bool, Failure> {
         self.opened_with = seed;
         let opened = Process::open(&self.medium, &self.clock, schema, spaces, (seed, planted));
         if opened.is_err() && self.medium.as_disk().is_some_and(Disk::has_struck) {
@@ -183,8 +189,9 @@ impl Process {
         (seed, planted): (u64, Planted),
     ) -> Result<Self, Failure> {
         let machine = Machine { clock: clock.clone(), entropy: SplitMix64::new(seed) };
-        let mut engine = Engine::open_with(&medium.path(), Some(schema.clone()), &workload::functions(planted), Box::new(machine))
-            .map_err(broken("opening a client's file"))?;
+        let mut engine =
+            Engine::open_with(&medium.path(), Some(schema.clone()), &workload::functions(planted), Box::new(machine))
+                .map_err(broken("opening a client's file"))?;
         let wanted = spaces.to_vec();
         let (remote, _) = within(&mut engine, move |write| {
             wanted.iter().try_for_each(|space| write.ensure_space(space))?;

@@ -112,7 +112,11 @@ impl Fleet {
         let mut replay = Replay::default();
         log[..place].iter().for_each(|event| replay.take(event));
         let files = replay.one(&mut dice);
-        self.note(format_args!("client {client}: the power fails at {} of {} accesses", place - from, log.len() - from));
+        self.note(format_args!(
+            "client {client}: the power fails at {} of {} accesses",
+            place - from,
+            log.len() - from
+        ));
         self.put(client, &files)?;
         // What was under way is there or not; what was reported is there.
         if place < log.len() {

@@ -174,7 +174,9 @@ impl Server {
             return outcome;
         }
         let batch = match self.planted.is(Bug::ForgetToHold) {
-            true => batch.into_iter().map(|offered| offered.map(|offered| Offered { parent: None, ..offered })).collect(),
+            true => {
+                batch.into_iter().map(|offered| offered.map(|offered| Offered { parent: None, ..offered })).collect()
+            }
             false => batch,
         };
         if self.planted.is(Bug::DropGoodHalf) && batch.iter().any(Result::is_err) {

@@ -54,12 +54,7 @@ struct Case {
 type Item = (String, String, bool);
 
 /// Compares what is shown with what the log says.
-pub(crate) fn judge(
-    log: &Log,
-    entities: &[Entity],
-    conflicts: &[Conflict],
-    version: u32,
-) -> Result<(), Failure> {
+pub(crate) fn judge(log: &Log, entities: &[Entity], conflicts: &[Conflict], version: u32) -> Result<(), Failure> {
     // What the newest schema in use allows, which all have by now.
     let longest = if version > 1 { 8 } else { 6 };
     let mut cases = cases(log)?;
@@ -88,7 +83,8 @@ pub(crate) fn judge(
             expected.extend(gone.then(|| ("orphan".to_owned(), name.to_owned(), true)));
         }
         if collection == "notes" {
-            let too_long = state.get("title").and_then(Value::as_str).is_some_and(|title| title.chars().count() > longest);
+            let too_long =
+                state.get("title").and_then(Value::as_str).is_some_and(|title| title.chars().count() > longest);
             let too_many = state.get("stars").and_then(Value::as_i64).is_some_and(|stars| stars > 20);
             expected.extend(too_long.then(|| ("rule".to_owned(), "title".to_owned(), true)));
             expected.extend(too_many.then(|| ("rule".to_owned(), "stars".to_owned(), true)));

@@ -8,8 +8,11 @@ use serde::Serialize;
 use crate::engine::Write;
 use crate::error::StoreError;
 use crate::read::Read;
-use crate::rows::RemoteKey;
+use crate::rows::{self, RemoteKey};
 use crate::sign_out::unsent_by_collection;
+
+/// The key in `meta` of the remote that was synced with last.
+pub(crate) const USED_LAST: &str = "remote";
 
 /// A failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +97,19 @@ impl Write<'_> {
             "UPDATE sync_state SET last_success_at = max(coalesce(last_success_at, ?1), ?1) WHERE remote = ?2",
             params![at, remote],
         )?;
+        Ok(())
+    }
+
+    /// Notes that this is the remote that was synced with last.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn note_used(&mut self, remote: RemoteKey) -> Result<(), StoreError> {
+        let connection = &self.engine.connection;
+        if rows::meta::<RemoteKey>(connection, USED_LAST)? != Some(remote) {
+            rows::set_meta(connection, USED_LAST, remote)?;
+            self.pending.sync_state = true;
+        }
         Ok(())
     }
 

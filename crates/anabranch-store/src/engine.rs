@@ -127,6 +127,8 @@ pub struct Committed {
     pub pushable: BTreeSet<SpaceName>,
     /// Whether outbox or sync state changed.
     pub sync_state: bool,
+    /// Whether the file has been signed out: it takes no more writes.
+    pub signed_out: bool,
 }
 
 impl Committed {
@@ -315,6 +317,7 @@ impl Engine {
         late.extend(jobs.drain(done..));
         self.flush(&mut pending)?;
         pending.committed.entities.append(&mut self.repaired);
+        pending.committed.signed_out = self.sign_out == SignOut::UnderWay;
         if pending.committed.has_changes()
             && let Some(witness) = &mut self.witness
         {

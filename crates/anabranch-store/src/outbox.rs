@@ -39,10 +39,6 @@ impl Write<'_> {
     /// If the database fails.
     pub fn ensure_remote(&mut self, url: &str, free: &[RemoteKey]) -> Result<RemoteKey, StoreError> {
         let connection = &self.engine.connection;
-        if in_use.is_empty() {
-            // Whoever begins now reads what the file says.
-            self.engine.outdated.clear();
-        }
         let known =
             connection.query_row("SELECT key FROM remotes WHERE url = ?", [url], |row| row.get(0)).optional()?;
         if let Some(key) = known {

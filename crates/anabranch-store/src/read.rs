@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::attempts::class_from;
+use crate::attempts::{USED_LAST, class_from};
 use crate::error::StoreError;
 use crate::first_sync;
 use crate::local_only::NOT_LOCAL;
@@ -153,6 +153,8 @@ pub struct RemoteState {
     pub server_asked_until: Option<UnixMillis>,
     /// How far the server's clock was ahead of this one, in milliseconds, if that is worth mentioning.
     pub clock_skew_millis: Option<i64>,
+    /// Whether it is the one that was synced with last.
+    pub used_last: bool,
 }
 
 impl<'a> Read<'a> {
@@ -338,6 +340,7 @@ impl<'a> Read<'a> {
     /// # Errors
     /// If the database fails.
     pub fn remotes(&self) -> Result<Vec<RemoteState>, StoreError> {
+        let used_last: Option<RemoteKey> = rows::meta(self.connection, USED_LAST)?;
         let mut statement = self.connection.prepare_cached(
             "SELECT key, url, lineage, failures, last_error, error_class, next_attempt_at, server_asked_until, \
              clock_skew FROM remotes ORDER BY key",
@@ -360,6 +363,7 @@ impl<'a> Read<'a> {
                 next_attempt_at: row.get(6)?,
                 server_asked_until: row.get(7)?,
                 clock_skew_millis: row.get(8)?,
+                used_last: used_last == Some(key),
             });
         }
         Ok(remotes)

@@ -464,8 +464,7 @@ fn g07_what_follows_a_refused_change_goes_when_that_comes_from_the_server() -> R
         let item = write.outbox_page(1, &read)?.items.remove(0);
         let refused = Answer::Rejected { code: RejectCode::Forbidden, message: "no".to_owned(), retryable: false };
         kept.lock().expect("the lock").push(item.envelope);
-        let batch =
-            WriteBatch { answered: vec![(item.key, refused)], ..WriteBatch::empty(space("main"), LINEAGE) };
+        let batch = WriteBatch { answered: vec![(item.key, refused)], ..WriteBatch::empty(space("main"), LINEAGE) };
         write.apply_batch(1, batch).map(drop)
     }));
     commit(Box::new(move |write| write.edit(&space("main"), id, &set("two")).map(drop)));

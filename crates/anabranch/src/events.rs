@@ -37,7 +37,7 @@ pub enum Event {
         /// When the next one is due.
         retry_at: UnixMillis,
     },
-    /// Replica and server agree in everything.
+    /// Replica and server agree in everything but what the server has refused or holds.
     CaughtUp,
     /// A sync waits for a better moment.
     Deferred(Deferral),

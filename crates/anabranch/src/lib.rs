@@ -66,6 +66,7 @@ mod error;
 mod events;
 mod exchange;
 mod history;
+mod online;
 mod outbox;
 mod peer;
 mod presence;

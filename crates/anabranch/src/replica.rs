@@ -16,8 +16,9 @@ use crate::collection::Space;
 use crate::environment::{SharedEnvironment, SystemEnvironment};
 use crate::error::Error;
 use crate::events::EventSource;
+use crate::online::Syncs;
 use crate::presence::Board;
-use crate::status::{Online, Status, Stored};
+use crate::status::{Status, Stored};
 use crate::sync::{InUse, Sync, Turns};
 use crate::watch::{Scope, Watch, Watchers};
 
@@ -35,7 +36,7 @@ pub(crate) struct Inner {
     pub(crate) staleness: Option<Duration>,
     pub(crate) watchers: Arc<Watchers>,
     pub(crate) events: Arc<EventSource>,
-    pub(crate) online: Arc<Mutex<Online>>,
+    pub(crate) online: Arc<Mutex<Syncs>>,
     /// The remotes that syncs are under way with.
     pub(crate) in_use: Arc<InUse>,
     pub(crate) presence: Arc<Board>,
@@ -277,8 +278,11 @@ impl Replica {
                 Ok(Stored { totals, held, first_refusal, first_sync, remotes: read.remotes()?, schema_version })
             })
         })?;
-        let online = self.inner.online.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Status::new(stored, online, now, self.inner.staleness))
+        let syncs = self.inner.online.lock().unwrap_or_else(PoisonError::into_inner);
+        let online = syncs.shown();
+        let live = syncs.follows(online.remote);
+        drop(syncs);
+        Ok(Status::new(stored, online, live, now, self.inner.staleness))
     }
 
     /// What is here and on no server yet: what would be lost if this device were, or if its user signed out. Changes

@@ -7,6 +7,8 @@ use anabranch_core::sync::{CIRCUIT_FAILURES, Deferral, ErrorClass, Reason};
 use anabranch_store::{FirstRefusal, FirstSyncTotals, RemoteState, Totals};
 use serde::Serialize;
 
+use crate::online::Online;
+
 /// Where the sync of a replica stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -19,7 +21,9 @@ pub enum Phase {
     Connecting,
     /// Pushing or pulling.
     Syncing,
-    /// Everything is on both sides, and changes are followed as they come.
+    /// Everything is on both sides, and changes are followed as they come. It does not count what the server has refused
+    /// ([`Status::parked`]) or holds ([`Status::held`]), nor what was written just now and is still gathered
+    /// ([`Schedule::debounce`](crate::Schedule::debounce)).
     Live,
     /// The last attempt failed; another one is due.
     Waiting,
@@ -139,20 +143,6 @@ pub struct Status {
     pub clock_skew_millis: Option<i64>,
 }
 
-/// The part of the status that lives in memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Online {
-    /// Which sync it tells of: the one that was started last.
-    pub(crate) owner: u64,
-    pub(crate) phase: Phase,
-    pub(crate) online: bool,
-    pub(crate) behind: Option<u64>,
-    pub(crate) deferred: Option<Deferral>,
-    /// What could not be stored: that the file cannot be written, say.
-    pub(crate) trouble: Option<String>,
-    pub(crate) pace: Pace,
-}
-
 /// What the file says.
 pub(crate) struct Stored {
     pub(crate) totals: Totals,
@@ -164,14 +154,25 @@ pub(crate) struct Stored {
 }
 
 impl Status {
-    pub(crate) fn new(stored: Stored, online: Online, now: UnixMillis, staleness: Option<Duration>) -> Self {
+    /// `live` is whether a sync follows the changes of the remote that this tells of.
+    pub(crate) fn new(
+        stored: Stored,
+        online: Online,
+        live: bool,
+        now: UnixMillis,
+        staleness: Option<Duration>,
+    ) -> Self {
         let Stored { totals, held, first_refusal, first_sync, remotes, schema_version } = stored;
         let first_sync = first_sync.map(|totals| {
             let FirstSyncTotals { entities, entities_total, bytes, bytes_total } = totals;
             let remaining_millis = online.pace.remaining(bytes_total.saturating_sub(bytes));
             FirstSyncProgress { entities, entities_total, bytes, bytes_total, remaining_millis }
         });
-        let remote = remotes.into_iter().max_by_key(|remote| (remote.last_success_at, remote.url.is_some()));
+        // The one that is synced with, or was last; files of earlier versions do not say which that was.
+        let remote = remotes.into_iter().max_by_key(|remote| {
+            let shown = online.remote == Some(remote.key);
+            (shown, remote.used_last, remote.last_success_at, remote.url.is_some())
+        });
         let Totals {
             entities,
             pending,
@@ -184,8 +185,7 @@ impl Status {
             orphaned,
             damaged,
         } = totals;
-        let last_success_at = remote.as_ref().and_then(|remote| remote.last_success_at);
-        let live = online.phase == Phase::Live;
+        let last_success_at = remote.as_ref().and_then(|remote| remote.last_success_at).max(online.agreed_at);
         let stale = !live && staleness.is_some_and(|bound| is_stale(now, last_success_at, bound));
         let mut status = Self {
             phase: online.phase,

@@ -120,7 +120,8 @@ impl fmt::Debug for Sync {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct SyncReport {
-    /// Whether everything is on both sides. If not, the deadline came first: the rest waits for the next time.
+    /// Whether everything is on both sides that can be: not what is [`parked`](Self::parked) or [`held`](Self::held). If
+    /// not, the deadline came first: the rest waits for the next time.
     pub finished: bool,
     /// Changes that are still pending.
     pub pending: u64,
@@ -130,8 +131,12 @@ pub struct SyncReport {
     pub pushed: u64,
     /// Changes that the server had already.
     pub duplicates: u64,
-    /// Changes that the server refused or holds.
+    /// Changes that the server refused or holds, of those that were sent this time.
     pub refused: u64,
+    /// Changes that a server has refused, now or earlier: they wait for a person.
+    pub parked: u64,
+    /// Changes that wait for something that must be on the server first.
+    pub held: u64,
     /// Changes that came and were new.
     pub pulled: u64,
     /// Segments that came, of a first sync.
@@ -296,7 +301,7 @@ impl Sync {
         Ok(SyncHandle::new(commands, replica))
     }
 
-    /// Syncs once, now: resolves when everything is on both sides, or when `deadline` has passed: then the report
+    /// Syncs once, now: resolves when everything is on both sides but for what the server refuses or holds, or when `deadline` has passed: then the report
     /// says what was done and what is left. For the bounded time that a system grants in the background.
     ///
     /// It overrides every guardrail of the schedule, but not a server that asked to be left alone (`Retry-After`).

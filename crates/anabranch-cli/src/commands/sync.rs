@@ -64,9 +64,10 @@ pub(super) fn server(replica: &Replica, given: Option<&str>, file: &Path) -> Res
 /// The report in a line.
 pub(crate) fn describe(report: &SyncReport) -> String {
     let bytes = format!("{} out, {} in", size(report.bytes_sent), size(report.bytes_received));
-    let refused = match report.refused {
+    // What was refused earlier is not sent again, and must not be forgotten.
+    let refused = match report.refused.max(report.parked.saturating_add(report.held)) {
         0 => String::new(),
-        refused => format!(", {refused} refused or held (see status)"),
+        refused => format!(", {refused} refused or held (see outbox)"),
     };
     let known = match report.duplicates {
         0 => String::new(),

@@ -118,12 +118,13 @@ fn g02_a_server_that_is_killed_again_and_again_keeps_what_it_has_acknowledged() 
         let server = shell.serve(&address);
         let (stored, pending) = (changes(&shell, STORED), changes(&shell, PENDING));
         let far_enough = stored + below(&mut dice, pending + 1);
-        let mut sync = syncing(&shell, &server);
+        // By turns the client is killed first, and the server that it syncs with.
+        let client_first = round % 3 == 2;
+        let mut sync = syncing(&shell, &server, client_first);
         while changes(&shell, STORED) < far_enough && sync.try_wait().expect("its status").is_none() {
             std::thread::yield_now();
         }
-        // By turns the client is killed first, and the server that it syncs with.
-        if round % 3 == 2 {
+        if client_first {
             cut += usize::from(cut_short(&mut sync, &mut dice));
             server.kill();
         } else {
@@ -156,8 +157,12 @@ fn changes(shell: &Shell, (file, sql): (&str, &str)) -> usize {
     column(&shell.path(file), sql)[0].parse().expect("a number")
 }
 
-fn syncing(shell: &Shell, server: &ServerProcess) -> Child {
+/// A sync; one that watches is still at work whenever it is killed.
+fn syncing(shell: &Shell, server: &ServerProcess, watch: bool) -> Child {
     let mut command: Command = shell.command(["sync", "a.db", &server.url()]);
+    if watch {
+        command.arg("--watch");
+    }
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
 }
 

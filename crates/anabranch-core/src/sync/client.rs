@@ -11,6 +11,7 @@ use crate::environment::{Entropy, UnixMillis};
 use crate::id::Lineage;
 use crate::name::SpaceName;
 use crate::sync::backoff::Backoff;
+use crate::sync::schedule::MAX_RETRY_AFTER_MILLIS;
 use crate::sync::server::Showing;
 use crate::wire::{
     ClientMessage, Cursor, Envelope, Hello, Limits, MAX_CURSOR_BYTES, Mark, Pull, Push, Pushed, RefusalCode,
@@ -46,8 +47,8 @@ pub struct ClientSession {
     last_now: UnixMillis,
     /// The server asked to be left alone until then.
     asked_until: Option<UnixMillis>,
-    /// Pushes of more changes than this have been too large for something on the way.
-    push_changes: u32,
+    /// A push of more bytes than this has been too large for something on the way.
+    push_bytes: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +114,7 @@ impl ClientSession {
             adopted: false,
             last_now: UnixMillis::MIN,
             asked_until: None,
-            push_changes: MAX_PUSH_CHANGES,
+            push_bytes: MAX_PUSH_BYTES,
         }
     }
 
@@ -274,6 +275,9 @@ impl ClientSession {
         if matches!(self.link, Link::Halted | Link::Idle | Link::Waiting { .. }) {
             return;
         }
+        // Whatever a server asks for: what is further away is taken for a clock that was set back.
+        let longest = u32::try_from(MAX_RETRY_AFTER_MILLIS).unwrap_or(u32::MAX);
+        let retry_after_millis = retry_after_millis.map(|millis| millis.min(longest));
         let until = now.saturating_add(self.backoff.fail(retry_after_millis, entropy));
         self.asked_until = retry_after_millis.map(|millis| now.saturating_add(i64::from(millis)));
         self.link = Link::Waiting { until };
@@ -324,8 +328,8 @@ impl ClientSession {
 
     fn on_welcome(&mut self, welcome: &Welcome, step: &mut ClientStep) {
         let limits = Limits {
-            push_changes: welcome.limits.push_changes.clamp(1, self.push_changes),
-            push_bytes: welcome.limits.push_bytes.clamp(1, MAX_PUSH_BYTES),
+            push_changes: welcome.limits.push_changes.clamp(1, MAX_PUSH_CHANGES),
+            push_bytes: welcome.limits.push_bytes.clamp(1, self.push_bytes),
         };
         self.link = Link::Open { limits };
         self.lineage = Some(welcome.lineage);
@@ -509,6 +513,8 @@ impl ClientSession {
             return;
         }
         self.backoff.succeed();
+        // The next session may go another way.
+        self.push_bytes = MAX_PUSH_BYTES;
         step.events.push(SyncEvent::CaughtUp);
         if let (Some(name), Some(lineage)) = (self.spaces.keys().next(), self.lineage) {
             let batch = step.batch.get_or_insert_with(|| WriteBatch::empty(name.clone(), lineage));

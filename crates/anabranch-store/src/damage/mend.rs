@@ -108,6 +108,14 @@ impl Write<'_> {
     }
 }
 
+impl Write<'_> {
+    /// For whoever begins to sync when nobody else does in this process: it reads what the file says, so that it knows
+    /// what has to be fetched again.
+    pub fn begin_alone(&mut self) {
+        self.engine.outdated.clear();
+    }
+}
+
 impl Remains {
     /// Heads that are gone. A place in the outbox without a change was one of them, or nobody knows its name.
     fn name_heads(

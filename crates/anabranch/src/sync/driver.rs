@@ -1,14 +1,17 @@
 //! The driver: carries out what the client's state machine decides, when the scheduler lets it.
 
+mod agreed;
 mod attend;
 mod carry;
 mod connect;
+mod credentials;
 mod presence;
 mod tell;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,15 +23,14 @@ use anabranch_core::wire::{self, ServerMessage};
 use anabranch_core::{Environment as _, SpaceName, UnixMillis};
 use anabranch_store::{Promise, RemoteKey, Store, StoreError};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinHandle;
 use tracing::warn;
 
 use crate::environment::SharedEnvironment;
 use crate::error::Error;
 use crate::events::EventSource;
+use crate::online::Syncs;
 use crate::presence::Board;
 use crate::replica::Replica;
-use crate::status::Online;
 use crate::sync::link::{Link, LinkError, Transport};
 use crate::sync::place::Place;
 use crate::sync::token::TokenSource;
@@ -36,6 +38,10 @@ use crate::sync::{Plan, SyncError, SyncReport, Wanted, first_sync};
 use crate::watch::Watchers;
 
 pub(crate) use turn::Turns;
+
+use agreed::Agreed;
+use connect::Connecting;
+use credentials::Credentials;
 
 /// How long a sync goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,16 +67,14 @@ pub(super) struct Driver {
     place: Place,
     watchers: Arc<Watchers>,
     events: Arc<EventSource>,
-    online: Arc<Mutex<Online>>,
+    online: Arc<Mutex<Syncs>>,
     /// This sync's number among those of the replica.
     number: u64,
     pub(super) remote: RemoteKey,
     /// Which collections of these spaces are wanted, until that has been stored.
     wanted: Option<(Vec<SpaceName>, Wanted)>,
     transport: Arc<dyn Transport>,
-    token: Option<TokenSource>,
-    /// The provider has been asked for another token since the last session was open.
-    refreshed: bool,
+    credentials: Credentials,
     /// The server does not accept the token, and says this.
     auth_refused: Option<String>,
     mode: Mode,
@@ -86,7 +90,7 @@ pub(super) struct Driver {
     session: ClientSession,
     followed: BTreeSet<SpaceName>,
     link: Option<Link>,
-    connecting: Option<JoinHandle<Result<Link, LinkError>>>,
+    connecting: Option<Connecting>,
     /// When the session wants to be called again.
     deadline: Option<UnixMillis>,
     /// When there is something to attend to.
@@ -95,11 +99,9 @@ pub(super) struct Driver {
     begin_again_at: Option<UnixMillis>,
     end_at: Option<UnixMillis>,
     staleness: Option<Duration>,
-    agreed_at: Option<UnixMillis>,
+    agreed: Agreed,
     told_stale: bool,
     circuit_open: bool,
-    /// Replica and server agreed when the link was last heard of.
-    was_live: bool,
     /// The server's clock was far from this one.
     clock_is_off: bool,
     store_failures: Backoff,
@@ -121,6 +123,7 @@ pub(super) struct Driver {
 #[derive(Default)]
 struct Written {
     spaces: Mutex<BTreeSet<SpaceName>>,
+    signed_out: AtomicBool,
     notify: Notify,
 }
 
@@ -146,11 +149,7 @@ impl Driver {
         };
         scheduler.ask(now, if end_at.is_some() { Trigger::Manual } else { Trigger::Start });
         let online = Arc::clone(&replica.inner.online);
-        let number = {
-            let mut online = online.lock().unwrap_or_else(PoisonError::into_inner);
-            online.owner += 1;
-            online.owner
-        };
+        let number = online.lock().unwrap_or_else(PoisonError::into_inner).begin(remote, agreed_at);
         Ok(Self {
             store,
             place,
@@ -161,8 +160,7 @@ impl Driver {
             remote,
             wanted: plan.wanted,
             transport,
-            token: plan.token,
-            refreshed: false,
+            credentials: Credentials::new(plan.token),
             auth_refused: None,
             mode,
             commands,
@@ -182,9 +180,8 @@ impl Driver {
             begin_again_at: None,
             end_at,
             staleness: replica.inner.staleness,
-            agreed_at,
+            agreed: Agreed::until(agreed_at),
             told_stale: false,
-            was_live: false,
             clock_is_off,
             store_failures: Backoff::default(),
             waiting: Vec::new(),
@@ -211,9 +208,15 @@ impl Driver {
             }
         }
         self.publish();
+        self.store_agreement().await;
         let outcome = self.outcome.take().unwrap_or(Ok(()));
-        if let Ok(unsent) = self.store.read(|read| read.unsent()) {
+        let now = self.environment.now();
+        // A sync in the background reports to nobody.
+        if matches!(self.mode, Mode::Once { .. })
+            && let Ok((unsent, held)) = self.store.read(|read| Ok((read.unsent()?, read.held(now)?)))
+        {
             (self.report.pending, self.report.pending_bytes) = (unsent.changes, unsent.bytes);
+            (self.report.parked, self.report.held) = (unsent.refused, held);
         }
         let report = self.report;
         outcome.map(|()| report)
@@ -250,10 +253,12 @@ impl Driver {
         match command {
             Some(Command::Trigger(trigger)) => {
                 if trigger == Trigger::Manual {
-                    // Whoever asks may have signed in meanwhile.
-                    self.refreshed = false;
+                    self.credentials.person_asks();
                 }
                 self.scheduler.ask(now, trigger);
+                if matches!(trigger, Trigger::Manual | Trigger::NetworkRegained) {
+                    self.hurry(now);
+                }
                 Vec::new()
             }
             Some(Command::Conditions(conditions)) => {
@@ -262,10 +267,10 @@ impl Driver {
                 Vec::new()
             }
             Some(Command::Token(token)) => {
-                self.token = Some(token);
-                self.refreshed = false;
+                self.credentials.set(token);
                 self.scheduler.set_auth_needed(false);
                 self.scheduler.ask(now, Trigger::NetworkRegained);
+                self.hurry(now);
                 Vec::new()
             }
             Some(Command::LookAgain) => {
@@ -291,6 +296,10 @@ impl Driver {
 
     /// What was written here is pushed at once over a link that is open, unless writes are gathered.
     fn written_spaces(&mut self) -> Vec<ClientEvent> {
+        if self.written.signed_out.load(Ordering::Relaxed) {
+            self.start_over(&StoreError::SignedOut);
+            return Vec::new();
+        }
         let is_empty = self.written.spaces.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         if is_empty {
             return Vec::new();
@@ -351,9 +360,6 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if let Some(connecting) = self.connecting.take() {
-            connecting.abort();
-        }
         self.rest_status();
         self.lose_sight();
     }
@@ -365,6 +371,10 @@ fn listen(store: &Store) -> Arc<Written> {
     let listener = Arc::downgrade(&written);
     store.on_commit(move |committed| {
         let Some(written) = listener.upgrade() else { return false };
+        if committed.signed_out {
+            written.signed_out.store(true, Ordering::Relaxed);
+            written.notify.notify_one();
+        }
         if !committed.pushable.is_empty() {
             let mut spaces = written.spaces.lock().unwrap_or_else(PoisonError::into_inner);
             spaces.extend(committed.pushable.iter().cloned());
@@ -421,9 +431,9 @@ async fn next_frame(link: &mut Option<Link>) -> Result<Vec<u8>, LinkError> {
     }
 }
 
-async fn connected(connecting: &mut Option<JoinHandle<Result<Link, LinkError>>>) -> Result<Link, LinkError> {
+async fn connected(connecting: &mut Option<Connecting>) -> Result<Link, LinkError> {
     match connecting {
-        Some(connecting) => connecting.await.unwrap_or_else(|_| Err(LinkError::new("connecting was given up"))),
+        Some(connecting) => connecting.outcome().await,
         None => pending().await,
     }
 }

@@ -96,10 +96,16 @@ fn find(
         true => None,
         false => unreached.find_map(|remote| turns.take(store, remote.key).zip(Some(remote.key))),
     };
+    let is_alone = in_use.is_empty();
     let (address, free_key) = (url.to_owned(), free.as_ref().map(|(_, key)| *key));
     let key: Commit<RemoteKey, StoreError> = store.write(move |write| {
         spaces.iter().try_for_each(|space| write.ensure_space(space))?;
-        write.ensure_remote(&address, free_key.as_slice())
+        if is_alone {
+            write.begin_alone();
+        }
+        let key = write.ensure_remote(&address, free_key.as_slice())?;
+        write.note_used(key)?;
+        Ok(key)
     });
     let key = key.wait()?;
     *in_use.entry(key).or_default() += 1;

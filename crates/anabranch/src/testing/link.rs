@@ -39,6 +39,8 @@ struct Shared {
 struct State {
     online: bool,
     holding: bool,
+    /// Frames, before the last that is carried until a release.
+    hold_in: Option<u64>,
     /// Connections made before the last cut are over.
     cuts: u64,
     /// Frames until the next cut.
@@ -63,6 +65,7 @@ impl Link {
         let state = State {
             online: true,
             holding: false,
+            hold_in: None,
             cuts: 0,
             cut_in: None,
             faults: Faults::default(),
@@ -103,9 +106,17 @@ impl Link {
         self.change(|state| state.holding = true);
     }
 
+    /// As [`hold`](Self::hold), once this many more have been carried, either way.
+    pub fn hold_after(&self, frames: u64) {
+        self.change(|state| {
+            state.hold_in = frames.checked_sub(1);
+            state.holding |= frames == 0;
+        });
+    }
+
     /// Lets the delayed frames go on.
     pub fn release(&self) {
-        self.change(|state| state.holding = false);
+        self.change(|state| (state.holding, state.hold_in) = (false, None));
     }
 
     /// From now on frames suffer these faults, by a generator with this seed.
@@ -221,6 +232,8 @@ impl Link {
 impl State {
     fn fate(&mut self) -> Fate {
         self.frames += 1;
+        self.holding |= self.hold_in == Some(0);
+        self.hold_in = self.hold_in.and_then(|left| left.checked_sub(1));
         if let Some(left) = self.cut_in {
             self.cut_in = left.checked_sub(1);
             if left == 0 {

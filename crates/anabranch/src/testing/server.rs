@@ -49,6 +49,8 @@ struct State {
     /// The answer to the next connections, and to how many of them.
     answers: Option<(LinkError, u32)>,
     silent: bool,
+    /// How often the tokens of all open sessions have expired.
+    expirations: u64,
     shown: Shown,
     /// The number of the session that came last.
     sessions: u64,
@@ -105,6 +107,7 @@ impl Server {
             token: None,
             answers: None,
             silent: false,
+            expirations: 0,
             shown: Shown::default(),
             sessions: 0,
             generation: 0,
@@ -156,6 +159,12 @@ impl Server {
     /// Accepts only connections with this token: others are answered with 401.
     pub fn require_token(&self, token: impl Into<Token>) {
         self.lock().token = Some(token.into());
+    }
+
+    /// Open sessions end as they do when their tokens have expired: the server refuses to go on.
+    pub fn expire_tokens(&self) {
+        self.lock().expirations += 1;
+        self.tell_sessions();
     }
 
     /// From now on it reads what it is sent and says nothing; or speaks again, in new sessions.

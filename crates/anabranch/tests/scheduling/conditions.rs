@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anabranch::{Budget, Conditions, Error, Event, Phase, Reason, Schedule, SyncReport, Trigger};
 
-use crate::support::{World, caught_up, expect, expect_caught_up, until, until_live, write};
+use crate::support::{Guard, World, caught_up, expect, expect_caught_up, until, until_live, write};
 
 fn because(status: &anabranch::Status) -> Option<Reason> {
     status.deferred.map(|deferral| deferral.because)
@@ -74,9 +74,9 @@ fn in_the_background_the_connection_is_given_up_and_there_is_a_look_now_and_then
     expect_caught_up(&mut events);
     assert_eq!(phone.status()?.entities, 2);
 
-    // Back in the foreground it is live again, at the latest when the next look is due.
+    // Back in the foreground it is live again, at once.
+    until(&phone, "resting", |status| because(status) == Some(Reason::Resting));
     sync.set_conditions(Conditions::default());
-    sync.trigger(Trigger::Start);
     until_live(&phone);
     Ok(())
 }
@@ -98,6 +98,35 @@ fn without_a_network_nothing_is_tried_and_with_it_everything_at_once() -> Result
     sync.set_conditions(offline);
     let status = until(&phone, "offline", |status| because(status) == Some(Reason::Offline));
     assert_eq!((status.online, status.failures), (false, 0));
+    Ok(())
+}
+
+#[test]
+fn whoever_insists_is_not_sent_away_by_what_the_device_is_like() -> Result<(), Error> {
+    let world = World::new();
+    let phone = world.open("phone.db");
+    let mut events = phone.events();
+    let spent = Some(Budget { bytes: 0, until: world.clock.now() + 60_000 });
+    let all = [
+        Conditions { online: false, ..Conditions::default() },
+        Conditions { metered: true, ..Conditions::default() },
+        Conditions { background: true, budget: spent, ..Conditions::default() },
+    ];
+    write(&phone, &"large ".repeat(20_000));
+    let sync = world.sync(&phone).conditions(all[0]).start()?;
+    for conditions in all {
+        sync.set_conditions(conditions);
+        until(&phone, "it waits", |status| status.deferred.is_some());
+        let connections = world.link.connections();
+        sync.retry_now();
+        expect_caught_up(&mut events);
+        assert_eq!((phone.status()?.pending, world.link.connections()), (0, connections + 1), "{conditions:?}");
+        // The next time there is something large again. That the device changes ends what was insisted on.
+        sync.set_conditions(Conditions::default());
+        sync.set_conditions(all[0]);
+        until(&phone, "offline", |status| because(status) == Some(Reason::Offline));
+        write(&phone, &"large ".repeat(20_000));
+    }
     Ok(())
 }
 
@@ -146,9 +175,10 @@ fn a_considerate_start_is_deferred_and_writes_are_gathered() -> Result<(), Error
     }
     assert_eq!(phone.status()?.pending, 20);
     // The clock stands still, so the pause is not over before it has been moved.
+    let mut guard = Guard::new();
     while phone.status()?.pending > 0 {
+        guard.check("a push");
         world.pass(1_000);
-        std::thread::yield_now();
     }
     // Whoever waits for it does not have to wait for the pause.
     write(&phone, "now");

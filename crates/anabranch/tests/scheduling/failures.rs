@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anabranch::{Error, ErrorClass, ErrorKind, Event, Phase, Reason, Trigger};
 
-use crate::support::{NOW, World, caught_up, expect, expect_caught_up, expect_offline, until, until_live, write};
+use crate::support::{
+    Guard, NOW, World, caught_up, expect, expect_caught_up, expect_offline, until, until_live, write,
+};
 
 #[test]
 fn g07_a_failed_attempt_is_repeated_when_its_time_has_come() -> Result<(), Error> {
@@ -104,7 +106,9 @@ fn a_server_that_asks_to_be_left_alone_is_left_alone_even_by_a_person_and_after_
     let busy = |status: &anabranch::Status| status.deferred.is_some_and(|d| d.because == Reason::ServerAsked);
     until(&phone, "the server asked", busy);
     let once = world.sync(&phone).now(Duration::from_secs(10)).wait();
-    drop((sync, events, phone));
+    drop(sync);
+    until(&phone, "the end", |status| status.phase == Phase::Idle);
+    drop((events, phone));
     assert_eq!(once.expect_err("another sync of the same replica and server").kind(), ErrorKind::Retry);
 
     let phone = world.open("phone.db");
@@ -161,9 +165,10 @@ fn the_watchdog_begins_a_fresh_session_when_nothing_moves() -> Result<(), Error>
     until(&phone, "pushing", |status| status.phase == Phase::Syncing);
     assert!(world.link.frames() >= sent);
     let mut barks = Vec::new();
+    let mut guard = Guard::new();
     while barks.len() < 3 {
+        guard.check("the watchdog barks");
         world.pass(30_000);
-        std::thread::yield_now();
         let told = std::iter::from_fn(|| events.try_next()).filter(|event| *event == Event::Stuck).count();
         barks.extend(std::iter::repeat_n(world.clock.now(), told));
     }
@@ -175,8 +180,8 @@ fn the_watchdog_begins_a_fresh_session_when_nothing_moves() -> Result<(), Error>
     world.server.set_silent(false);
     // Whether the fresh session was begun before or after that, the next one gets an answer.
     while phone.status()?.phase != Phase::Live {
+        guard.check("an answer");
         world.pass(30_000);
-        std::thread::yield_now();
     }
     assert!(world.agree(&phone));
     assert_eq!(until_live(&phone).pending, 0);
@@ -194,30 +199,33 @@ fn what_is_too_large_on_the_way_is_sent_in_smaller_pieces_and_set_aside_if_it_is
     let large: String = (0..4_000_u32).map(|n| char::from_u32(0x4e00 + n * 7 % 20_000).unwrap_or('x')).collect();
     let stuck = write(&phone, &large);
     world.link.set_frame_limit(3_000);
-    let sync = world.sync(&phone).start()?;
-    let rejected = |event: &Event| match event {
+    let _sync = world.sync(&phone).start()?;
+    let (changes, message) = expect(&mut events, "smaller pieces", |event| match event {
         Event::Rejected { changes, message } => Some((*changes, message.clone())),
+        Event::Offline { .. } => panic!("it is no failure: {event:?}"),
         _ => None,
-    };
-    // Each refusal is a failed attempt; a person may always hurry.
-    let (changes, message) = loop {
-        let next = expect(&mut events, "smaller pieces", |event| match event {
-            Event::Offline { retry_at, .. } => Some(Err(*retry_at)),
-            event => rejected(event).map(Ok),
-        });
-        match next {
-            Ok(found) => break found,
-            Err(retry_at) => world.clock.set(retry_at),
-        }
-    };
+    });
     assert_eq!((changes, message.as_str()), (1, "what was sent is too large"));
-    sync.retry_now();
     expect_caught_up(&mut events);
     let status = phone.status()?;
     assert_eq!((status.pending, status.parked), (1, 1));
     let refusal = status.first_refusal.expect("the server's words");
     assert_eq!((refusal.entity, refusal.collection.as_str()), (stuck, "notes"));
     assert_eq!(world.server.entities("home").len(), 40 + 1, "all others, and the schema");
+    Ok(())
+}
+
+#[test]
+fn a_bounded_run_gets_through_a_limit_that_nobody_announced() -> Result<(), Error> {
+    let world = World::new();
+    let phone = world.open("phone.db");
+    for n in 0..40 {
+        write(&phone, &format!("note {n}"));
+    }
+    world.link.set_frame_limit(3_000);
+    let report = world.sync(&phone).now(Duration::from_secs(30)).wait()?;
+    assert!(report.finished && report.pending == 0, "{report:?}");
+    assert!(world.agree(&phone) && phone.status()?.failures == 0);
     Ok(())
 }
 

@@ -5,5 +5,6 @@ mod failures;
 mod large;
 mod local_only;
 mod sessions;
+mod several;
 mod stale;
 mod support;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anabranch::{Error, ErrorClass, ErrorKind, Event, Phase, Reason, Token, TokenError, TokenRequest};
 
-use crate::support::{World, caught_up, expect, expect_caught_up, notes, until, write};
+use crate::support::{World, caught_up, expect, expect_caught_up, expect_offline, notes, until, write};
 
 #[test]
 fn a_provider_is_asked_once_more_when_the_server_refuses_its_token() -> Result<(), Error> {
@@ -57,6 +57,64 @@ fn a_token_that_is_refused_halts_the_sync_visibly_until_another_one_is_set() -> 
 }
 
 #[test]
+fn a_token_that_was_set_in_time_is_used_when_the_old_one_expires() -> Result<(), Error> {
+    let world = World::new();
+    world.server.require_token("old");
+    let phone = world.open("phone.db");
+    let mut events = phone.events();
+    let sync = world.sync(&phone).token("old").start()?;
+    expect_caught_up(&mut events);
+    sync.set_token("new");
+    // After this, it has been taken note of.
+    caught_up(&sync)?;
+    world.server.require_token("new");
+    world.server.expire_tokens();
+    let next = expect(&mut events, "another session", |event| match event {
+        Event::CaughtUp | Event::AuthNeeded { .. } => Some(event.clone()),
+        _ => None,
+    });
+    assert_eq!((next, world.link.connections()), (Event::CaughtUp, 2));
+    Ok(())
+}
+
+#[test]
+fn a_provider_or_a_transport_that_hangs_is_given_up_and_can_be_hurried() -> Result<(), Error> {
+    let world = World::new();
+    let phone = world.open("phone.db");
+    let mut events = phone.events();
+    let asked = Arc::new(AtomicU32::new(0));
+    let times = Arc::clone(&asked);
+    // It hangs, twice; what it would have said is refused.
+    let provider = move |_| {
+        let hangs = times.fetch_add(1, Ordering::SeqCst) < 2;
+        async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            Ok(Token::from("correct-horse"))
+        }
+    };
+    let sync = world.sync(&phone).token_from_async(provider).start()?;
+    until(&phone, "connecting", |status| status.phase == Phase::Connecting);
+    world.pass(60_000);
+    let (failures, retry_at) = expect_offline(&mut events);
+    assert_eq!((failures, world.link.connections()), (1, 0));
+    world.clock.set(retry_at);
+    until(&phone, "connecting", |status| status.phase == Phase::Connecting);
+    sync.retry_now();
+    expect_caught_up(&mut events);
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+
+    // A token that is set does not wait for the provider either.
+    let laptop = world.open("laptop.db");
+    let sync = world.sync(&laptop).token_from_async(|_| std::future::pending()).start()?;
+    until(&laptop, "connecting", |status| status.phase == Phase::Connecting);
+    sync.set_token("correct-horse");
+    caught_up(&sync)?;
+    Ok(())
+}
+
+#[test]
 fn an_async_provider_that_is_signed_out_is_no_failure_of_the_network() -> Result<(), Error> {
     let world = World::new();
     let phone = world.open("phone.db");
@@ -80,12 +138,12 @@ fn a_bounded_run_reports_what_was_done_and_what_is_left() -> Result<(), Error> {
     }
     write(&phone, "last");
     // Hello and pull, welcome and the answer, the first push and its answer; the second push is on its way for ever.
+    world.link.hold_after(6);
     let run = world.sync(&phone).now(Duration::from_secs(20));
-    until(&phone, "a part is there", |status| status.pending < 2_501 && status.pending > 0);
-    world.link.hold();
+    until(&phone, "a part is there", |status| status.pending < 2_501);
     world.pass(20_000);
     let report = run.wait()?;
-    assert!(!report.finished && report.pushed >= 1, "{report:?}");
+    assert!(!report.finished && report.pushed >= 1 && report.pending >= 1, "{report:?}");
     assert_eq!(report.pending, phone.status()?.pending);
     world.link.release();
     let rest = world.sync(&phone).now(Duration::from_secs(20)).wait()?;
@@ -133,6 +191,18 @@ fn signing_out_says_what_is_unsent_and_makes_room_for_another_account() -> Resul
     write(&phone, "mine");
     let report = phone.sync("memory:").transport(other.link()).now(Duration::from_secs(5)).wait()?;
     assert_eq!((report.pushed, other.entities("home").len()), (2, 2));
+    Ok(())
+}
+
+#[test]
+fn signing_out_ends_a_session_that_has_nothing_to_do() -> Result<(), Error> {
+    let world = World::new();
+    let phone = world.open("phone.db");
+    let sync = world.sync(&phone).start()?;
+    caught_up(&sync)?;
+    phone.sign_out(phone.unsent()?).wait()?;
+    let status = until(&phone, "the end", |status| !status.online);
+    assert_eq!((status.phase, world.link.connections()), (Phase::Halted, 1));
     Ok(())
 }
 

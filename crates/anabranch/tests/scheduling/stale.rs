@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anabranch::testing::Refusal;
-use anabranch::{Error, Event};
+use anabranch::{Conditions, Error, Event, Phase};
 use serde_json::json;
 
-use crate::support::{NOW, World, caught_up, expect, expect_caught_up, notes, schema, until_live, write};
+use crate::support::{
+    NOW, World, caught_up, expect, expect_caught_up, expect_offline, notes, schema, until, until_live, write,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -53,6 +55,59 @@ fn g12_crossing_the_bound_of_staleness_is_an_event() -> Result<(), Error> {
 }
 
 #[test]
+fn g12_what_is_claimed_is_when_they_agreed_and_not_when_an_attempt_failed() -> Result<(), Error> {
+    let world = World::new();
+    let phone = world.open_with("phone.db", schema(""), Some(HOUR));
+    let mut events = phone.events();
+    let sync = world.sync(&phone).start()?;
+    caught_up(&sync)?;
+    // Live for three hours without a change; then the system says that there is no network.
+    world.pass(3 * 3_600_000);
+    let lost = world.clock.now();
+    sync.set_conditions(Conditions { online: false, ..Conditions::default() });
+    let status = until(&phone, "deferred", |status| status.deferred.is_some());
+    let last = status.last_success_at.expect("they did agree");
+    assert!((lost - 120_000..=lost).contains(&last) && !status.stale, "{last}");
+    // Eight hours later there is one again, but the server does not answer.
+    world.pass(8 * 3_600_000);
+    world.link.go_offline();
+    sync.set_conditions(Conditions::default());
+    expect_offline(&mut events);
+    let status = phone.status()?;
+    assert_eq!((status.last_success_at, status.stale), (Some(last), true));
+    drop((sync, events, phone));
+    assert_eq!(world.open("phone.db").status()?.last_success_at, Some(last), "the file knows it");
+    Ok(())
+}
+
+#[test]
+fn g12_a_view_is_not_stale_at_once_when_a_long_session_ends() -> Result<(), Error> {
+    let world = World::new();
+    let phone = world.open_with("phone.db", schema(""), Some(HOUR));
+    let mut events = phone.events();
+    let sync = world.sync(&phone).start()?;
+    expect_caught_up(&mut events);
+    world.pass(3 * 3_600_000);
+    // A push that gets no answer ends it as well as anything else.
+    let lost = world.clock.now();
+    world.server.set_silent(true);
+    write(&phone, "one");
+    until(&phone, "pushing", |status| status.phase == Phase::Syncing);
+    assert!(!phone.status()?.stale);
+    world.pass(3_600_001);
+    let stale = |event: &Event| match event {
+        Event::Stale { last_success_at } => Some(*last_success_at),
+        _ => None,
+    };
+    let last = expect(&mut events, "stale", stale).expect("they did agree");
+    assert!((lost - 120_000..=lost).contains(&last), "it was told too early, or of another time: {last}");
+    drop(sync);
+    let status = until(&phone, "the end", |status| status.phase == Phase::Idle);
+    assert_eq!((status.last_success_at, status.stale), (Some(last), true));
+    Ok(())
+}
+
+#[test]
 fn clocks_that_are_far_apart_are_an_event_and_in_the_status() -> Result<(), Error> {
     let world = World::new();
     // The phone's own clock is an hour ahead.
@@ -94,7 +149,7 @@ fn g09_what_a_server_refuses_or_holds_is_told_and_counted() -> Result<(), Error>
         _ => None,
     });
     assert_eq!(rejected, (1, "the year is closed".to_owned()));
-    let status = crate::support::until(&phone, "parked", |status| status.parked == 1 && status.held == 1);
+    let status = until(&phone, "parked", |status| status.parked == 1 && status.held == 1);
     let refusal = status.first_refusal.expect("the first");
     assert_eq!((refusal.entity, refusal.space.as_str()), (folder, "home"));
     assert!(refusal.error.contains("the year is closed"));

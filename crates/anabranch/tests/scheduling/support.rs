@@ -72,6 +72,24 @@ pub(crate) fn write(replica: &Replica, title: &str) -> EntityId {
     notes(replica).create(json!({ "title": title })).wait().expect("a note")
 }
 
+/// A hang guard for a loop that moves the clock itself.
+pub(crate) struct Guard {
+    looks: u32,
+}
+
+impl Guard {
+    pub(crate) const fn new() -> Self {
+        Self { looks: 0 }
+    }
+
+    /// Gives the others a moment. So many of them are not needed.
+    pub(crate) fn check(&mut self, what: &str) {
+        self.looks += 1;
+        assert!(self.looks < 60_000, "it never came: {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
 fn guarded<T>(what: &str, future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let guarded = async { tokio::time::timeout(GUARD, future).await };

@@ -55,7 +55,8 @@ impl ClientSession {
     }
 
     /// Sends less at a time from now on. What cannot be divided any further is set aside, as if the server had
-    /// refused it, so that it does not keep everything else waiting for ever.
+    /// refused it, so that it does not keep everything else waiting for ever. Both help, so it is tried again at once
+    /// and is no failure: each time there is less to send, or less to send at a time.
     pub(super) fn on_too_large(
         &mut self,
         now: UnixMillis,
@@ -68,20 +69,23 @@ impl ClientSession {
             Outbox::Pushing { keys, bytes, .. } => Some((name.clone(), keys, *bytes)),
             _ => None,
         });
-        let largest = pushes.max_by_key(|(_, _, bytes)| *bytes).map(|(name, keys, _)| (name, std::mem::take(keys)));
-        if let (Some((space, keys)), Some(lineage), Link::Open { .. }) = (largest, self.lineage, self.link) {
-            let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
-            if count <= 1 || self.push_changes == 1 {
-                let message = reason.clone();
-                let answer = Answer::Rejected { code: RejectCode::TooLarge, message, retryable: false };
-                let mut batch = WriteBatch::empty(space, lineage);
-                batch.answered = keys.into_iter().map(|key| (key, answer.clone())).collect();
-                step.batch = Some(batch);
-            } else {
-                self.push_changes = (count.min(self.push_changes) / 2).max(1);
-            }
+        let largest = pushes.max_by_key(|(_, _, bytes)| *bytes);
+        let largest = largest.map(|(name, keys, bytes)| (name, std::mem::take(keys), bytes));
+        let (Some((space, keys, bytes)), Some(lineage), Link::Open { limits }) = (largest, self.lineage, self.link)
+        else {
+            step.link = Some(LinkCommand::Close);
+            return self.on_disconnected(now, entropy, reason, None, step);
+        };
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        // What is over the limit is a change, or a transaction, that travels alone.
+        if keys.len() <= 1 || bytes > limits.push_bytes || bytes < 2 {
+            let answer = Answer::Rejected { code: RejectCode::TooLarge, message: reason, retryable: false };
+            let mut batch = WriteBatch::empty(space, lineage);
+            batch.answered = keys.into_iter().map(|key| (key, answer.clone())).collect();
+            step.batch = Some(batch);
+        } else {
+            self.push_bytes = bytes / 2;
         }
-        step.link = Some(LinkCommand::Close);
-        self.on_disconnected(now, entropy, reason, None, step);
+        self.open(step);
     }
 }

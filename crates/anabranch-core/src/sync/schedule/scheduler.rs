@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::conditions::{Conditions, Work};
 use super::{Decision, Deferral, Reason, Schedule, Situation, Trigger, decide, keeps_open, millis};
 use crate::environment::{Entropy, UnixMillis};
+use crate::sync::backoff::MAX_BACKOFF_MILLIS;
 
 /// Decides when one remote is synced with. It does nothing by itself: whoever drives it tells it what happens, asks
 /// after each thing, and asks again at the time that a deferral names.
@@ -17,6 +18,10 @@ pub struct Scheduler {
     situation: Situation,
     /// The time at which the rate limit would be back at rest (the generic cell rate algorithm).
     rate_rests_at: UnixMillis,
+    /// A person has asked for the session that is open, whatever the conditions are.
+    insisted: bool,
+    /// The time of the last event, by a clock that may be set back.
+    last_now: UnixMillis,
 }
 
 impl Scheduler {
@@ -29,6 +34,8 @@ impl Scheduler {
             wishes: BTreeMap::new(),
             situation: Situation::default(),
             rate_rests_at: UnixMillis::MIN,
+            insisted: false,
+            last_now: UnixMillis::MIN,
         }
     }
 
@@ -55,12 +62,24 @@ impl Scheduler {
         self.wishes.entry(trigger).and_modify(|wish| wish.1 = now).or_insert((now, now));
     }
 
-    /// The device has changed. A network that is back is a trigger.
+    /// The device has changed. A network that is back is a trigger, and so is it that a connection may be kept open
+    /// again, as when the application comes to the foreground.
     pub fn set_conditions(&mut self, now: UnixMillis, conditions: Conditions) {
         if conditions.online && !self.conditions.online {
             self.ask(now, Trigger::NetworkRegained);
         }
+        let kept_open = self.keeps_open();
+        self.insisted &= conditions == self.conditions;
         self.conditions = conditions;
+        if self.keeps_open() && !kept_open {
+            self.ask(now, Trigger::Start);
+        }
+    }
+
+    /// When the time that the system grants will be over; `None` if it is, or there is no limit.
+    #[must_use]
+    pub fn budget_ends(&self, now: UnixMillis) -> Option<UnixMillis> {
+        self.conditions.budget.map(|budget| budget.until).filter(|until| *until > now)
     }
 
     /// Bytes have been transferred: they count against the budget.
@@ -79,6 +98,7 @@ impl Scheduler {
         server_asked_until: Option<UnixMillis>,
         open: bool,
     ) {
+        self.follow_clock(now);
         self.situation.retry_at = Some(retry_at);
         self.situation.server_asked_until = server_asked_until;
         self.situation.circuit_open = open;
@@ -115,6 +135,7 @@ impl Scheduler {
 
     /// A connection is open: what was asked for happens, but for writes that may still be gathered.
     pub fn satisfied(&mut self) {
+        self.insisted |= self.wishes.contains_key(&Trigger::Manual);
         self.wishes.retain(|trigger, _| *trigger == Trigger::LocalWrite);
     }
 
@@ -126,6 +147,7 @@ impl Scheduler {
         for trigger in self.wishes.keys() {
             match self.decide_one(now, work, *trigger) {
                 Decision::Run { keep_open } => {
+                    self.insisted = *trigger == Trigger::Manual;
                     self.wishes.clear();
                     self.situation.interval_at = None;
                     self.count_session(now);
@@ -157,10 +179,12 @@ impl Scheduler {
         decision
     }
 
-    /// Why a connection that is open must be given up now, if it must: the device has changed.
+    /// Why a connection that is open must be given up now, if it must: the device has changed. What a person has asked
+    /// for goes on until it changes once more.
     #[must_use]
     pub fn must_stop(&self, now: UnixMillis, work: Work) -> Option<Deferral> {
         let because = match self.conditions.online {
+            _ if self.insisted => None,
             false => Some(Reason::Offline),
             true => self.conditions.forbid(now, &self.schedule, &work, Trigger::LocalWrite),
         };
@@ -181,6 +205,16 @@ impl Scheduler {
 
     /// What was asked for is not put off by a clock that is set back, be it by years.
     fn follow_clock(&mut self, now: UnixMillis) {
+        let back = self.last_now.saturating_sub(now).max(0);
+        self.last_now = now;
+        let Situation { retry_at, server_asked_until, .. } = &mut self.situation;
+        let asked = server_asked_until.is_some();
+        for at in [&mut *retry_at, server_asked_until].into_iter().flatten() {
+            *at = at.saturating_sub(back);
+        }
+        // It may have been set back before a restart, when nobody could see by how much.
+        let longest = now.saturating_add(MAX_BACKOFF_MILLIS);
+        *retry_at = retry_at.map(|at| if asked { at } else { at.min(longest) });
         for (first, last) in self.wishes.values_mut() {
             *first = now.min(*first);
             *last = now.min(*last);

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::environment::SplitMix64;
+use crate::sync::backoff::MAX_BACKOFF_MILLIS;
 
 const NOW: UnixMillis = 1_000_000_000;
 const SMALL: Work = Work { pending_bytes: 100, first_sync: false };
@@ -179,6 +180,72 @@ fn a_rate_limit_lets_a_burst_pass_and_then_an_even_flow() {
     assert_eq!(run(NOW), Decision::Defer(later));
     assert!(matches!(run(NOW + 6_000), Decision::Run { .. }));
     assert!(matches!(run(NOW + 6_001), Decision::Defer(_)));
+}
+
+fn waits(scheduler: &mut Scheduler, now: UnixMillis) -> Option<i64> {
+    match scheduler.decide(now, SMALL) {
+        Decision::Defer(Deferral { until: Some(until), .. }) => Some(until - now),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_clock_that_is_put_right_does_not_lengthen_a_wait() {
+    const HOUR: i64 = 3_600_000;
+    let failed = |at, asked: Option<i64>| {
+        let mut scheduler = Scheduler::new(Schedule::live(), Conditions::default());
+        scheduler.failed(at, at + asked.unwrap_or(800), asked.map(|wait| at + wait), false);
+        scheduler
+    };
+    // It was two hours ahead when the attempt failed.
+    assert_eq!(waits(&mut failed(NOW + 2 * HOUR, None), NOW), Some(800));
+    assert_eq!(waits(&mut failed(NOW + 2 * HOUR, Some(HOUR)), NOW), Some(HOUR));
+    // Or that was before a restart, and only the file knows of it.
+    let mut scheduler = Scheduler::new(Schedule::live(), Conditions::default());
+    scheduler.failed(NOW, NOW + 2 * HOUR, None, false);
+    assert_eq!(waits(&mut scheduler, NOW), Some(MAX_BACKOFF_MILLIS));
+}
+
+#[test]
+fn what_a_person_insists_on_goes_on_until_the_device_changes_once_more() {
+    let offline = Conditions { online: false, ..Conditions::default() };
+    let mut scheduler = Scheduler::new(Schedule::live(), offline);
+    scheduler.ask(NOW, Trigger::Manual);
+    assert!(matches!(scheduler.decide(NOW, SMALL), Decision::Run { .. }));
+    assert_eq!(scheduler.must_stop(NOW, LARGE), None);
+    scheduler.set_conditions(NOW, offline);
+    assert_eq!(scheduler.must_stop(NOW, LARGE), None, "nothing has changed");
+    scheduler.set_conditions(NOW, Conditions { metered: true, ..Conditions::default() });
+    assert_eq!(scheduler.must_stop(NOW, LARGE).map(|deferral| deferral.because), Some(Reason::Metered));
+    // While something else connects, too.
+    scheduler.ask(NOW, Trigger::Manual);
+    scheduler.satisfied();
+    assert_eq!(scheduler.must_stop(NOW, LARGE), None);
+    // What begins by itself keeps to the guardrails again.
+    scheduler.ask(NOW, Trigger::NetworkRegained);
+    assert!(matches!(scheduler.decide(NOW, SMALL), Decision::Run { .. }));
+    assert!(scheduler.must_stop(NOW, LARGE).is_some());
+}
+
+#[test]
+fn a_connection_that_may_be_kept_open_again_is_asked_for() {
+    let background = Conditions { background: true, ..Conditions::default() };
+    let mut scheduler = Scheduler::new(Schedule::live(), background);
+    scheduler.rest(NOW, &mut SplitMix64::new(1));
+    scheduler.set_conditions(NOW, Conditions { metered: true, ..background });
+    assert!(matches!(scheduler.decide(NOW, SMALL), Decision::Defer(_)));
+    scheduler.set_conditions(NOW, Conditions::default());
+    assert_eq!(scheduler.decide(NOW, SMALL), Decision::Run { keep_open: true });
+}
+
+#[test]
+fn a_budget_ends_once() {
+    let budget = Some(Budget { bytes: 9, until: NOW + 5 });
+    let scheduler = Scheduler::new(Schedule::live(), Conditions { budget, ..Conditions::default() });
+    assert_eq!(
+        [NOW, NOW + 4, NOW + 5, NOW + 6].map(|now| scheduler.budget_ends(now)),
+        [Some(NOW + 5), Some(NOW + 5), None, None]
+    );
 }
 
 #[test]

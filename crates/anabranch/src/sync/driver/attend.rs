@@ -1,13 +1,13 @@
 //! What is attended to between two events: whether it is time to sync, whether something is stuck or stale.
 
-use anabranch_core::sync::{ClientEvent, Decision, Deferral, Reason, Trigger, Work};
+use anabranch_core::sync::{ClientEvent, Decision, Deferral, MAX_BACKOFF_MILLIS, Reason, Trigger, Work};
 use anabranch_core::{Environment as _, UnixMillis};
 use anabranch_store::StoreError;
 use tracing::{info, warn};
 
 use super::{Driver, Mode};
 use crate::events::Event;
-use crate::status::{is_stale, stale_at};
+use crate::status::{Phase, is_stale, stale_at};
 use crate::sync::SyncError;
 
 impl Driver {
@@ -35,13 +35,18 @@ impl Driver {
                 self.attend_schedule(now).await;
             }
         }
-        self.attend_staleness(now);
         self.publish();
+        self.store_agreement().await;
+        self.attend_staleness(now);
     }
 
     /// Whether the session can be relied on. After a failure of the file it is made anew, once the file can be read.
     fn is_ready(&mut self, now: UnixMillis) -> bool {
-        let Some(at) = self.begin_again_at else { return true };
+        // A clock that is set back does not put it off.
+        let Some(at) = self.begin_again_at.map(|at| at.min(now.saturating_add(MAX_BACKOFF_MILLIS))) else {
+            return true;
+        };
+        self.begin_again_at = Some(at);
         if now >= at {
             match self.remember() {
                 Ok(()) => self.begun_again(now),
@@ -83,9 +88,7 @@ impl Driver {
 
     /// A link is open: timers, gathered writes, conditions that have changed, and the watchdog.
     async fn attend_link(&mut self, now: UnixMillis) {
-        if let Some(until) = self.scheduler.conditions().budget.map(|budget| budget.until) {
-            self.wake(until);
-        }
+        self.scheduler.budget_ends(now).into_iter().for_each(|at| self.wake(at));
         self.scheduler.satisfied();
         if self.mode == Mode::Forever && self.gives_way(now) {
             self.scheduler.ask(now, Trigger::Interval);
@@ -127,7 +130,6 @@ impl Driver {
         self.wake(next);
     }
 
-    /// Whether something waits that could be pushed, or a server has not answered at all.
     /// Whether something waits that could be pushed, or the server has not said anything yet.
     fn could_move(&self, now: UnixMillis) -> Result<bool, StoreError> {
         Ok(!self.session.is_open() || self.store.read(|read| read.could_push(self.remote, now))?)
@@ -150,18 +152,18 @@ impl Driver {
 
     fn attend_staleness(&mut self, now: UnixMillis) {
         let Some(bound) = self.staleness else { return };
-        if self.session.is_caught_up() {
+        if self.phase() == Phase::Live {
             self.told_stale = false;
             return;
         }
         if self.told_stale {
             return;
         }
-        if is_stale(now, self.agreed_at, bound) {
+        if is_stale(now, self.agreed.at(), bound) {
             self.told_stale = true;
-            self.events.tell(Event::Stale { last_success_at: self.agreed_at });
+            self.events.tell(Event::Stale { last_success_at: self.agreed.at() });
             self.watchers.notify_status();
-        } else if let Some(at) = self.agreed_at {
+        } else if let Some(at) = self.agreed.at() {
             self.wake(stale_at(at, bound).saturating_add(1));
         }
     }

@@ -1,31 +1,67 @@
 //! Connecting, with a token if there is one, and what is done when the server does not like it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_core::sync::{ClientEvent, ErrorClass, Halt, Trigger};
-use anabranch_core::{Environment as _, ErrorKind};
+use anabranch_core::{Environment as _, ErrorKind, UnixMillis};
 use anabranch_store::{Attempt, StoreError};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::{Driver, Mode, Remembered, disconnected, remembered};
 use crate::events::Event;
+use crate::status::stale_at;
 use crate::sync::SyncError;
 use crate::sync::link::{Link, LinkError};
-use crate::sync::token::TokenRequest;
+
+/// How long the token provider and the transport may take together.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection that is being made. It is given up when this is dropped.
+pub(super) struct Connecting(JoinHandle<Result<Link, LinkError>>);
+
+impl Connecting {
+    pub(super) async fn outcome(&mut self) -> Result<Link, LinkError> {
+        (&mut self.0).await.unwrap_or_else(|_| Err(LinkError::new("connecting was given up")))
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 impl Driver {
     /// Begins to connect; the outcome comes to [`on_connected`](Self::on_connected).
     pub(super) fn connect(&mut self) {
         self.link = None;
-        let (transport, source) = (Arc::clone(&self.transport), self.token.clone());
-        let request = if self.refreshed { TokenRequest::Fresh } else { TokenRequest::Any };
-        self.connecting = Some(tokio::spawn(async move {
-            let token = match source {
-                Some(source) => Some(source.token(request).await?),
-                None => None,
+        let (source, request) = self.credentials.begin();
+        let (transport, environment) = (Arc::clone(&self.transport), self.environment.clone());
+        let until = stale_at(environment.now(), ATTEMPT_TIMEOUT);
+        self.connecting = Some(Connecting(tokio::spawn(async move {
+            let attempt = async {
+                let token = match source {
+                    Some(source) => Some(source.token(request).await?),
+                    None => None,
+                };
+                transport.connect_with(token).await
             };
-            transport.connect_with(token).await
-        }));
+            tokio::select! {
+                biased;
+                connected = attempt => connected,
+                () = environment.wait_until(until) => Err(LinkError::new("the connection did not come about in time")),
+            }
+        })));
+    }
+
+    /// Somebody knows better than to wait: what may be stuck begins again.
+    pub(super) fn hurry(&mut self, now: UnixMillis) {
+        if self.connecting.is_some() {
+            self.connect();
+        }
+        self.begin_again_at = self.begin_again_at.map(|_| now);
     }
 
     pub(super) fn on_connected(&mut self, connected: Result<Link, LinkError>) -> Vec<ClientEvent> {
@@ -35,7 +71,7 @@ impl Driver {
                 vec![ClientEvent::Connected]
             }
             Err(error) if error.class == ErrorClass::Auth => {
-                if self.may_refresh() {
+                if self.credentials.may_try_again() {
                     self.connect();
                     return Vec::new();
                 }
@@ -46,18 +82,13 @@ impl Driver {
         }
     }
 
-    /// Whether the provider is to be asked for another token: once for each time that a session was open.
-    fn may_refresh(&mut self) -> bool {
-        let provider = self.token.as_ref().is_some_and(|token| token.can_refresh());
-        provider && !std::mem::replace(&mut self.refreshed, true)
-    }
-
     /// The server has ended a session because it does not accept who asks.
     pub(super) fn on_forbidden(&mut self, halt: Halt, reason: String) -> Result<(), StoreError> {
-        if self.may_refresh() {
+        let now = self.environment.now();
+        if self.credentials.may_open_again(now) {
             // A fresh session at once, with another token.
             self.remember()?;
-            self.scheduler.ask(self.environment.now(), Trigger::NetworkRegained);
+            self.scheduler.ask(now, Trigger::NetworkRegained);
         } else if matches!(self.mode, Mode::Once { .. }) {
             self.outcome = Some(Err(SyncError::Halted(halt)));
         } else {
@@ -97,7 +128,7 @@ impl Driver {
         let Remembered { session, followed, agreed_at, .. } =
             remembered(&self.store, self.remote, now, self.session.adopt_left(), &mut self.scheduler)?;
         (self.session, self.followed) = (session, followed);
-        self.agreed_at = self.agreed_at.max(agreed_at);
+        self.agreed.know(agreed_at);
         self.link = None;
         self.connecting = None;
         self.deadline = None;

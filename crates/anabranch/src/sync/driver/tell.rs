@@ -9,26 +9,24 @@ use tracing::{debug, info, warn};
 
 use super::{Driver, Mode};
 use crate::events::Event;
-use crate::status::{Online, Phase};
+use crate::online::Online;
+use crate::status::Phase;
 use crate::sync::SyncError;
-use crate::sync::websocket::SILENCE;
-
-/// How long a dead link may go unnoticed.
-const SILENCE_MILLIS: i64 = 1_000 * SILENCE.as_secs().cast_signed();
 
 impl Driver {
     pub(super) async fn tell(&mut self, event: SyncEvent) -> Result<(), StoreError> {
         match event {
             SyncEvent::Online { server_now } => {
                 info!("online");
+                self.credentials.opened(self.environment.now());
                 self.scheduler.succeeded();
                 self.events.tell(Event::Online);
                 self.compare_clocks(server_now).await?;
             }
             SyncEvent::CaughtUp => {
-                self.refreshed = false;
+                self.credentials.caught_up();
                 self.watchdog.calm();
-                self.agreed_at = Some(self.environment.now());
+                self.agreed.know(Some(self.environment.now()));
                 // Whoever waits for this may look at the status next.
                 self.publish();
                 self.events.tell(Event::CaughtUp);
@@ -69,9 +67,6 @@ impl Driver {
         let (remote, now) = (self.remote, self.environment.now());
         let server_asked_until = self.session.server_asked_until();
         self.scheduler.failed(now, retry_at, server_asked_until, self.session.is_circuit_open());
-        // A link that has died silently is noticed only after a while.
-        let agreed = std::mem::take(&mut self.was_live).then(|| now.saturating_sub(SILENCE_MILLIS));
-        self.agreed_at = self.agreed_at.max(agreed);
         let attempt = Attempt {
             failures,
             reason: reason.clone(),
@@ -79,12 +74,7 @@ impl Driver {
             next_attempt_at: Some(retry_at),
             server_asked_until,
         };
-        self.store
-            .write(move |write| {
-                agreed.map_or(Ok(()), |at| write.note_agreement(remote, at))?;
-                write.note_attempt(remote, &attempt)
-            })
-            .await?;
+        self.store.write(move |write| write.note_attempt(remote, &attempt)).await?;
         if matches!(self.mode, Mode::Once { .. }) {
             self.outcome = Some(Err(SyncError::Offline(reason.clone())));
         }
@@ -128,10 +118,10 @@ impl Driver {
         Ok(written)
     }
 
-    /// Begins again from what the file says, after a pause.
+    /// Brings the status up to date.
     pub(super) fn publish(&mut self) {
         let phase = self.phase();
-        self.was_live |= phase == Phase::Live;
+        self.agreed.follow(self.environment.now(), phase == Phase::Live);
         let open = self.session.is_circuit_open();
         if std::mem::replace(&mut self.circuit_open, open) != open {
             let failures = self.session.failures();
@@ -144,12 +134,14 @@ impl Driver {
         let behind = self.session.behind().filter(|_| online);
         let idle = self.link.is_none() && self.connecting.is_none();
         let deferred = self.deferral.filter(|_| idle && self.outcome.is_none());
+        let agreed_at = self.agreed.at();
         self.tell_status(|status| {
             (status.phase, status.online, status.behind, status.deferred) = (phase, online, behind, deferred);
+            status.agreed_at = agreed_at;
         });
     }
 
-    fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         if self.outcome.is_some() {
             let stopped = matches!(self.outcome, Some(Ok(()) | Err(SyncError::Halted(Halt::Stopped))));
             let once = matches!(self.mode, Mode::Once { .. });
@@ -166,26 +158,15 @@ impl Driver {
         }
     }
 
-    /// The status after the sync has ended.
+    /// The sync has ended: the status tells of another one, or of none.
     pub(super) fn rest_status(&self) {
-        self.tell_status(|status| {
-            // Why a sync will not go on must stay to be seen.
-            if status.phase != Phase::Halted {
-                status.phase = Phase::Idle;
-            }
-            (status.online, status.behind, status.deferred) = (false, None, None);
-        });
+        self.online.lock().unwrap_or_else(PoisonError::into_inner).end(self.number);
+        self.watchers.notify_status();
     }
 
-    /// Changes what the status says, unless a later sync of the same replica speaks now.
+    /// Changes what the status says of this sync.
     pub(super) fn tell_status(&self, change: impl FnOnce(&mut Online)) {
-        let mut online = self.online.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = online.clone();
-        if online.owner == self.number {
-            change(&mut online);
-        }
-        let changed = *online != before;
-        drop(online);
+        let changed = self.online.lock().unwrap_or_else(PoisonError::into_inner).change(self.number, change);
         if changed {
             self.watchers.notify_status();
         }

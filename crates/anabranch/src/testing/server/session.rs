@@ -6,7 +6,7 @@ use anabranch_core::SpaceName;
 use anabranch_core::sync::{
     Access, Call, CallResult, Pushable, ServerConfig, ServerEvent, ServerSession, ServerStep, Unreadable,
 };
-use anabranch_core::wire::{self, ClientMessage, Limits, ServerMessage};
+use anabranch_core::wire::{self, ClientMessage, Limits, RefusalCode, ServerMessage};
 use tokio::sync::watch;
 
 use super::presence::Told;
@@ -42,6 +42,7 @@ impl Server {
             server: self.clone(),
             session: ServerSession::new(config),
             generation: state.generation,
+            expirations: state.expirations,
             changed: self.shared.changed.subscribe(),
         };
         drop(state);
@@ -56,6 +57,7 @@ struct Session {
     server: Server,
     session: ServerSession,
     generation: u64,
+    expirations: u64,
     changed: watch::Receiver<u64>,
 }
 
@@ -68,6 +70,7 @@ impl Session {
                     Some(Err(_)) | None => return,
                 },
                 changed = self.changed.changed() => match changed {
+                    Ok(()) if self.has_expired() => return drop(outgoing.send(Ok(expired())).await),
                     Ok(()) => self.news(),
                     Err(_) => return,
                 },
@@ -85,6 +88,10 @@ impl Session {
                 }
             }
         }
+    }
+
+    fn has_expired(&self) -> bool {
+        self.server.lock().expirations != self.expirations
     }
 
     /// What has been committed, and who has come or gone, in the spaces that this session follows.
@@ -131,6 +138,13 @@ impl Session {
         }
         Some((messages, close))
     }
+}
+
+/// The last words of a session whose token has expired, as a frame.
+fn expired() -> Vec<u8> {
+    let message = "the token has expired".to_owned();
+    let refused = ServerMessage::Refused { code: RefusalCode::Forbidden, message, retry_after_millis: None };
+    wire::encode(&refused).unwrap_or_default()
 }
 
 impl Drop for Session {
