@@ -28,6 +28,9 @@ use crate::witness::Witness;
 
 pub(crate) use flush::{Dirty, Pending};
 
+/// The most pages that SQLite gives a file.
+const MOST_PAGES: u64 = 4_294_967_294;
+
 /// Owns the write connection and the documents in memory. [`Store`](crate::Store) runs one on a thread;
 /// a simulator runs one directly.
 pub struct Engine {
@@ -359,14 +362,14 @@ impl Engine {
         if version != self.data_version {
             // Another process has written: what is in memory may be old.
             self.cache.clear();
-            self.check_schema()?;
-            if self.is_prepared
-                && let Err(gone) = self.check_signed_in()
-            {
-                self.witness = None;
-                return Err(gone);
+            if self.is_prepared {
+                self.check_schema()?;
+                if let Err(gone) = self.check_signed_in() {
+                    self.witness = None;
+                    return Err(gone);
+                }
+                self.reload_clock()?;
             }
-            self.reload_clock()?;
             // Not before: what has been refused once is refused again.
             self.data_version = version;
         }
@@ -576,6 +579,19 @@ impl Engine {
 }
 
 impl Write<'_> {
+    /// Bounds the file's size, in bytes, until it is closed: what does not fit is refused as by a full disk. Never less
+    /// than the file has; the write-ahead log comes on top. `None` takes the bound away.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn limit_file(&mut self, bytes: Option<u64>) -> Result<(), StoreError> {
+        let connection = &self.engine.connection;
+        let page: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        let pages = bytes.map_or(MOST_PAGES, |bytes| (bytes / page.max(1)).clamp(1, MOST_PAGES));
+        let limit = format!("PRAGMA max_page_count = {pages}");
+        Ok(connection.query_row(&limit, [], |_| Ok(()))?)
+    }
+
     /// Whether a commit of this connection is on disk before it is reported: a write-ahead log with
     /// `synchronous=FULL`, or any journal with `EXTRA`.
     ///

@@ -195,7 +195,17 @@ impl StoreError {
 }
 
 fn sqlite_kind(error: &rusqlite::Error) -> ErrorKind {
-    use rusqlite::ErrorCode;
+    use rusqlite::{Error, ErrorCode};
+    // Tables are strict: what does not have its type is not what was written.
+    if matches!(
+        error,
+        Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::Utf8Error(..)
+    ) {
+        return ErrorKind::Damaged;
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Damaged,
         Some(

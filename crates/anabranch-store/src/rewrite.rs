@@ -104,7 +104,10 @@ impl Write<'_> {
         });
         let (seq, transaction, origin, bytes) =
             removed.optional()?.ok_or(StoreError::DamagedRow("a change that was taken out is not in the log"))?;
-        connection.prepare_cached("DELETE FROM outbox WHERE change = ?")?.execute([seq])?;
+        if connection.prepare_cached("DELETE FROM outbox WHERE change = ?")?.execute([seq])? > 0 {
+            // It may be on its way.
+            connection.prepare_cached("INSERT OR IGNORE INTO overtaken (seq) VALUES (?)")?.execute([seq])?;
+        }
         let change = Change::parse(bytes).map_err(|_| StoreError::DamagedRow("a change cannot be read"))?;
         Ok(Removed { change, transaction, local: origin == Origin::Local.as_str() })
     }

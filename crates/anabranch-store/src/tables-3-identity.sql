@@ -11,3 +11,8 @@ CREATE TABLE refused (
     refused_at INTEGER NOT NULL,
     PRIMARY KEY (entity, hash)
 ) STRICT, WITHOUT ROWID;
+
+-- Places of changes that were taken out of the log while a server's answer about them was awaited.
+CREATE TABLE overtaken (
+    seq INTEGER PRIMARY KEY
+) STRICT;

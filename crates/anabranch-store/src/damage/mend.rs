@@ -18,6 +18,9 @@ use crate::rows::{self, EntityRow, SpaceKey};
 use crate::seal::ENTITY;
 use crate::views;
 
+/// The collection of an entity of which not even that is known.
+const UNKNOWN: &str = "unknown";
+
 /// What is left of an entity's history, and what is not.
 struct Remains {
     /// Changes that others must bring.
@@ -153,14 +156,20 @@ impl Engine {
             return Ok(Some(Some(Heads::from_bytes(&heads)?)));
         }
         let (space, id) = self.identity(key)?;
+        let named = self
+            .connection
+            .query_row("SELECT collection FROM entities WHERE key = ?", [key], |row| row.get::<_, String>(0));
+        // If it is wrong and still a name, the document knows better.
+        let collection = named.ok().filter(|name| CollectionName::new(name).is_ok());
         // What is indexed of the row may be what is damaged: SQLite takes out of an index what it finds in the row.
         views::drop_indexes(&self.connection)?;
         let reset = "UPDATE entities SET space = ?2, id = ?3, state = '{}', digest = x'', heads = x'', created_at = 0, \
                      updated_at = 0, deleted = 0, born = 0, pending = 0, dirty_fields = '[]', conflicts = 0, \
                      last_sync_at = NULL, log_bytes = 0, items = 0, purged = 0, damaged = 2, \
-                     collection = CASE WHEN typeof(collection) = 'text' THEN collection ELSE 'unknown' END WHERE key = ?1";
+                     collection = ?4 WHERE key = ?1";
         self.connection.execute_batch("REINDEX entities")?;
-        self.connection.execute(reset, params![key, space, id.to_string()])?;
+        self.connection
+            .execute(reset, params![key, space, id.to_string(), collection.as_deref().unwrap_or(UNKNOWN)])?;
         views::rebuild(&self.connection, &self.schema)?;
         Ok(Some(None))
     }
@@ -176,7 +185,8 @@ impl Engine {
         ];
         for way in ways {
             let sql = format!("SELECT space, id FROM entities {way}");
-            said.extend(self.connection.query_row(&sql, [key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?);
+            // What cannot even be read says nothing.
+            said.extend(self.connection.query_row(&sql, [key], |row| Ok((row.get(0)?, row.get(1)?))).ok());
         }
         let agreed = said.iter().find(|one| said.iter().filter(|other| other == one).count() > 1);
         match agreed {

@@ -38,8 +38,8 @@ impl Write<'_> {
             let is_there = matches!(answer, Answer::Accepted { .. } | Answer::Duplicate { .. });
             // Answered before, in a session whose last words were lost; or else it was written again while it was under
             // way, and the server will not tell in this session what it has of it.
-            let is_here = || rows::change_at(&self.engine.connection, seq);
-            return if is_there && is_here()?.is_none() { Err(StoreError::Overtaken) } else { Ok(None) };
+            let mut overtaken = self.engine.connection.prepare_cached("SELECT 1 FROM overtaken WHERE seq = ?")?;
+            return if is_there && overtaken.exists([seq])? { Err(StoreError::Overtaken) } else { Ok(None) };
         };
         match answer {
             Answer::Accepted { .. } | Answer::Duplicate { .. } => {
