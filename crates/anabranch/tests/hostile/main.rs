@@ -8,6 +8,8 @@ mod stock;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::time::{Duration, Instant};
+
 use anabranch::{Error, PeerToken, Replica};
 use anabranch_core::EntityId;
 use peak_alloc::PeakAlloc;
@@ -28,18 +30,23 @@ const MOST: usize = 64 << 20;
 struct Costs {
     door: &'static str,
     most: usize,
+    longest: Duration,
     count: usize,
 }
 
 impl Costs {
     const fn of(door: &'static str) -> Self {
-        Self { door, most: 0, count: 0 }
+        Self { door, most: 0, longest: Duration::ZERO, count: 0 }
     }
 
     fn of_one<T>(&mut self, name: &str, work: impl FnOnce() -> T) -> T {
         let before = MEMORY.current_usage();
         MEMORY.reset_peak_usage();
+        // Printed, for whoever measures: a test must not depend on it.
+        #[expect(clippy::disallowed_methods, reason = "what is measured is the time it really takes")]
+        let begun = Instant::now();
         let result = work();
+        self.longest = self.longest.max(begun.elapsed());
         let cost = MEMORY.peak_usage().saturating_sub(before);
         assert!(cost < MOST, "{name} by {}: {} KiB", self.door, cost >> 10);
         self.most = self.most.max(cost);
@@ -48,7 +55,8 @@ impl Costs {
     }
 
     fn print(&self) {
-        println!("{}: {} hostile changes, at most {} KiB each", self.door, self.count, self.most >> 10);
+        let Self { door, most, longest, count } = self;
+        println!("{door}: {count} hostile changes, each at most {} KiB and {longest:?}", most >> 10);
     }
 }
 
