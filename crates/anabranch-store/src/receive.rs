@@ -2,11 +2,11 @@
 
 mod forks;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use anabranch_core::document::{ApplyError, Document};
 use anabranch_core::sync::{FirstSyncStep, Reoffer, WriteBatch};
-use anabranch_core::wire::{Answer, Envelope};
+use anabranch_core::wire::Envelope;
 use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, Digest, EntityId, SpaceName};
 use rusqlite::params;
 use tracing::warn;
@@ -92,30 +92,7 @@ impl Write<'_> {
         if let Some(step) = first_sync {
             received = self.take_first_sync(remote, space, step)?;
         }
-        let mut lacking = BTreeSet::new();
-        let refused =
-            answered.iter().any(|(_, answer)| matches!(answer, Answer::Held { .. } | Answer::Rejected { .. }));
-        let accepted: Vec<i64> = answered
-            .iter()
-            .filter(|(_, answer)| matches!(answer, Answer::Accepted { .. } | Answer::Duplicate { .. }))
-            .map(|(seq, _)| *seq)
-            .collect();
-        for (seq, answer) in answered {
-            lacking.extend(self.take_answer(remote, space, seq, answer)?);
-        }
-        self.release_children(remote, &accepted)?;
-        if refused {
-            self.park_transactions(remote)?;
-        }
-        let held = !lacking.is_empty();
-        for entity in lacking {
-            if let Some(row) = rows::entity_by_key(&self.engine.connection, entity)? {
-                self.reoffer_entity(remote, &row)?;
-            }
-        }
-        if held {
-            self.retry_together(remote, space)?;
-        }
+        self.take_answers(remote, space, answered)?;
         let connection = &self.engine.connection;
         connection.execute("UPDATE remotes SET lineage = ? WHERE key = ?", params![lineage.as_bytes(), remote])?;
         let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO sync_state (remote, space) VALUES (?, ?)")?;

@@ -430,6 +430,8 @@ fn a_damaged_change_is_noticed_when_it_is_read_back() -> Result<(), StoreError> 
     Ok(())
 }
 
+type Work = Box<dyn FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send>;
+
 /// A job that keeps what it returns.
 struct Once<F>(Option<F>);
 
@@ -449,9 +451,7 @@ impl<F: FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send> Job for Once<F>
 fn g07_what_follows_a_refused_change_goes_when_that_comes_from_the_server() -> Result<(), StoreError> {
     let folder = Folder::new();
     let mut engine = Engine::open(&folder.path("1.db"), Some(schema()), support::environment())?;
-    let mut commit = |work: Box<dyn FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send>| {
-        engine.commit(vec![Box::new(Once(Some(work)))]).expect("a commit")
-    };
+    let mut commit = |work: Work| engine.commit(vec![Box::new(Once(Some(work)))]).expect("a commit");
     let id = EntityId::named(&name("notes"), "a");
     commit(Box::new(move |write| {
         write.ensure_remote("test", &[])?;

@@ -1,5 +1,7 @@
 //! What a server's answers do to the outbox.
 
+use std::collections::BTreeSet;
+
 use anabranch_core::sync::Backoff;
 use anabranch_core::wire::{Answer, Missing, RejectCode};
 use rusqlite::{OptionalExtension as _, params};
@@ -19,9 +21,43 @@ pub(super) const FOLLOWS: &str = "held: it follows what the server has not taken
 const NOT_ALONE: &str = "another change of the transaction was not accepted yet";
 
 impl Write<'_> {
+    /// Acts on the server's answers about what was pushed.
+    pub(crate) fn take_answers(
+        &mut self,
+        remote: RemoteKey,
+        space: SpaceKey,
+        answered: Vec<(i64, Answer)>,
+    ) -> Result<(), StoreError> {
+        let mut lacking = BTreeSet::new();
+        let refused =
+            answered.iter().any(|(_, answer)| matches!(answer, Answer::Held { .. } | Answer::Rejected { .. }));
+        let accepted: Vec<i64> = answered
+            .iter()
+            .filter(|(_, answer)| matches!(answer, Answer::Accepted { .. } | Answer::Duplicate { .. }))
+            .map(|(seq, _)| *seq)
+            .collect();
+        for (seq, answer) in answered {
+            lacking.extend(self.take_answer(remote, space, seq, answer)?);
+        }
+        self.release_children(remote, &accepted)?;
+        if refused {
+            self.park_transactions(remote)?;
+        }
+        let held = !lacking.is_empty();
+        for entity in lacking {
+            if let Some(row) = rows::entity_by_key(&self.engine.connection, entity)? {
+                self.reoffer_entity(remote, &row)?;
+            }
+        }
+        if held {
+            self.retry_together(remote, space)?;
+        }
+        Ok(())
+    }
+
     /// Acts on the server's answer about one pushed change. Returns the entity of which the server lacks
     /// something that it once had, if that is what it says.
-    pub(crate) fn take_answer(
+    fn take_answer(
         &mut self,
         remote: RemoteKey,
         space: SpaceKey,
@@ -137,7 +173,7 @@ impl Write<'_> {
 
     /// What is held may wait for something that is held as well, here: they are tried again together, or each
     /// would find the other waiting whenever its own turn comes.
-    pub(crate) fn retry_together(&mut self, remote: RemoteKey, space: SpaceKey) -> Result<(), StoreError> {
+    fn retry_together(&mut self, remote: RemoteKey, space: SpaceKey) -> Result<(), StoreError> {
         self.engine.connection.execute(
             "WITH held AS (SELECT o.change, o.not_before FROM outbox o JOIN entities e ON e.key = o.entity \
                  WHERE o.remote = ?1 AND e.space = ?2 AND o.state = 'pending' AND o.not_before > 0 \
