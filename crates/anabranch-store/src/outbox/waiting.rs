@@ -140,7 +140,7 @@ impl Read<'_> {
             let waiting = Waiting::find(parents, remote, now)?;
             let mut statement = self.connection().prepare_cached(
                 "SELECT entity, not_before > 0 AND coalesce(last_error, '') IN (?3, ?4) FROM outbox \
-                 WHERE remote = ? AND state = 'pending' AND (?2 OR not_before > 0)",
+                 WHERE remote = ?1 AND state = 'pending' AND (?2 OR not_before > 0)",
             )?;
             let mut pending = statement.query(params![remote, !waiting.held.is_empty(), HELD, FOLLOWS])?;
             while let Some(row) = pending.next()? {
