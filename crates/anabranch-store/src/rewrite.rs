@@ -46,6 +46,7 @@ impl Write<'_> {
         self.unfold_for(row, changes.iter().map(|(hash, _)| hash))?;
         for (hash, made) in &changes {
             let removed = self.remove_change(row, hash)?;
+            self.engine.retire_actor_if(removed.change.actor());
             if lost.contains(hash) {
                 self.set_aside(row, &removed.change, &QuarantineReason::NotRewritable)?;
             }
