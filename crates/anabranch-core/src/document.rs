@@ -145,6 +145,19 @@ impl Document {
         Change::parse(change.raw_bytes().to_vec()).ok()
     }
 
+    /// The changes of these hashes, in any order; those that the document does not have are left out. That takes a pass
+    /// over the document, as [`change`](Self::change) does for one: so many should come together.
+    ///
+    /// # Errors
+    /// [`DocumentError::Poisoned`] or [`DocumentError::Damaged`] if they cannot be extracted.
+    pub fn changes(&self, hashes: impl IntoIterator<Item = ChangeHash>) -> Result<Vec<Change>, DocumentError> {
+        self.sound()?;
+        let known: Vec<_> = hashes.into_iter().filter(|hash| self.has(hash)).map(theirs).collect();
+        let changes = contained(|| history::changes_of(&self.automerge, known))??;
+        let parse = |change: automerge::Change| Change::parse(change.raw_bytes().to_vec());
+        changes.into_values().map(parse).collect::<Result<_, _>>().map_err(|_| DocumentError::Damaged)
+    }
+
     /// The changes that are neither among these heads nor before them, dependencies first. Heads that the
     /// document does not have are ignored.
     ///

@@ -3,10 +3,10 @@
 use anabranch_core::document::Document;
 use anabranch_core::segment::{Built, Manifest, Piece, SegmentBuilder};
 use anabranch_core::sync::{
-    Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSyncStep, Halt, LinkCommand, SpaceProgress,
+    Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSyncStep, Halt, LinkCommand, Look, SpaceProgress,
     SyncEvent,
 };
-use anabranch_core::wire::{ClientMessage, Cursor, Limits, Mark, ServerMessage, Welcome};
+use anabranch_core::wire::{Ask, ClientMessage, Cursor, Limits, Mark, ServerMessage, Welcome};
 use anabranch_core::{
     Actor, CollectionName, Digest, EntityId, Lineage, ReplicaId, Schema, SpaceName, SplitMix64, Stamp,
 };
@@ -149,4 +149,62 @@ fn segments_that_nobody_asked_for_end_the_session_or_are_ignored() {
     assert!(client.answer(one.piece.digest, Some(one.bytes)).batch.is_none());
     let step = client.offer(vec![one.piece]);
     assert!(matches!(step.events[..], [SyncEvent::Halted(Halt::Protocol(_))]));
+}
+
+/// The log that the segments were cut from is not the server's any more. What is not here yet would all differ, so it
+/// comes by segments all the same; then the two reconcile, and only that gives the space its cursor.
+#[test]
+fn g10_a_server_that_loses_history_in_a_first_sync_is_reconciled_with_at_its_end() {
+    let (mut client, _) = Client::online(SpaceProgress::begin(main_space()));
+    let (one, two, three) = (built(1), built(2), built(3));
+    client.offer(vec![one.piece.clone(), two.piece.clone()]);
+    client.answer(one.piece.digest, Some(one.bytes.clone()));
+
+    // Connected again.
+    client.handle(ClientEvent::Disconnected { reason: "cut".to_owned(), retry_after_millis: None });
+    client.handle(ClientEvent::Start);
+    let asked = client.handle(ClientEvent::Connected).send;
+    let ack = |messages: &[ClientMessage]| {
+        messages.iter().find_map(|message| match message {
+            ClientMessage::Pull(pull) => Some((pull.ack.map(|mark| mark.seq), pull.segments)),
+            _ => None,
+        })
+    };
+    assert_eq!(ack(&asked), Some((Some(9), true)), "it is seen whether the log is still the same");
+    let limits = Limits { push_changes: 10, push_bytes: 1_000 };
+    client.hear(ServerMessage::Welcome(Welcome { lineage: Lineage::from_bytes([1; 16]), now: NOW, limits }));
+    let step = client.hear(ServerMessage::CursorUnknown { space: main_space() });
+    assert!(step.looks.is_empty() && step.batch.is_none(), "nothing is compared or offered: {step:?}");
+    assert_eq!(ack(&step.send), Some((None, true)));
+
+    let mark = Mark { seq: 5, chain: Digest::of(b"5") };
+    let pieces = vec![one.piece, three.piece.clone()];
+    let manifest = Manifest { mark, cursor: Cursor(vec![5]), pieces };
+    let step = client.hear(ServerMessage::Manifest { space: main_space(), manifest });
+    assert_eq!(wants(&step), Some(three.piece.digest), "what has been applied stays");
+    assert_eq!(step.batch.and_then(|batch| batch.ack).map(|mark| mark.seq), Some(9), "the next session finds out, too");
+    let step = client.answer(three.piece.digest, Some(three.bytes));
+    assert_eq!(step.looks, [Look::Items { space: main_space(), collections: None }]);
+    assert_eq!((step.batch.and_then(|batch| batch.cursor), step.send.len()), (None, 0));
+    let step = client.handle(ClientEvent::Items { space: main_space(), items: Vec::new() });
+    assert!(matches!(step.send[..], [ClientMessage::Reconcile { .. }]), "{step:?}");
+    assert!(!client.session.is_caught_up());
+}
+
+#[test]
+fn a_subset_is_reconciled_as_a_subset() {
+    let names = vec![CollectionName::new("notes").expect("a name")];
+    let progress = SpaceProgress {
+        cursor: Some(Cursor(vec![1])),
+        collections: Some(names.clone()),
+        ..SpaceProgress::begin(main_space())
+    };
+    let (mut client, _) = Client::online(progress);
+    let step = client.hear(ServerMessage::CursorUnknown { space: main_space() });
+    assert_eq!(step.looks, [Look::Items { space: main_space(), collections: Some(names.clone()) }]);
+    let step = client.handle(ClientEvent::Items { space: main_space(), items: Vec::new() });
+    let [ClientMessage::Reconcile { ask: Ask::SketchOf { collections, .. }, .. }] = &step.send[..] else {
+        panic!("{step:?}")
+    };
+    assert_eq!(*collections, names);
 }

@@ -49,7 +49,7 @@ fn lost(entropy: &mut SplitMix64) -> ClientSession {
     assert!(matches!(pushed.send[..], [ClientMessage::Push(_)]));
     let step = session.handle(NOW, entropy, unknown());
     assert_eq!((step.batch, step.reads.len()), (None, 0), "cursor and ack mark stay as they are");
-    assert_eq!(step.looks, [Look::Items { space: main_space() }]);
+    assert_eq!(step.looks, [Look::Items { space: main_space(), collections: None }]);
     session
 }
 

@@ -193,7 +193,8 @@ impl LogIndex for SpaceLog {
 impl ReconcileIndex for &SpaceLog {
     type Error = Infallible;
 
-    fn items(&mut self) -> Result<Vec<Item>, Infallible> {
+    fn items(&mut self, of: Option<&[CollectionName]>) -> Result<Vec<Item>, Infallible> {
+        assert!(of.is_none(), "subsets are not simulated");
         Ok(self.heads.iter().map(|(entity, (heads, _))| Item::new(*entity, heads)).collect())
     }
 

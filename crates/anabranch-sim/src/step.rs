@@ -260,7 +260,7 @@ impl Fleet {
     fn look(&mut self, client: usize, look: Look) -> Result<(), Failure> {
         let Some(process) = &self.clients[client].process else { return Ok(()) };
         let event = match look {
-            Look::Items { space } => {
+            Look::Items { space, .. } => {
                 let items = file::heads(&process.reader, &space)?.into_iter().filter(|(_, heads)| !heads.is_empty());
                 let items = items.map(|(id, heads)| Item::new(id, &heads)).collect();
                 ClientEvent::Items { space, items }
@@ -383,6 +383,7 @@ impl std::fmt::Display for Said<'_> {
 
 fn asked(ask: &Ask) -> String {
     match ask {
+        Ask::SketchOf { message, .. } => format!("a sketch of {} bytes, of a subset", message.len()),
         Ask::Sketch(sketch) => format!("a sketch of {} bytes", sketch.len()),
         Ask::Heads(entities) => format!("the heads of {} entities", entities.len()),
         Ask::Changes { wanted, skip } => format!("the changes of {} entities, but {skip}", wanted.len()),

@@ -18,6 +18,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use tracing::{debug, error, warn};
 
 use crate::cache::{DocumentCache, EntityKey};
+use crate::declined::Declined;
 use crate::error::StoreError;
 use crate::file;
 use crate::read::Read;
@@ -159,6 +160,8 @@ pub struct Write<'a> {
     /// Documents that this job has changed; they are thrown away if it fails.
     pub(crate) used: Vec<EntityKey>,
     pub(crate) transaction: Option<OpenTransaction>,
+    /// What has come from a peer and was discarded here before.
+    pub(crate) declined: BTreeSet<Declined>,
 }
 
 impl fmt::Debug for Write<'_> {
@@ -450,6 +453,14 @@ impl Engine {
         }
     }
 
+    /// Takes a new actor if a change of this one's is taken back: others may have it, so its place must stay empty.
+    pub(crate) fn retire_actor_if(&mut self, author: &Actor) {
+        if *author == self.actor {
+            let actor = Actor::mint(&self.replica, self.environment.entropy());
+            self.set_actor(actor);
+        }
+    }
+
     pub(crate) fn set_actor(&mut self, actor: Actor) {
         self.actor = actor.clone();
         self.session_actors.push(actor.clone());
@@ -492,7 +503,7 @@ impl Engine {
 
 impl<'a> Write<'a> {
     pub(crate) const fn of(engine: &'a mut Engine, pending: &'a mut Pending) -> Self {
-        Self { engine, pending, used: Vec::new(), transaction: None }
+        Self { engine, pending, used: Vec::new(), transaction: None, declined: BTreeSet::new() }
     }
 }
 

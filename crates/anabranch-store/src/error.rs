@@ -265,6 +265,7 @@ impl StoreError {
         move |error| match error {
             EditError::Rule { field, rule } => Self::Rule { entity, field, rule },
             EditError::ConflictChanged => Self::ConflictChanged(entity),
+            EditError::NotBorn => Self::NoEntity(entity),
             EditError::Document(error) => Self::of_document(entity, error),
             other => Self::Edit(other),
         }

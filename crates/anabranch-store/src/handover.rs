@@ -30,6 +30,16 @@ pub struct Lacked {
     seq: Option<i64>,
     transaction: Option<TransactionId>,
     bytes: usize,
+    /// Its bytes, if it has been folded and there is room: to extract it again takes a pass over the document.
+    kept: Option<Vec<u8>>,
+}
+
+impl Lacked {
+    /// How many bytes are kept of it until it is handed over.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.kept.as_ref().map_or(0, Vec::len)
+    }
 }
 
 /// What is to be handed over, in batches. Each can be applied in one commit.
@@ -65,6 +75,22 @@ impl Handover {
         Self(batches)
     }
 
+    /// Leaves out what comes after the batch with which so many changes, or bytes of them, are reached. `true` if that is
+    /// something.
+    pub fn cut(&mut self, most_changes: usize, most_bytes: usize) -> bool {
+        let (mut changes, mut bytes) = (0, 0);
+        let within = self.0.iter().take_while(|batch| {
+            let goes_on = changes < most_changes && bytes < most_bytes;
+            changes += batch.len();
+            bytes += batch.iter().map(|change| change.bytes).sum::<usize>();
+            goes_on
+        });
+        let kept = within.count();
+        let is_cut = kept < self.0.len();
+        self.0.truncate(kept);
+        is_cut
+    }
+
     /// The next batch, and whether it is the last.
     pub fn next_batch(&mut self) -> Option<(Vec<Lacked>, bool)> {
         let batch = self.0.pop_front()?;
@@ -73,22 +99,29 @@ impl Handover {
 }
 
 impl Write<'_> {
-    /// What another side lacks of these entities, given what it has of each.
+    /// What another side lacks of these entities, given what it has of each. Of what has been folded, at most `room`
+    /// bytes are kept until they are handed over; the rest is extracted batch by batch.
     ///
     /// # Errors
     /// If the database fails, or a document cannot be loaded: only what has been folded needs one.
-    pub fn lacked(&mut self, space: &SpaceName, wanted: &[Wanted]) -> Result<Vec<Lacked>, StoreError> {
+    pub fn lacked(&mut self, space: &SpaceName, wanted: &[Wanted], mut room: usize) -> Result<Vec<Lacked>, StoreError> {
         let Some(space) = rows::space_key(&self.engine.connection, space)? else { return Ok(Vec::new()) };
         let mut lacked = Vec::new();
         for wanted in wanted {
             if let Some(row) = rows::find_shared_entity(&self.engine.connection, space, wanted.entity)? {
-                self.lacked_of(&row, &wanted.known, &mut lacked)?;
+                self.lacked_of(&row, &wanted.known, &mut room, &mut lacked)?;
             }
         }
         Ok(lacked)
     }
 
-    fn lacked_of(&mut self, row: &EntityRow, known: &[ChangeHash], lacked: &mut Vec<Lacked>) -> Result<(), StoreError> {
+    fn lacked_of(
+        &mut self,
+        row: &EntityRow,
+        known: &[ChangeHash],
+        room: &mut usize,
+        lacked: &mut Vec<Lacked>,
+    ) -> Result<(), StoreError> {
         let mut walk = Walk::new(&rows::entity_heads(&self.engine.connection, row.key)?, known);
         let mut logged = Vec::new();
         let mut statement = self
@@ -108,13 +141,14 @@ impl Write<'_> {
                     seq: Some(found.get(0)?),
                     transaction: transaction.and_then(|id| rows::transaction_id(&id)),
                     bytes: change.bytes().len(),
+                    kept: None,
                 });
             }
         }
         drop(rows);
         drop(statement);
         if !walk.is_over() {
-            self.lacked_of_fold(row, known, &logged, lacked)?;
+            self.lacked_of_fold(row, known, &logged, room, lacked)?;
         }
         logged.reverse();
         lacked.extend(logged);
@@ -127,6 +161,7 @@ impl Write<'_> {
         row: &EntityRow,
         known: &[ChangeHash],
         logged: &[Lacked],
+        room: &mut usize,
         lacked: &mut Vec<Lacked>,
     ) -> Result<(), StoreError> {
         let document = self.engine.take_document(row)?;
@@ -135,12 +170,12 @@ impl Write<'_> {
         let all = all.map_err(|source| StoreError::Damaged { entity: row.id, source })?;
         let logged: HashSet<_> = logged.iter().map(|lacked| lacked.hash).collect();
         let folded = all.into_iter().filter(|change| !logged.contains(&change.hash()));
-        lacked.extend(folded.map(|change| Lacked {
-            entity: row.key,
-            hash: change.hash(),
-            seq: None,
-            transaction: None,
-            bytes: change.bytes().len(),
+        lacked.extend(folded.map(|change| {
+            let (hash, bytes) = (change.hash(), change.bytes().len());
+            let kept = bytes <= *room;
+            *room -= if kept { bytes } else { 0 };
+            let kept = kept.then(|| change.into_bytes());
+            Lacked { entity: row.key, hash, seq: None, transaction: None, bytes, kept }
         }));
         Ok(())
     }
@@ -152,32 +187,50 @@ impl Write<'_> {
     pub fn hand_over(&mut self, batch: &[Lacked]) -> Result<Vec<Envelope>, StoreError> {
         let mut envelopes = Vec::with_capacity(batch.len());
         let mut rows: HashMap<EntityKey, EntityRow> = HashMap::new();
+        let mut extracted: HashMap<EntityKey, HashMap<ChangeHash, Change>> = HashMap::new();
         for lacked in batch {
             if !rows.contains_key(&lacked.entity) {
                 rows.extend(rows::entity_by_key(&self.engine.connection, lacked.entity)?.map(|row| (row.key, row)));
             }
             let Some(row) = rows.get(&lacked.entity) else { continue };
-            let Some(change) = self.change_of(row, &lacked.hash)? else { continue };
+            let change = match &lacked.kept {
+                Some(kept) if !self.is_purged(row)? => Some(kept.clone()),
+                Some(_) => None,
+                None => self.change_of(row, lacked, batch, &mut extracted)?,
+            };
+            let Some(change) = change else { continue };
             envelopes.push(Envelope {
                 entity: row.id,
                 collection: row.collection.clone(),
                 parent: None,
                 transaction: transaction_of(&self.engine.connection, row.key, &lacked.hash)?,
-                change: change.into_bytes(),
+                change,
             });
         }
         Ok(envelopes)
     }
 
-    /// A change out of the log or, if compaction has folded it, out of the document.
-    fn change_of(&mut self, row: &EntityRow, hash: &ChangeHash) -> Result<Option<Change>, StoreError> {
-        if let Some(change) = rows::logged_change(&self.engine.connection, row.key, hash)? {
-            return Ok(Some(change));
+    /// A change out of the log or, if compaction has folded it, out of the document: with all others of the batch.
+    fn change_of(
+        &mut self,
+        row: &EntityRow,
+        lacked: &Lacked,
+        batch: &[Lacked],
+        extracted: &mut HashMap<EntityKey, HashMap<ChangeHash, Change>>,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(change) = rows::logged_change(&self.engine.connection, row.key, &lacked.hash)? {
+            return Ok(Some(change.into_bytes()));
         }
-        let document = self.engine.take_document(row)?;
-        let change = document.change(hash);
-        self.engine.cache.put(row.key, document);
-        Ok(change)
+        if !extracted.contains_key(&row.key) {
+            let document = self.engine.take_document(row)?;
+            let of_entity = batch.iter().filter(|other| other.entity == row.key && other.kept.is_none());
+            let changes = document.changes(of_entity.map(|other| other.hash));
+            self.engine.cache.put(row.key, document);
+            let changes = changes.map_err(|source| StoreError::Damaged { entity: row.id, source })?;
+            extracted.insert(row.key, changes.into_iter().map(|change| (change.hash(), change)).collect());
+        }
+        let change = extracted.get_mut(&row.key).and_then(|changes| changes.remove(&lacked.hash));
+        Ok(change.map(Change::into_bytes))
     }
 }
 
@@ -187,7 +240,7 @@ mod tests {
 
     fn change(seq: i64, transaction: Option<u8>) -> Lacked {
         let transaction = transaction.map(|n| TransactionId::from_bytes([n; 16]));
-        Lacked { entity: 1, hash: ChangeHash::from_bytes([0; 32]), seq: Some(seq), transaction, bytes: 100 }
+        Lacked { entity: 1, hash: ChangeHash::from_bytes([0; 32]), seq: Some(seq), transaction, bytes: 100, kept: None }
     }
 
     fn sizes(lacked: Vec<Lacked>) -> Vec<usize> {
@@ -202,6 +255,20 @@ mod tests {
         let lacked = (0..2_500).map(|n| change(n, (n == 990 || n == 1_400).then_some(1)));
         assert_eq!(sizes(lacked.collect()), [1_401, 1_000, 99]);
         assert_eq!(sizes(Vec::new()), [0usize; 0]);
+    }
+
+    #[test]
+    fn a_handover_is_cut_between_batches() {
+        let of = |changes| Handover::of((0..changes).map(|n| change(n, None)).collect());
+        for (most, left, cut) in
+            [(1, 1, true), (1_000, 1, true), (1_001, 2, true), (2_001, 3, false), (9_999, 3, false)]
+        {
+            let mut handover = of(2_500);
+            assert_eq!((handover.cut(most, usize::MAX), handover.0.len()), (cut, left), "{most} changes");
+            let mut handover = of(2_500);
+            assert_eq!((handover.cut(usize::MAX, most * 100), handover.0.len()), (cut, left), "{most} hundred bytes");
+        }
+        assert!(!of(0).cut(1, 1));
     }
 
     #[test]

@@ -176,6 +176,8 @@ impl Write<'_> {
         for (id, envelopes) in order {
             self.receive_entity(space, id, envelopes, origin, &mut received)?;
         }
+        // What has been set aside is told in the status.
+        self.pending.sync_state |= received.quarantined + received.orphaned > 0;
         Ok(received)
     }
 
@@ -205,7 +207,10 @@ impl Write<'_> {
                 arrivals.push(arrival);
             }
         }
-        self.dirty(row.key).synced |= matches!(origin, Origin::Remote(_));
+        // Not for a peer's sake: one that brings the same again and again must not make a change of it each time.
+        if matches!(origin, Origin::Remote(_)) {
+            self.dirty(row.key).synced = true;
+        }
         if arrivals.is_empty() {
             return Ok(());
         }

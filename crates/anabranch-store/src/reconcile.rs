@@ -1,7 +1,7 @@
 //! What this file holds, for whoever reconciles with it.
 
 use anabranch_core::sync::reconcile::{Compared, Item, MAX_ITEMS, MAX_KNOWN, Theirs, sample};
-use anabranch_core::{ChangeHash, EntityId, Heads, SpaceName};
+use anabranch_core::{ChangeHash, CollectionName, EntityId, Heads, SpaceName};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::engine::Write;
@@ -34,11 +34,21 @@ impl Read<'_> {
     /// # Errors
     /// If the database fails.
     pub fn items(&self, space: &SpaceName) -> Result<Vec<Item>, StoreError> {
+        self.items_of(space, None)
+    }
+
+    /// As [`items`](Self::items), of some collections only, and of what the system keeps beside them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn items_of(&self, space: &SpaceName, of: Option<&[CollectionName]>) -> Result<Vec<Item>, StoreError> {
+        let of = of.map(serde_json::to_string).transpose().map_err(|_| StoreError::OutOfRange)?;
         let mut statement = self.connection().prepare_cached(&format!(
             "SELECT e.id, {HEADS} AS heads FROM entities e JOIN spaces s ON s.key = e.space \
-             WHERE s.name = ? AND length({HEADS}) > 0 AND {NOT_LOCAL} LIMIT ?"
+             WHERE s.name = ?1 AND length({HEADS}) > 0 AND {NOT_LOCAL} \
+             AND (?3 IS NULL OR e.collection LIKE '$%' OR e.collection IN (SELECT value FROM json_each(?3))) LIMIT ?2"
         ))?;
-        let mut rows = statement.query(rusqlite::params![space.as_str(), i64::try_from(MAX_ITEMS + 1)?])?;
+        let mut rows = statement.query(rusqlite::params![space.as_str(), i64::try_from(MAX_ITEMS + 1)?, of])?;
         let mut items = Vec::new();
         while let Some(row) = rows.next()? {
             items.push(Item::new(row.get::<_, String>(0)?.parse()?, &rows::heads_of(row, "heads")?));

@@ -47,7 +47,7 @@ impl Write<'_> {
         for (hash, made) in &changes {
             let removed = self.remove_change(row, hash)?;
             // Its place in its actor's history may be known elsewhere: it is never taken again.
-            self.engine.renew_actor_if(removed.change.actor());
+            self.engine.retire_actor_if(removed.change.actor());
             if lost.contains(hash) {
                 self.set_aside(row, &removed.change, &QuarantineReason::NotRewritable)?;
             }

@@ -9,6 +9,7 @@ use crate::cache::EntityKey;
 use crate::engine::Write;
 use crate::error::StoreError;
 use crate::first_sync;
+use crate::read::Read;
 use crate::rows::{self, RemoteKey, SpaceKey};
 
 /// Entities that are dropped in one commit.
@@ -140,6 +141,21 @@ impl Write<'_> {
         let space = rows::space_name(&self.engine.connection, row.space)?;
         self.pending.touch(space, &row);
         Ok(())
+    }
+}
+
+impl Read<'_> {
+    /// The collections of a space that are wanted of a remote; `None` for all of them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn wanted_collections(
+        &self,
+        remote: RemoteKey,
+        space: &SpaceName,
+    ) -> Result<Option<Vec<CollectionName>>, StoreError> {
+        let Some(space) = rows::space_key(self.connection(), space)? else { return Ok(None) };
+        Ok(subset(self.connection(), remote, space)?.wanted.map(|names| names.into_iter().collect()))
     }
 }
 

@@ -102,16 +102,24 @@ fn a_file_knows_what_it_lacks_even_if_it_has_folded_what_it_has() -> Result<(), 
     assert_eq!(difference(&two, id, foreign)?, Some(Difference::MissingHere));
 
     // Somebody who has the first change only gets the folded ones as well, in causal order.
-    let wanted = vec![Wanted { entity: id, known: first.hashes().to_vec() }];
-    let changes = one.write(move |write| {
-        let mut handover = Handover::of(write.lacked(&space("main"), &wanted)?);
-        let mut changes = Vec::new();
-        while let Some((batch, _)) = handover.next_batch() {
-            changes.extend(write.hand_over(&batch)?);
-        }
-        Ok::<_, StoreError>(changes)
-    });
-    assert_eq!(changes.wait()?.len(), 11);
+    // Whether they are kept until then, extracted again, or some of them.
+    let handed_over = |room| {
+        let wanted = vec![Wanted { entity: id, known: first.hashes().to_vec() }];
+        let changes = one.write(move |write| {
+            let mut handover = Handover::of(write.lacked(&space("main"), &wanted, room)?);
+            let mut changes = Vec::new();
+            while let Some((batch, _)) = handover.next_batch() {
+                assert!(batch.iter().map(|lacked| lacked.kept_bytes()).sum::<usize>() <= room);
+                changes.extend(write.hand_over(&batch)?);
+            }
+            Ok::<_, StoreError>(changes)
+        });
+        changes.wait()
+    };
+    let kept = handed_over(usize::MAX)?;
+    assert_eq!(kept.len(), 11);
+    assert_eq!(handed_over(0)?, kept);
+    assert_eq!(handed_over(500)?, kept);
     // And a server that has lost all of it is offered all of it.
     assert_eq!(offer(&one, id, Heads::default())?, 12);
     Ok(())

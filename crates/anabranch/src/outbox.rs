@@ -5,7 +5,6 @@ use anabranch_store::{Discarded, LostFile, OutboxEntry, Resend};
 
 use crate::Commit;
 use crate::collection::Space;
-use crate::environment::SystemEnvironment;
 use crate::error::Error;
 use crate::replica::Replica;
 
@@ -16,7 +15,7 @@ impl Replica {
     /// # Errors
     /// If the file cannot be read.
     pub fn outbox(&self, limit: u32) -> Result<Vec<OutboxEntry>, Error> {
-        let now = SystemEnvironment::new().now();
+        let now = self.inner.environment.now();
         Ok(self.store().read(|read| read.outbox(false, limit, now))?)
     }
 
@@ -26,7 +25,7 @@ impl Replica {
     /// # Errors
     /// If the file cannot be read.
     pub fn refused(&self, limit: u32) -> Result<Vec<OutboxEntry>, Error> {
-        let now = SystemEnvironment::new().now();
+        let now = self.inner.environment.now();
         Ok(self.store().read(|read| read.outbox(true, limit, now))?)
     }
 
@@ -56,7 +55,8 @@ impl Space {
     /// it; later edits are written again on top of what is left, and offered to the server. What goes does not come back
     /// from another replica. A transaction goes whole, with what it did to other entities.
     ///
-    /// If the refused change created the entity, the entity goes.
+    /// If the refused change created the entity, the entity goes. Children that were held because of it go to the server
+    /// then, and name a parent that no replica has; [`Discarded::left_alone`] says how many.
     ///
     /// # Errors
     /// The commit fails if no such change has been refused.

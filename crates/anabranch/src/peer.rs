@@ -4,6 +4,8 @@ mod answer;
 mod channel;
 mod lead;
 mod session;
+#[cfg(test)]
+mod tests;
 mod written;
 
 use std::collections::VecDeque;
@@ -26,7 +28,7 @@ use crate::error::Error;
 use crate::replica::Replica;
 
 use channel::Channel;
-use session::{Allowed, Session};
+use session::{Allowed, Bounds, Session};
 
 /// Sessions that a listener holds at the same time; whoever comes later waits.
 const MAX_SESSIONS: usize = 16;
@@ -305,11 +307,16 @@ async fn connect(address: &str) -> Result<TcpStream, PeerError> {
 
 /// Two replicas in one process exchange what they have, as peers do, but need not prove anything.
 pub(crate) async fn exchange(one: &Replica, other: &Replica) -> Result<PeerReport, PeerError> {
+    exchange_within(one, other, Bounds::STREAM).await
+}
+
+async fn exchange_within(one: &Replica, other: &Replica, bounds: Bounds) -> Result<PeerReport, PeerError> {
     let (here, there) = tokio::io::duplex(PIPE_BYTES);
     let all = || Allowed::new(Vec::new());
     let session =
         |replica: &Replica, pipe, peer| Session::new(replica.store().clone(), Channel::trusted(pipe), peer, all());
     let (mut leading, mut answering) = (session(one, here, other.id()), session(other, there, one.id()));
+    (leading.bounds, answering.bounds) = (bounds, bounds);
     let answers = tokio::spawn(async move { answering.answer().await });
     let led = leading.lead_all().await;
     let report = leading.report();

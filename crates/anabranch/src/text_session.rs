@@ -13,7 +13,7 @@ use anabranch_store::{Promise, StoreError};
 use tokio::sync::{Notify, watch};
 
 use self::mirror::Mirror;
-use self::pump::again;
+use self::pump::{again, text_of};
 use crate::Commit;
 use crate::collection::Collection;
 use crate::error::Error;
@@ -30,6 +30,10 @@ use crate::watch::Scope;
 /// What is typed is written in the background, one write at a time; what is typed meanwhile goes into the next one.
 /// So a quick typist makes one change per fsync, not one per key. [`flush`](Self::flush) waits for the disk. A
 /// session that is dropped still writes what it has, unless the process ends first.
+///
+/// The entity's history may be rewritten meanwhile, since a refused change is discarded or a fork settled. The session
+/// goes on: the editor is told what that does to its text as if somebody had typed it, and what it has typed itself and
+/// is not stored yet is stored on top.
 ///
 /// **Every position counts Unicode scalar values** (`char`s), on every platform. [`text_index`](crate::text_index)
 /// converts from and to UTF-8 bytes and UTF-16 units.
@@ -122,9 +126,9 @@ impl<T> Collection<T> {
             if state.deleted {
                 return Err(StoreError::Deleted(id).into());
             }
-            let text = state.fields.get(field.as_str()).and_then(|text| text.as_str()).unwrap_or_default();
+            let mirror = Mirror::new(text_of(&state, &field));
             let base = write.heads(space, id)?;
-            TextSession::start(replica, space.clone(), id, field, Mirror::new(text.to_owned()), base)
+            TextSession::start(replica, space.clone(), id, field, mirror, base)
         })
     }
 }

@@ -117,3 +117,25 @@ fn a_commit_can_be_awaited_on_any_runtime() -> Result<(), Error> {
     assert!(notes(&replica).get(id)?.is_some());
     Ok(())
 }
+
+/// A long history of one entity costs a peer what is in it, once: no document is loaded again for each batch. At full
+/// size, 20,000 changes, by hand.
+#[test]
+fn a_long_history_is_handed_over_in_batches_that_cost_the_same() -> Result<(), Error> {
+    let count = std::env::var("ANABRANCH_CHANGES").ok().and_then(|text| text.parse().ok()).unwrap_or(2_500_u64);
+    let folder = Folder::new();
+    let (a, b) = (folder.replica("a.db"), folder.replica("b.db"));
+    let id = notes(&a).create(json!({ "title": "first", "stars": 0 })).wait()?;
+    let edits: Vec<_> = (0..count).map(|n| notes(&a).edit(id, move |note| note.set("title", n))).collect();
+    edits.into_iter().try_for_each(|edit| edit.wait().map(drop))?;
+    let loaded = |replica: &anabranch::Replica| {
+        replica.store().stats().documents_loaded.load(std::sync::atomic::Ordering::Relaxed)
+    };
+    let before = (loaded(&a), loaded(&b));
+    let exchanged = b.exchange(&a)?;
+    assert!(exchanged.received > usize::try_from(count).expect("a number"), "{exchanged:?}");
+    let after = (loaded(&a), loaded(&b));
+    assert!(after.0 - before.0 <= 1 && after.1 - before.1 <= 1, "{before:?} {after:?}");
+    assert_eq!(a.space_digest(&main_space())?, b.space_digest(&main_space())?);
+    Ok(())
+}

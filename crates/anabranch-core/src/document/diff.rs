@@ -54,6 +54,22 @@ pub fn diff(before: &State, after: &State) -> Vec<FieldDiff> {
     deleted.into_iter().chain(fields).collect()
 }
 
+impl TextSplice {
+    /// What turns a text into another: the fewest insertions and deletions, as far as they are few enough; else one
+    /// replacement of all that the two do not share at their ends.
+    ///
+    /// ```
+    /// use anabranch_core::document::TextSplice;
+    ///
+    /// let splices = TextSplice::between("milk, eggs", "milk");
+    /// assert_eq!(splices, [TextSplice { at: 4, delete: 6, insert: String::new() }]);
+    /// ```
+    #[must_use]
+    pub fn between(before: &str, after: &str) -> Vec<Self> {
+        splices(before, after)
+    }
+}
+
 /// The fewest insertions and deletions that turn a text into another, as far as they are few enough; else one
 /// replacement of all that the two do not share at their ends.
 fn splices(before: &str, after: &str) -> Vec<TextSplice> {

@@ -259,6 +259,7 @@ impl ClientSession {
             space.verified = space.has_no_marks();
             space.reconciling = None;
             space.has_reconciled = false;
+            space.first.begin_link();
             space.outbox = Outbox::Unknown;
             step.send.push(space.pull(name));
         }
@@ -456,10 +457,11 @@ impl ClientSession {
         }
         // While a space is reconciled, the old ones stay: they tell the next session that it was not finished.
         let going_on = space.reconciling.is_none();
-        let stands = going_on && !space.first.is_wider();
+        let owes = space.first.owes_reconcile();
+        let stands = going_on && !owes && !space.first.is_wider();
         let cursor = cursor.filter(|cursor| stands && cursor.0.len() <= MAX_CURSOR_BYTES);
         // Nor does a mark give way to one of a log that has not been seen to hold it.
-        let mark = mark.filter(|_| going_on && (space.verified || space.ack.is_none()));
+        let mark = mark.filter(|_| going_on && !owes && (space.verified || space.ack.is_none()));
         space.ack = mark.or(space.ack);
         space.cursor = cursor.clone().or_else(|| space.cursor.take());
         let mut batch = WriteBatch::empty(name.clone(), lineage);
@@ -492,15 +494,19 @@ impl ClientSession {
             step.send.push(ClientMessage::Received { space: name.clone() });
         }
         space.verified = true;
-        space.pulled = !more;
+        space.pulled = !more && space.reconciling.is_none();
         space.first.reached();
         space.count_down(changes.len());
+        let reconciles = !more && space.first.owes_reconcile() && space.reconciling.is_none();
         if space.cursor.as_ref() != Some(&cursor) || !changes.is_empty() {
             space.cursor = Some(cursor.clone());
-            let mut batch = WriteBatch::empty(name, lineage);
+            let mut batch = WriteBatch::empty(name.clone(), lineage);
             batch.incoming = changes;
             batch.cursor = Some(cursor);
             step.batch = Some(batch);
+        }
+        if reconciles && let Some(space) = self.spaces.get_mut(&name) {
+            space.begin_reconcile(&name, step);
         }
     }
 
@@ -556,11 +562,13 @@ impl SpaceSync {
         {
             return ClientMessage::Segment { space: name.clone(), digest };
         }
-        let begins = self.cursor.is_none() || self.first.is_wider();
+        let (begins, owes) = (self.cursor.is_none() || self.first.is_wider(), self.first.owes_reconcile());
         let segments = begins && self.first.wants_segments();
-        let cursor = if begins && !segments { None } else { self.cursor.clone() };
+        // What the server has lost is not named again, or it would say so again.
+        let cursor = if begins && (owes || !segments) { None } else { self.cursor.clone() };
+        let ack = self.ack.filter(|_| !owes);
         let collections = self.first.collections.clone();
-        ClientMessage::Pull(Pull { collections, segments, ..Pull::all(name.clone(), cursor, self.ack) })
+        ClientMessage::Pull(Pull { collections, segments, ..Pull::all(name.clone(), cursor, ack) })
     }
 
     fn read_outbox(&mut self, name: &SpaceName, limits: Limits, step: &mut ClientStep) {

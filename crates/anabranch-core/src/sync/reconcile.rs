@@ -15,7 +15,7 @@ mod walk;
 pub use initiator::{Compared, ReconcileError, ReconcileStep, Reconciler, Theirs, Then};
 pub use item::Item;
 pub use ranges::Ranges;
-pub use reply::{ReconcileIndex, heads_reply, reply};
+pub use reply::{ReconcileIndex, heads_reply, is_among, reply};
 pub use sketch::{Sketch, SketchError, answer_sketch};
 pub use walk::{Visit, Walk, sample};
 

@@ -125,6 +125,13 @@ pub enum Ask {
         /// How many changes of the first have come already.
         skip: u32,
     },
+    /// The next message of a sketch of some collections only, and of what the system keeps beside them.
+    SketchOf {
+        /// The same in all questions of one reconcile.
+        collections: Vec<CollectionName>,
+        /// The message.
+        message: Vec<u8>,
+    },
 }
 
 /// An entity of which something is lacking.

@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use crate::id::ReplicaId;
+use crate::id::{ChangeHash, EntityId, ReplicaId};
 use crate::name::SpaceName;
 use crate::wire::{Ask, Envelope, Reply, Wanted};
 
@@ -56,6 +56,13 @@ pub enum PeerMessage {
     },
     /// Something was written in this space: it is worth a look.
     Poke(SpaceName),
+    /// Some of the changes of the batch were discarded here before. Comes before `Received`.
+    Declined {
+        /// The space.
+        space: SpaceName,
+        /// Their entities and hashes; of one that was written from another, the hash of that.
+        changes: Vec<(EntityId, ChangeHash)>,
+    },
 }
 
 /// The first message of a peer.

@@ -155,7 +155,7 @@ fn offered(entity: EntityId, change: Change) -> Offered {
 impl ReconcileIndex for &Side {
     type Error = Infallible;
 
-    fn items(&mut self) -> Result<Vec<Item>, Infallible> {
+    fn items(&mut self, _: Option<&[CollectionName]>) -> Result<Vec<Item>, Infallible> {
         Ok(self.entities.iter().map(|(id, entity)| Item::new(*id, &entity.heads)).collect())
     }
 
@@ -178,7 +178,7 @@ impl ReconcileIndex for &Side {
 pub(crate) fn reconcile(here: &mut Side, there: &mut Side) -> Done {
     let space = SpaceName::new("main").unwrap();
     let mut done = Done::default();
-    let Ok(items) = (&mut &*here).items();
+    let Ok(items) = (&mut &*here).items(None);
     let (mut reconciler, ask) = Reconciler::begin(items).unwrap();
     let mut then = Then::Ask(ask);
     let mut offers = Vec::new();

@@ -34,15 +34,19 @@ struct Index<'a> {
 impl ReconcileIndex for Index<'_> {
     type Error = BackendError;
 
-    fn items(&mut self) -> Result<Vec<Item>, BackendError> {
+    fn items(&mut self, of: Option<&[CollectionName]>) -> Result<Vec<Item>, BackendError> {
         let Some(space) = self.space else { return Ok(Vec::new()) };
         let what = "reading a space's entities";
         let mut statement = self
             .connection
-            .prepare_cached("SELECT entity, heads FROM entities WHERE space = ?1 LIMIT ?2")
+            .prepare_cached(
+                "SELECT entity, heads FROM entities WHERE space = ?1 \
+                 AND (?3 IS NULL OR collection LIKE '$%' OR collection IN (SELECT value FROM json_each(?3))) LIMIT ?2",
+            )
             .map_err(failed(what))?;
         let most = i64::try_from(MAX_ITEMS + 1).unwrap_or(i64::MAX);
-        let mut rows = statement.query([space, most]).map_err(failed(what))?;
+        let of = of.map(serde_json::to_string).transpose().map_err(|_| corrupt("a collection's name"))?;
+        let mut rows = statement.query(params![space, most, of]).map_err(failed(what))?;
         let mut items = Vec::new();
         while let Some(row) = rows.next().map_err(failed(what))? {
             let heads = row.get_ref(1).ok().and_then(|value| value.as_blob().ok());

@@ -70,6 +70,7 @@ pub(super) const ALL: &[Workload] = workloads![
     "replica: a new version of the schema" => upgrade,
     "replica: a file of the first tables" => |planted| migration(planted, 1),
     "replica: a file of the second tables" => |planted| migration(planted, 2),
+    "replica: a file of the third tables" => |planted| migration(planted, 3),
     "replica: opened and closed again and again" => |planted| {
         let mut desk = started(20, planted, 4)?;
         for _ in 0..4 {
@@ -333,9 +334,15 @@ fn workload_schema() -> Result<Schema, Failure> {
     Ok(schema)
 }
 
-const TABLES: [&str; 2] = [
-    include_str!("../../../anabranch-store/src/tables.sql"),
-    include_str!("../../../anabranch-store/src/tables-2.sql"),
+/// What brings a file from the version that is its place to the next, as released files know it.
+const TABLES: [&[&str]; 3] = [
+    &[include_str!("../../../anabranch-store/src/tables.sql")],
+    &[include_str!("../../../anabranch-store/src/tables-2.sql")],
+    &[
+        include_str!("../../../anabranch-store/src/tables-3-schedule.sql"),
+        include_str!("../../../anabranch-store/src/tables-3-identity.sql"),
+        include_str!("../../../anabranch-store/src/tables-3-segments.sql"),
+    ],
 ];
 
 /// A file as an earlier release wrote it is opened by this one.
@@ -354,7 +361,7 @@ fn migration(planted: Planted, version: usize) -> Result<Played, Failure> {
 fn write_as_earlier(now: &Disk, then: &Disk, version: usize) -> rusqlite::Result<()> {
     let file = Connection::open(then.path(FILE))?;
     file.pragma_update(None, "foreign_keys", false)?;
-    for tables in &TABLES[..version] {
+    for tables in TABLES[..version].iter().copied().flatten() {
         file.execute_batch(tables)?;
     }
     file.execute_batch(&format!(

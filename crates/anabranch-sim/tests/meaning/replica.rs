@@ -180,7 +180,7 @@ impl Replica {
             let known =
                 |id| Wanted { entity: id, known: theirs.get(&id).map_or_else(Vec::new, |h| h.hashes().to_vec()) };
             let wanted: Vec<_> = lacking.into_iter().map(known).collect();
-            let mut handover = Handover::of(write.lacked(&space(), &wanted)?);
+            let mut handover = Handover::of(write.lacked(&space(), &wanted, 0)?);
             let mut all = Vec::new();
             while let Some((batch, _)) = handover.next_batch() {
                 all.extend(write.hand_over(&batch)?);

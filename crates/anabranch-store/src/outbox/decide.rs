@@ -78,6 +78,8 @@ pub struct Discarded {
     pub discarded: usize,
     /// Later changes that were written again without them, and are offered to the server.
     pub rewritten: usize,
+    /// Entities whose parent is gone with it: they were held, and go now. They still name a parent that is nowhere.
+    pub left_alone: usize,
 }
 
 /// Which refused changes are to be offered again.
@@ -208,7 +210,8 @@ impl Write<'_> {
 
     /// Gives up what a server has refused of an entity: one change, or all. The entity is rebuilt without it, later
     /// edits are written again and offered, and what goes does not come back from a peer. A transaction goes whole,
-    /// with what it did to other entities.
+    /// with what it did to other entities. If an entity goes, its children stay: they are not held any more, and what
+    /// to do with them is for the application to say.
     ///
     /// # Errors
     /// [`StoreError::NotRefused`] if there is nothing like that; nothing has changed then.
@@ -229,11 +232,28 @@ impl Write<'_> {
                 }
             }
             let count = hashes.len();
+            let children = self.children_of(&row)?;
             let rewrote = self.rewrite_history(&row, &Removal::discarding(hashes))?;
+            if children > 0 && !self.is_born(&row)? {
+                done.left_alone += children;
+                self.pending.pushable.insert(row.space);
+            }
             done.discarded += rewrote.gone.saturating_sub(rewrote.rewritten).max(count);
             done.rewritten += rewrote.rewritten;
         }
         if done.discarded == 0 { Err(StoreError::NotRefused(id)) } else { Ok(done) }
+    }
+
+    fn children_of(&self, row: &EntityRow) -> Result<usize, StoreError> {
+        let parents = Parents { connection: &self.engine.connection, schema: &self.engine.schema };
+        Ok(parents.children_of(row)?.len())
+    }
+
+    fn is_born(&mut self, row: &EntityRow) -> Result<bool, StoreError> {
+        let document = self.engine.take_document(row)?;
+        let is_born = document.is_born();
+        self.engine.cache.put(row.key, document);
+        Ok(is_born)
     }
 
     /// The refused changes of an entity, and what is joined to them by transaction, by entity.

@@ -133,7 +133,7 @@ impl Write<'_> {
                 if !is_from_server(arrival, origin) {
                     match (kind, rewrite) {
                         (_, Some(rewrite)) => drop(known.arrivals.instead.insert(hash, *rewrite)),
-                        (Refused::Discarded, None) => drop(known.arrivals.discard.insert(hash)),
+                        (Refused::Discarded, None) => self.decline(row, arrival, hash, &mut known.arrivals),
                         (Refused::Rewritten, None) => drop(known.arrivals.replace.insert(hash)),
                     }
                     known.standing.extend(ours);
@@ -147,10 +147,13 @@ impl Write<'_> {
                 }
             }
             if let Some(rewrite) = change.rewrite_of() {
-                // Whoever wrote it again did not know that it was discarded here.
-                if refused.get(&rewrite.original) == Some(&Refused::Discarded) && !is_from_server(arrival, origin) {
-                    known.arrivals.discard.insert(hash);
-                    continue;
+                if refused.get(&rewrite.original) == Some(&Refused::Discarded) && !forms.contains_key(&rewrite) {
+                    if !is_from_server(arrival, origin) {
+                        // Another form of what was discarded here.
+                        self.decline(row, arrival, rewrite.original, &mut known.arrivals);
+                        continue;
+                    }
+                    self.forget_refusal(row, &rewrite.original)?;
                 }
                 self.judge_rewrite(row, document, &forms, (arrival, rewrite), origin, &mut verdict)?;
             }
@@ -185,6 +188,14 @@ impl Write<'_> {
             verdict.there.push(known);
         }
         Ok(verdict)
+    }
+
+    /// What was discarded here does not come back from a peer, in whatever form; who brings it may have to know.
+    fn decline(&mut self, row: &EntityRow, arrival: &Arrival, original: ChangeHash, arrivals: &mut Removal) {
+        arrivals.discard.insert(arrival.change.hash());
+        if !arrival.orphaned {
+            self.declined.insert((row.id, original));
+        }
     }
 
     /// Decides about a rewrite of which another form is here.

@@ -61,7 +61,7 @@ fn g07_one_poison_change_keeps_nothing_else_and_after_its_discard_replica_and_se
 
     let change = entry.change;
     let done = a.store.write(move |write| write.discard(&space(), poisoned, Some(change))).wait()?;
-    assert_eq!(done, Discarded { discarded: 1, rewritten: rounds - 3 });
+    assert_eq!(done, Discarded { discarded: 1, rewritten: rounds - 3, left_alone: 0 });
     server.push_but(&a, holding("poison"))?;
     assert!(a.outbox()?.is_empty());
     let last = i64::try_from(rounds).expect("a number") - 1;
@@ -123,7 +123,7 @@ fn a_discarded_transaction_goes_whole() -> Outcome {
     server.push_but(&a, |envelope| envelope.transaction.is_some())?;
     assert_eq!(a.refused()?.len(), 2);
     let done = a.store.write(move |write| write.discard(&space(), ids[0], None)).wait()?;
-    assert_eq!(done, Discarded { discarded: 2, rewritten: 1 });
+    assert_eq!(done, Discarded { discarded: 2, rewritten: 1, left_alone: 0 });
     server.push(&a)?;
     assert_eq!((&a.state(ids[0])?["title"], &a.state(ids[1])?["title"]), (&json!("a"), &json!("b")));
     assert_eq!((&a.state(ids[1])?["stars"], a.digests()?.0), (&json!(1), server.digest()));
@@ -138,7 +138,7 @@ fn a_discarded_creation_takes_its_entity_along() -> Outcome {
     a.title(gone, "later")?;
     server.push_but(&a, holding("poison"))?;
     let done = a.store.write(move |write| write.discard(&space(), gone, None)).wait()?;
-    assert_eq!(done, Discarded { discarded: 2, rewritten: 0 });
+    assert_eq!(done, Discarded { discarded: 2, rewritten: 0, left_alone: 0 });
     assert!(a.store.read(|read| read.entity(&space(), gone))?.is_none());
     server.push(&a)?;
     assert_eq!((a.digests()?.0, a.outbox()?.len()), (server.digest(), 0));

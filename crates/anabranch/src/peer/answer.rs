@@ -59,9 +59,19 @@ impl Session {
                         self.hand_over(&space, wanted, true).await?;
                     }
                 }
-                Some(PeerMessage::Changes { space, changes, whole, .. }) => self.take(&space, changes, whole).await?,
+                Some(PeerMessage::Changes { space, changes, whole, last }) => {
+                    self.take(&space, changes, whole).await?;
+                    if last {
+                        self.end_stream();
+                    }
+                }
                 Some(PeerMessage::Poke(_)) => {}
-                Some(PeerMessage::Hello(_) | PeerMessage::Proof(_) | PeerMessage::Reply(_))
+                Some(
+                    PeerMessage::Hello(_)
+                    | PeerMessage::Proof(_)
+                    | PeerMessage::Reply(_)
+                    | PeerMessage::Declined { .. },
+                )
                 | Some(PeerMessage::Received { .. }) => {
                     return Err(PeerError::Protocol("it answered what it was not asked".to_owned()));
                 }

@@ -1,10 +1,10 @@
 //! The side that has dialled: it finds out what differs, asks for what it lacks, and hands over the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
-use anabranch_core::SpaceName;
 use anabranch_core::sync::reconcile::{Compared, ReconcileError, Reconciler, SketchError, Theirs, Then};
 use anabranch_core::wire::{Ask, PeerMessage, Reply, Wanted};
+use anabranch_core::{EntityId, SpaceName};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::peer::PeerError;
@@ -12,6 +12,8 @@ use crate::peer::session::{Session, Written};
 
 /// Entities in one message that asks for changes.
 const WANT_AT_ONCE: usize = 512;
+/// Streams in which one space is exchanged before it is another's turn.
+const MAX_STREAMS: usize = 1_024;
 
 /// What differs in a space.
 #[derive(Default)]
@@ -70,17 +72,36 @@ impl Session {
         Ok(ours.into_iter().chain(theirs).filter(|space| self.allowed.includes(space)).collect())
     }
 
+    /// Exchanges a space, in as many streams as it takes.
     async fn lead(&mut self, space: &SpaceName) -> Result<(), PeerError> {
+        for _ in 0..MAX_STREAMS {
+            let before = self.moved();
+            let is_cut = self.lead_stream(space).await?;
+            if !is_cut || self.moved() == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn moved(&self) -> u64 {
+        let report = self.report();
+        report.sent.saturating_add(report.received)
+    }
+
+    /// `true` if there is more than could be exchanged at once.
+    async fn lead_stream(&mut self, space: &SpaceName) -> Result<bool, PeerError> {
         let Differences { wanted, theirs } = self.compare(space).await?;
+        let mut is_cut = false;
         if !wanted.is_empty() {
-            self.fetch(space, wanted).await?;
+            is_cut = self.fetch(space, wanted).await?;
         }
         // Only now is it known which of the other side's changes are here.
         let lacked = theirs.into_iter().map(|theirs| {
             let known = theirs.heads.hashes().to_vec();
             Wanted { entity: theirs.entity, known }
         });
-        self.hand_over(space, lacked.collect(), false).await
+        Ok(is_cut | self.hand_over(space, lacked.collect(), false).await?)
     }
 
     async fn compare(&mut self, space: &SpaceName) -> Result<Differences, PeerError> {
@@ -122,8 +143,9 @@ impl Session {
         }
     }
 
-    /// Asks for what is lacking here, and takes it in.
-    async fn fetch(&mut self, space: &SpaceName, wanted: Vec<Wanted>) -> Result<(), PeerError> {
+    /// Asks for what is lacking here, and takes it in. `true` if there may be more.
+    async fn fetch(&mut self, space: &SpaceName, wanted: Vec<Wanted>) -> Result<bool, PeerError> {
+        let entities: HashSet<EntityId> = wanted.iter().map(|wanted| wanted.entity).collect();
         let mut wanted = wanted.into_iter().peekable();
         while wanted.peek().is_some() {
             let some: Vec<_> = wanted.by_ref().take(WANT_AT_ONCE).collect();
@@ -134,12 +156,13 @@ impl Session {
             let PeerMessage::Changes { space: of, changes, whole, last } = self.answer_of_peer().await? else {
                 return Err(PeerError::Protocol("it did not send what it was asked for".to_owned()));
             };
-            if of != *space || (last && !whole) {
+            let asked = changes.iter().all(|envelope| entities.contains(&envelope.entity));
+            if of != *space || (last && !whole) || !asked {
                 return Err(PeerError::Protocol("it sent what it was not asked for".to_owned()));
             }
             self.take(space, changes, whole).await?;
             if last {
-                return Ok(());
+                return Ok(self.end_stream());
             }
         }
     }

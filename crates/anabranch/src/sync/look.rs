@@ -8,8 +8,8 @@ use crate::sync::driver::Driver;
 impl Driver {
     pub(super) async fn look(&self, look: Look) -> Result<ClientEvent, StoreError> {
         match look {
-            Look::Items { space } => {
-                let items = self.store.read(|read| read.items(&space))?;
+            Look::Items { space, collections } => {
+                let items = self.store.read(|read| read.items_of(&space, collections.as_deref()))?;
                 Ok(ClientEvent::Items { space, items })
             }
             Look::Compare { space, theirs } => {

@@ -56,6 +56,8 @@ impl Sync {
     /// Compares what this file holds with what the server holds, entity by entity, and changes neither. If nothing
     /// differs, that takes one round trip and a few hundred bytes for each space, however much is in it.
     ///
+    /// Of a space of which this file is to hold only [some collections](Self::collections), those are compared.
+    ///
     /// The changes themselves are not compared but the hashes that name them, on both sides: a server that lies, or
     /// whose disk has damaged a change that its index still has, is not found out.
     ///
@@ -146,9 +148,13 @@ impl Verify {
         };
         self.send(&link, &ClientMessage::Hello(hello))?;
         for space in std::mem::take(&mut self.spaces) {
-            let items = self.store.read(|read| read.items(&space))?;
+            let (items, of) = self.store.read(|read| {
+                let of = self.remote.map_or(Ok(None), |remote| read.wanted_collections(remote, &space))?;
+                Ok((read.items_of(&space, of.as_deref())?, of))
+            })?;
             self.report.entities += u64::try_from(items.len()).unwrap_or(u64::MAX);
-            let (reconciler, ask) = Reconciler::begin(items).map_err(|error| Error::invalid(error.to_string()))?;
+            let (reconciler, ask) =
+                Reconciler::begin_of(items, of).map_err(|error| Error::invalid(error.to_string()))?;
             self.open.insert(space.clone(), reconciler);
             self.send(&link, &ClientMessage::Reconcile { space, ask })?;
         }

@@ -18,6 +18,8 @@ use crate::text_index;
 pub(super) struct Mirror {
     /// What the editor shows.
     text: String,
+    /// The document's text as it was last seen.
+    document: String,
     /// What others have written and the editor has not taken yet.
     incoming: Operation,
     /// What the editor has written and is being stored.
@@ -30,11 +32,16 @@ pub(super) struct Mirror {
 
 impl Mirror {
     pub(super) fn new(text: String) -> Self {
-        Self { text, ..Self::default() }
+        Self { document: text.clone(), text, ..Self::default() }
     }
 
     pub(super) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The document's text as it was last seen.
+    pub(super) fn document(&self) -> &str {
+        &self.document
     }
 
     pub(super) fn length(&self) -> usize {
@@ -76,7 +83,8 @@ impl Mirror {
 
     /// It has been stored, and this was written by others before it: as it is after what was in flight.
     pub(super) fn stored(&mut self, remote: &Operation) {
-        self.in_flight = Operation::default();
+        let in_flight = std::mem::take(&mut self.in_flight);
+        self.document = remote.apply(&in_flight.apply(&self.document));
         let (pending, remote) = self.pending.beside(remote);
         self.pending = pending;
         self.incoming = self.incoming.then(&remote);
@@ -203,6 +211,7 @@ mod tests {
             prop_assert!(!mirror.is_dirty());
             prop_assert_eq!(mirror.text(), &editor);
             prop_assert_eq!(mirror.text(), &document.text);
+            prop_assert_eq!(mirror.document(), &document.text);
         }
     }
 

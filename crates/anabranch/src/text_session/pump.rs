@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_core::document::{Edit, TextSplice};
+use anabranch_core::document::{Edit, State as Document, TextSplice};
 use anabranch_core::{EntityId, FieldName, Heads, SpaceName};
 use anabranch_store::{Promise, StoreError, Write};
 use tokio::sync::watch;
@@ -16,6 +16,8 @@ use crate::error::Error;
 struct Round {
     local: Operation,
     base: Heads,
+    /// The text at the base, for when the document does not know the base any more.
+    text: String,
     waiting: Vec<Promise<(), Error>>,
 }
 
@@ -71,7 +73,8 @@ impl State {
         }
         let local = if write { self.mirror.begin() } else { Operation::default() };
         self.retry = false;
-        Next::Round(Round { local, base: self.base.clone(), waiting: std::mem::take(&mut self.waiting) })
+        let (base, text) = (self.base.clone(), self.mirror.document().to_owned());
+        Next::Round(Round { local, base, text, waiting: std::mem::take(&mut self.waiting) })
     }
 
     fn settle(&mut self, result: Result<Outcome, StoreError>, tried: bool) {
@@ -95,10 +98,14 @@ impl State {
 
 impl Shared {
     async fn run(&self, round: Round) {
-        let Round { local, base, waiting } = round;
+        let Round { local, base, text, waiting } = round;
         let tried = !local.is_empty() || !waiting.is_empty();
         let (space, id, field) = (self.space.clone(), self.id, self.field.clone());
-        let written = self.replica.store().write(move |write| write_round(write, &space, id, &field, &local, &base));
+        let work = move |write: &mut Write<'_>| {
+            let remote = remote(write, &space, id, &field, (&base, &text))?;
+            write_round(write, &space, id, &field, &local, remote)
+        };
+        let written = self.replica.store().write(work);
         let result = written.await;
         let outcome = match &result {
             Ok(_) => Ok(()),
@@ -115,16 +122,32 @@ impl Shared {
     }
 }
 
-/// On the writer thread: takes what others have written, and writes what the editor has, as it is after that.
+/// On the writer thread: what others have done to the text since it was seen.
+fn remote(
+    write: &mut Write<'_>,
+    space: &SpaceName,
+    id: EntityId,
+    field: &FieldName,
+    (base, text): (&Heads, &str),
+) -> Result<Operation, StoreError> {
+    let splices = match write.text_splices(space, id, field, base) {
+        // The history was rewritten: something that was seen has been discarded, or stands under another name. So
+        // it cannot say what has become of the text; the two texts can.
+        Err(StoreError::UnknownVersion(_)) => TextSplice::between(text, &text_of(&write.state(space, id)?, field)),
+        known => known?,
+    };
+    Ok(Operation::of_all(&splices))
+}
+
+/// Writes what the editor has, as it is after what others have written.
 fn write_round(
     write: &mut Write<'_>,
     space: &SpaceName,
     id: EntityId,
     field: &FieldName,
     local: &Operation,
-    base: &Heads,
+    remote: Operation,
 ) -> Result<Outcome, StoreError> {
-    let remote = Operation::of_all(&write.text_splices(space, id, field, base)?);
     let (local, remote) = local.beside(&remote);
     let edit = |TextSplice { at, delete, insert }| Edit::Splice { field: field.clone(), at, delete, insert };
     let edits: Vec<_> = local.splices().into_iter().map(edit).collect();
@@ -132,6 +155,11 @@ fn write_round(
         write.edit(space, id, &edits)?;
     }
     Ok(Outcome { remote, heads: write.heads(space, id)? })
+}
+
+/// A field's text; a text that was never written is empty.
+pub(super) fn text_of(state: &Document, field: &FieldName) -> String {
+    state.fields.get(field.as_str()).and_then(|text| text.as_str()).unwrap_or_default().to_owned()
 }
 
 /// The same failure, for one more who waits for it.

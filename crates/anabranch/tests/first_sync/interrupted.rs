@@ -171,7 +171,7 @@ fn what_is_written_meanwhile_is_merged_and_pushed() -> Result<(), Error> {
     let folder = Folder::new();
     let server = TestServer::start_with(folder.path("server.db"), small());
     let ids = past(&server, &folder, 60)?;
-    server.segments_reach(200);
+    server.segments_reach(150);
     let (flaky, url) = (Flaky::new(&server.url()), server.url());
     let fresh = replica(&folder, "fresh.db");
     let notes = of(&fresh, "notes");
@@ -233,7 +233,7 @@ fn segments_that_are_gone_are_replaced_by_newer_ones() -> Result<(), Error> {
     let folder = Folder::new();
     let mut server = TestServer::start_with(folder.path("server.db"), small());
     let ids = past(&server, &folder, 60)?;
-    server.segments_reach(200);
+    server.segments_reach(150);
     let (flaky, url) = (Flaky::new(&server.url()), server.url());
     let fresh = replica(&folder, "fresh.db");
     assert!(sync(&fresh, &flaky, 6, &url).is_err());
@@ -247,10 +247,49 @@ fn segments_that_are_gone_are_replaced_by_newer_ones() -> Result<(), Error> {
     }
     server.restart();
     server.sync(&a).now(GUARD).wait()?;
-    server.segments_reach(200);
+    server.segments_reach(150);
     sync(&fresh, &flaky, i64::MAX, &url)?;
     let space = crate::support::main_space();
     assert_eq!(fresh.state_digest(&space)?, a.state_digest(&space)?);
     assert_eq!(fresh.space_digest(&space)?, a.space_digest(&space)?);
+    Ok(())
+}
+
+/// The server is set back to an earlier state in the middle of a first sync. What others have pushed since, what came by
+/// segments that the server could not cut any more, and what was written here meanwhile: all of it is there in the end.
+#[test]
+fn g10_a_server_that_is_restored_in_the_middle_of_a_first_sync_loses_nothing() -> Result<(), Error> {
+    let folder = Folder::new();
+    let mut server = TestServer::start_with(folder.path("server.db"), small());
+    past(&server, &folder, 60)?;
+    server.kill();
+    std::fs::copy(folder.path("server.db"), folder.path("backup.db")).expect("a copy");
+    server.restart();
+    let a = replica(&folder, "a.db");
+    for n in 0..30 {
+        of(&a, "notes").create(json!({ "title": format!("later {n}") })).wait()?;
+    }
+    server.sync(&a).now(GUARD).wait()?;
+    server.segments_reach(150);
+    let (flaky, url) = (Flaky::new(&server.url()), server.url());
+    let fresh = replica(&folder, "fresh.db");
+    of(&fresh, "notes").create(json!({ "title": "here" })).wait()?;
+    assert!(sync(&fresh, &flaky, 6, &url).is_err());
+    assert!(fresh.status()?.first_sync.is_some(), "it is under way");
+    server.kill();
+    std::fs::copy(folder.path("backup.db"), folder.path("server.db")).expect("a copy");
+    server.restart();
+    // Cut off once more after it has heard of it.
+    assert!(sync(&fresh, &flaky, 3, &url).is_err());
+    drop(fresh);
+    let fresh = replica(&folder, "fresh.db");
+    sync(&fresh, &flaky, i64::MAX, &url)?;
+    assert!(fresh.status()?.first_sync.is_none());
+    assert!(server.sync(&fresh).verify(GUARD).wait()?.is_same());
+    server.sync(&a).now(GUARD).wait()?;
+    server.sync(&fresh).now(GUARD).wait()?;
+    server.sync(&a).now(GUARD).wait()?;
+    assert_same(&fresh, &a)?;
+    assert!(server.sync(&a).verify(GUARD).wait()?.is_same());
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Some collections of a space only.
 
-use anabranch::{Error, Replica};
+use anabranch::{Difference, Error, Replica};
 use anabranch_server::SegmentOptions;
 use serde_json::json;
 
@@ -195,5 +195,56 @@ fn a_sync_that_does_not_get_its_turn_changes_nothing_of_what_is_wanted() -> Resu
     };
     assert!(report.finished);
     assert_eq!((count(&other, "folders")?, count(&other, "notes")?), (3, 0));
+    Ok(())
+}
+
+#[test]
+fn a_subset_is_verified_as_a_subset() -> Result<(), Error> {
+    let folder = Folder::new();
+    let server = TestServer::start_with(folder.path("server.db"), none());
+    past(&server, &folder, 20)?;
+    let some = replica(&folder, "some.db");
+    sync_some(&server, &some, &["folders"])?;
+    let report = server.sync(&some).verify(GUARD).wait()?;
+    assert!(report.is_same(), "{report:?}");
+    assert_eq!((report.entities, report.round_trips), (4, 1), "three folders and the schema");
+    let a = replica(&folder, "a.db");
+    let missed = of(&a, "folders").create(json!({ "name": "missed" })).wait()?;
+    of(&a, "notes").create(json!({ "title": "not wanted" })).wait()?;
+    server.sync(&a).now(GUARD).wait()?;
+    let report = server.sync(&some).verify(GUARD).wait()?;
+    let differing: Vec<_> = report.differing.iter().map(|it| (it.entity, it.difference)).collect();
+    assert_eq!(differing, [(missed, Difference::MissingHere)]);
+    Ok(())
+}
+
+/// Only what differs in the subset is offered and pulled.
+#[test]
+fn g10_a_restored_server_gets_back_what_a_subset_has_and_sends_it_nothing_else() -> Result<(), Error> {
+    let folder = Folder::new();
+    let mut server = TestServer::start_with(folder.path("server.db"), none());
+    past(&server, &folder, 20)?;
+    let some = replica(&folder, "some.db");
+    sync_some(&server, &some, &["folders"])?;
+    server.kill();
+    std::fs::copy(folder.path("server.db"), folder.path("backup.db")).expect("a copy");
+    server.restart();
+    let lost = of(&some, "folders").create(json!({ "name": "lost" })).wait()?;
+    server.sync(&some).now(GUARD).wait()?;
+    server.kill();
+    std::fs::copy(folder.path("backup.db"), folder.path("server.db")).expect("a copy");
+    server.restart();
+    let report = server.sync(&some).now(GUARD).wait()?;
+    assert!(report.finished);
+    let written = some.query(
+        "SELECT count(*) AS n FROM changes c JOIN entities e ON e.key = c.entity WHERE e.id = ?",
+        &[lost.to_string().into()],
+    )?;
+    assert_eq!((Some(report.pushed), report.duplicates, report.pulled), (written[0]["n"].as_u64(), 0, 0));
+    assert_eq!((count(&some, "folders")?, count(&some, "notes")?), (4, 0));
+    assert!(server.sync(&some).verify(GUARD).wait()?.is_same());
+    let a = replica(&folder, "a.db");
+    server.sync(&a).now(GUARD).wait()?;
+    assert!(of(&a, "folders").get(lost)?.is_some());
     Ok(())
 }

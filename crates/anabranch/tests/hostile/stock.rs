@@ -118,7 +118,7 @@ impl Stock {
 
     pub(crate) fn reply(&self, ask: Ask) -> Reply {
         match ask {
-            Ask::Sketch(message) => {
+            Ask::Sketch(message) | Ask::SketchOf { message, .. } => {
                 let items = self.0.iter().map(|(id, batch)| Item::new(*id, &batch.heads())).collect();
                 Reply::Sketch(answer_sketch(items, &message).expect("an honest question"))
             }

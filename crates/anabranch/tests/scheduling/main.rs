@@ -4,6 +4,7 @@ mod conditions;
 mod failures;
 mod large;
 mod local_only;
+mod parents;
 mod sessions;
 mod several;
 mod stale;

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod rewritten;
 mod sessions;
 mod typing;
 mod typist;

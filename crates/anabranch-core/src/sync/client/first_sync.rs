@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 
 use super::step::{ClientStep, FirstSync, FirstSyncStep, Halt, SyncEvent, WriteBatch};
-use super::{ClientSession, Link};
+use super::{ClientSession, Link, SpaceSync};
 use crate::id::Digest;
 use crate::name::{CollectionName, SpaceName};
 use crate::segment::{MAX_SEGMENT_BYTES, MAX_SEGMENTS, Manifest, Segment};
-use crate::wire::{MAX_CURSOR_BYTES, ServerMessage};
+use crate::wire::{Cursor, MAX_CURSOR_BYTES, ServerMessage};
 
 /// How often segments are asked for that then are not there, or are none, before the log is read instead.
 const MAX_DISAPPOINTMENTS: u32 = 3;
@@ -29,6 +29,9 @@ pub(super) struct First {
     disappointments: u32,
     /// The log is read from the beginning, whatever segments there are.
     by_log: bool,
+    /// The server has lost history since this began. When all has come, the space is reconciled. If that is cut off, the
+    /// ack mark, which stays as it was, tells the next session.
+    owes_reconcile: bool,
 }
 
 impl First {
@@ -37,7 +40,16 @@ impl First {
         had: Option<Vec<CollectionName>>,
         plan: Option<FirstSync>,
     ) -> Self {
-        Self { collections, had, plan, asked: None, stale: false, disappointments: 0, by_log: false }
+        Self {
+            collections,
+            had,
+            plan,
+            asked: None,
+            stale: false,
+            disappointments: 0,
+            by_log: false,
+            owes_reconcile: false,
+        }
     }
 
     /// Whether more is wanted than what the cursor stands for.
@@ -45,9 +57,18 @@ impl First {
         self.had.is_some()
     }
 
-    /// Whether only some collections are wanted.
-    pub(super) const fn is_subset(&self) -> bool {
-        self.collections.is_some()
+    /// Whether something of what is wanted has not come at all yet.
+    pub(super) const fn is_under_way(&self) -> bool {
+        self.plan.is_some() || self.had.is_some()
+    }
+
+    /// The server does not have the history that this began with. What has come is kept, and the rest is planned anew.
+    pub(super) const fn owe_reconcile(&mut self) {
+        (self.stale, self.asked, self.owes_reconcile) = (true, None, true);
+    }
+
+    pub(super) const fn owes_reconcile(&self) -> bool {
+        self.owes_reconcile
     }
 
     pub(super) const fn wants_segments(&self) -> bool {
@@ -64,6 +85,11 @@ impl First {
         !self.stale && self.plan.as_ref().is_some_and(|plan| plan.next().is_some())
     }
 
+    /// A new link: the server is asked again whether it has the history.
+    pub(super) const fn begin_link(&mut self) {
+        self.owes_reconcile = false;
+    }
+
     /// Nothing has been asked for over this link.
     pub(super) fn ask_nothing(&mut self) {
         self.asked = None;
@@ -78,7 +104,7 @@ impl First {
     /// The server has lost history: what it has is compared with what is here, change by change.
     pub(super) fn forget(&mut self) {
         self.reached();
-        self.by_log = true;
+        (self.by_log, self.owes_reconcile) = (true, false);
     }
 
     /// What is to be done by a manifest: what an earlier one brought is left out, and so are the collections
@@ -144,21 +170,20 @@ impl ClientSession {
             return step.send.push(space.pull(&name));
         }
         // A server that does not have this place later on was restored.
-        let ack = space.ack.filter(|ack| ack.seq >= manifest.mark.seq).or(Some(manifest.mark));
+        let owes = space.first.owes_reconcile();
+        let ack = space.ack.filter(|ack| owes || ack.seq >= manifest.mark.seq).or(Some(manifest.mark));
         let plan = space.first.plan(manifest);
         let mut batch = WriteBatch::empty(name.clone(), lineage);
         batch.ack = ack.filter(|ack| ack.seq > 0);
         space.ack = batch.ack.or(space.ack);
         batch.first_sync = Some(FirstSyncStep::Plan(plan.clone()));
         if plan.next().is_none() {
-            batch.cursor = Some(plan.manifest.cursor);
-            space.cursor = batch.cursor.clone();
-            space.first.reached();
+            space.finish_first(plan.manifest.cursor, &mut batch);
         } else {
             (space.first.plan, space.first.stale) = (Some(plan), false);
         }
         step.batch = Some(batch);
-        step.send.push(space.pull(&name));
+        space.go_on(&name, step);
     }
 
     pub(super) fn on_segment(
@@ -180,9 +205,8 @@ impl ClientSession {
                 let mut batch = WriteBatch::empty(name.clone(), lineage);
                 batch.first_sync = Some(FirstSyncStep::Apply(segment));
                 if plan.next().is_none() {
-                    batch.cursor = Some(plan.manifest.cursor.clone());
-                    space.cursor = batch.cursor.clone();
-                    space.first.reached();
+                    let cursor = plan.manifest.cursor.clone();
+                    space.finish_first(cursor, &mut batch);
                 }
                 step.batch = Some(batch);
                 self.backoff.succeed();
@@ -197,7 +221,27 @@ impl ClientSession {
                 step.events.push(SyncEvent::SegmentRefused { space: name.clone(), reason });
             }
         }
-        step.send.push(space.pull(&name));
+        space.go_on(&name, step);
+    }
+}
+
+impl SpaceSync {
+    /// All segments have been applied. If the space is reconciled now, it gets its cursor from that.
+    fn finish_first(&mut self, cursor: Cursor, batch: &mut WriteBatch) {
+        if !self.first.owes_reconcile() {
+            batch.cursor = Some(cursor.clone());
+            self.cursor = Some(cursor);
+        }
+        self.first.reached();
+    }
+
+    /// After a piece of a first sync.
+    pub(super) fn go_on(&mut self, name: &SpaceName, step: &mut ClientStep) {
+        if self.first.owes_reconcile() && !self.first.is_under_way() {
+            self.begin_reconcile(name, step);
+        } else {
+            step.send.push(self.pull(name));
+        }
     }
 }
 

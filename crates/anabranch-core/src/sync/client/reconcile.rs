@@ -36,10 +36,10 @@ impl ClientSession {
             return self.on_disconnected(now, entropy, reason, None, step);
         }
         step.events.push(SyncEvent::ServerLostHistory(name.clone()));
-        space.first.forget();
-        if space.first.is_subset() {
-            // Whole spaces are compared, and this one is here in part.
-            self.offer_everything(name, step);
+        if space.first.is_under_way() {
+            // What has not come yet would all differ. It comes first, by segments; the ack mark stays as it was.
+            space.first.owe_reconcile();
+            step.send.push(space.pull(&name));
         } else {
             space.begin_reconcile(&name, step);
         }
@@ -48,7 +48,7 @@ impl ClientSession {
     pub(super) fn on_items(&mut self, name: SpaceName, items: Vec<Item>, step: &mut ClientStep) {
         let Some(space) = self.spaces.get_mut(&name) else { return };
         let Some(Reconciling::Reading) = space.reconciling else { return };
-        match Reconciler::begin(items) {
+        match Reconciler::begin_of(items, space.first.collections.clone()) {
             Ok((reconciler, ask)) => {
                 space.reconciling = Some(Reconciling::Asking(Box::new(reconciler), None));
                 step.send.push(ClientMessage::Reconcile { space: name, ask });
@@ -138,10 +138,11 @@ impl SpaceSync {
     /// Asks the store what is here. What is being pushed will be answered; nothing else is pushed before the end.
     pub(super) fn begin_reconcile(&mut self, name: &SpaceName, step: &mut ClientStep) {
         self.pulled = false;
+        self.first.forget();
         self.reconciling = Some(Reconciling::Reading);
         if !matches!(self.outbox, Outbox::Pushing { .. }) {
             self.outbox = Outbox::Unknown;
         }
-        step.looks.push(Look::Items { space: name.clone() });
+        step.looks.push(Look::Items { space: name.clone(), collections: self.first.collections.clone() });
     }
 }

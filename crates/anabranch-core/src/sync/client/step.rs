@@ -172,6 +172,8 @@ pub enum Look {
     Items {
         /// The space.
         space: SpaceName,
+        /// Only those of these collections, and of what the system keeps beside them; `None` for all.
+        collections: Option<Vec<CollectionName>>,
     },
     /// What is lacking here of what the server has; comes back as [`ClientEvent::Compared`].
     Compare {

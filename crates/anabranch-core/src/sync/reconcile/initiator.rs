@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::id::{ChangeHash, EntityId, Heads};
+use crate::name::CollectionName;
 use crate::sync::reconcile::{Item, MAX_ASKED, MAX_KNOWN, MAX_ROUNDS, MAX_WANTED, Ranges, Sketch, SketchError};
 use crate::wire::{Ask, Envelope, Reply, Wanted};
 
@@ -66,6 +67,8 @@ pub enum ReconcileError {
 #[derive(Debug)]
 pub struct Reconciler {
     stage: Stage,
+    /// Of these collections only.
+    of: Option<Vec<CollectionName>>,
     differing: BTreeSet<EntityId>,
     open: VecDeque<EntityId>,
 }
@@ -95,10 +98,18 @@ impl Reconciler {
     /// # Errors
     /// [`SketchError::TooMany`] if there are too many items.
     pub fn begin(items: Vec<Item>) -> Result<(Self, Ask), SketchError> {
+        Self::begin_of(items, None)
+    }
+
+    /// As [`begin`](Self::begin), of some collections only: these are all the items of those.
+    ///
+    /// # Errors
+    /// [`SketchError::TooMany`] if there are too many items.
+    pub fn begin_of(items: Vec<Item>, of: Option<Vec<CollectionName>>) -> Result<(Self, Ask), SketchError> {
         let mut sketch = Ranges::of(items)?;
-        let first = Ask::Sketch(sketch.open()?);
+        let first = sketch_ask(of.as_deref(), sketch.open()?);
         let stage = Stage::Sketching { sketch, rounds: 1 };
-        Ok((Self { stage, differing: BTreeSet::new(), open: VecDeque::new() }, first))
+        Ok((Self { stage, of, differing: BTreeSet::new(), open: VecDeque::new() }, first))
     }
 
     /// The entities that are known to differ so far.
@@ -151,7 +162,8 @@ impl Reconciler {
             return Err(ReconcileError::Endless);
         }
         self.stage = Stage::Sketching { sketch, rounds: rounds + 1 };
-        Ok(ReconcileStep { incoming: Vec::new(), offers: Vec::new(), then: Then::Ask(Ask::Sketch(next)) })
+        let ask = sketch_ask(self.of.as_deref(), next);
+        Ok(ReconcileStep { incoming: Vec::new(), offers: Vec::new(), then: Then::Ask(ask) })
     }
 
     fn ask_heads(&mut self, incoming: Vec<Envelope>, offers: Vec<Theirs>) -> ReconcileStep {
@@ -191,6 +203,13 @@ impl Reconciler {
         self.stage = Stage::Fetching { theirs, wanted, asked: asked.len(), skip };
         let ask = Ask::Changes { wanted: asked, skip };
         ReconcileStep { incoming, offers: Vec::new(), then: Then::Ask(ask) }
+    }
+}
+
+fn sketch_ask(of: Option<&[CollectionName]>, message: Vec<u8>) -> Ask {
+    match of {
+        None => Ask::Sketch(message),
+        Some(names) => Ask::SketchOf { collections: names.to_vec(), message },
     }
 }
 

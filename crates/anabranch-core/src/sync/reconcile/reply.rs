@@ -1,6 +1,7 @@
 //! Answering: from an index over what a space holds, and without a document.
 
 use crate::id::{EntityId, Heads};
+use crate::name::CollectionName;
 use crate::sync::append::Offered;
 use crate::sync::reconcile::{HEADS_BYTES, Item, SketchError, Visit, Walk, answer_sketch};
 use crate::wire::{Ask, Envelope, Reply, Wanted};
@@ -9,11 +10,12 @@ use crate::wire::{Ask, Envelope, Reply, Wanted};
 pub trait ReconcileIndex {
     /// The storage's error.
     type Error;
-    /// Every entity's item, in any order; one more than [`MAX_ITEMS`](super::MAX_ITEMS) at most.
+    /// Every entity's item, in any order; one more than [`MAX_ITEMS`](super::MAX_ITEMS) at most. With `of`, those
+    /// only whose collection [is among these](is_among).
     ///
     /// # Errors
     /// If the storage cannot say.
-    fn items(&mut self) -> Result<Vec<Item>, Self::Error>;
+    fn items(&mut self, of: Option<&[CollectionName]>) -> Result<Vec<Item>, Self::Error>;
     /// The heads of an entity; none if nothing of it is here.
     ///
     /// # Errors
@@ -24,6 +26,12 @@ pub trait ReconcileIndex {
     /// # Errors
     /// If the storage cannot be read.
     fn newest_first(&mut self, entity: &EntityId, each: &mut dyn FnMut(Offered) -> bool) -> Result<(), Self::Error>;
+}
+
+/// Whether a reconcile of these collections is about this one: what the system keeps belongs to all.
+#[must_use]
+pub fn is_among(of: Option<&[CollectionName]>, collection: &CollectionName) -> bool {
+    of.is_none_or(|names| collection.is_system() || names.contains(collection))
 }
 
 /// Answers a question from what `index` holds, with at most so many bytes of changes, and so many changes: a single
@@ -38,7 +46,10 @@ pub fn reply<I: ReconcileIndex>(
     changes: usize,
 ) -> Result<Result<Reply, SketchError>, I::Error> {
     match ask {
-        Ask::Sketch(message) => Ok(answer_sketch(index.items()?, message).map(Reply::Sketch)),
+        Ask::Sketch(message) => Ok(answer_sketch(index.items(None)?, message).map(Reply::Sketch)),
+        Ask::SketchOf { collections, message } => {
+            Ok(answer_sketch(index.items(Some(collections))?, message).map(Reply::Sketch))
+        }
         Ask::Heads(entities) => heads_reply(entities.iter().map(|entity| index.heads(entity))).map(Ok),
         Ask::Changes { wanted, skip } => Page::default().fill(index, wanted, *skip, bytes, changes).map(Ok),
     }

@@ -4,7 +4,7 @@ use crate::name::SpaceName;
 use crate::sync::cursor::seal_cursor;
 use crate::sync::reconcile::{MAX_ASKED, MAX_KNOWN, MAX_SKETCH_BYTES, MAX_WANTED, SketchError};
 use crate::sync::server::{Access, Call, ServerSession, ServerStep};
-use crate::wire::{Ask, Mark, RefusalCode, Reply, ServerMessage};
+use crate::wire::{Ask, MAX_PULL_COLLECTIONS, Mark, RefusalCode, Reply, ServerMessage};
 
 impl ServerSession {
     pub(super) fn on_reconcile(&mut self, access: &dyn Access, space: SpaceName, ask: Ask, step: &mut ServerStep) {
@@ -43,6 +43,9 @@ impl ServerSession {
 fn keeps_limits(ask: &Ask) -> bool {
     match ask {
         Ask::Sketch(message) => message.len() <= MAX_SKETCH_BYTES,
+        Ask::SketchOf { collections, message } => {
+            message.len() <= MAX_SKETCH_BYTES && collections.len() <= MAX_PULL_COLLECTIONS
+        }
         Ask::Heads(entities) => (1..=MAX_ASKED).contains(&entities.len()),
         Ask::Changes { wanted, .. } => {
             (1..=MAX_WANTED).contains(&wanted.len()) && wanted.iter().all(|wanted| wanted.known.len() <= MAX_KNOWN)

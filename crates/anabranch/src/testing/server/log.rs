@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 
-use anabranch_core::sync::reconcile::{Item, ReconcileIndex, SketchError, reply};
+use anabranch_core::sync::reconcile::{Item, ReconcileIndex, SketchError, is_among, reply};
 use anabranch_core::sync::{
     AppendOutcome, LogIndex, LogPage, LogRow, Offered, PAGE_BYTES, PAGE_CHANGES, Pushable, SpaceDigest, advance_heads,
     append,
@@ -148,8 +148,9 @@ impl LogIndex for &mut Log {
 impl ReconcileIndex for &Log {
     type Error = Infallible;
 
-    fn items(&mut self) -> Result<Vec<Item>, Infallible> {
-        Ok(self.entities.iter().map(|(id, entity)| Item::new(*id, &entity.heads)).collect())
+    fn items(&mut self, of: Option<&[CollectionName]>) -> Result<Vec<Item>, Infallible> {
+        let asked = self.entities.iter().filter(|(_, entity)| is_among(of, &entity.collection));
+        Ok(asked.map(|(id, entity)| Item::new(*id, &entity.heads)).collect())
     }
 
     fn heads(&mut self, entity: &EntityId) -> Result<Heads, Infallible> {
