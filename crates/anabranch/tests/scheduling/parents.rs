@@ -67,7 +67,8 @@ fn g06_children_of_a_discarded_parent_go_and_name_a_parent_that_is_nowhere() -> 
     let shelf = laptop.space("home")?.untyped("folders")?.create(json!({ "name": "open" })).wait()?;
     notes(&laptop).edit(child, |note| note.set("folder", shelf.to_string())).wait()?;
     caught_up(&second)?;
-    let moved = || notes(&phone).get(child).expect("a read").is_some_and(|it| it.state["folder"] == json!(shelf.to_string()));
+    let moved =
+        || notes(&phone).get(child).expect("a read").is_some_and(|it| it.state["folder"] == json!(shelf.to_string()));
     until(&phone, "the shelf", |_| moved());
     Ok(())
 }
