@@ -1,5 +1,6 @@
 //! Handing changes over to another replica: what it lacks, in the order of this log, and never a part of a transaction.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use anabranch_core::sync::reconcile::{Visit, Walk};
@@ -221,16 +222,18 @@ impl Write<'_> {
         if let Some(change) = rows::logged_change(&self.engine.connection, row.key, &lacked.hash)? {
             return Ok(Some(change.into_bytes()));
         }
-        if !extracted.contains_key(&row.key) {
-            let document = self.engine.take_document(row)?;
-            let of_entity = batch.iter().filter(|other| other.entity == row.key && other.kept.is_none());
-            let changes = document.changes(of_entity.map(|other| other.hash));
-            self.engine.cache.put(row.key, document);
-            let changes = changes.map_err(|source| StoreError::Damaged { entity: row.id, source })?;
-            extracted.insert(row.key, changes.into_iter().map(|change| (change.hash(), change)).collect());
-        }
-        let change = extracted.get_mut(&row.key).and_then(|changes| changes.remove(&lacked.hash));
-        Ok(change.map(Change::into_bytes))
+        let changes = match extracted.entry(row.key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let document = self.engine.take_document(row)?;
+                let of_entity = batch.iter().filter(|other| other.entity == row.key && other.kept.is_none());
+                let changes = document.changes(of_entity.map(|other| other.hash));
+                self.engine.cache.put(row.key, document);
+                let changes = changes.map_err(|source| StoreError::Damaged { entity: row.id, source })?;
+                place.insert(changes.into_iter().map(|change| (change.hash(), change)).collect())
+            }
+        };
+        Ok(changes.remove(&lacked.hash).map(Change::into_bytes))
     }
 }
 
