@@ -6,7 +6,8 @@ use anabranch_core::sync::{
     MAX_RETRY_AFTER_MILLIS, OutboxItem, Reason, Schedule, Scheduler, SpaceProgress, SyncEvent, Work,
 };
 use anabranch_core::wire::{
-    Answer, ClientMessage, Cursor, Envelope, Hello, Limits, Mark, Pull, RefusalCode, RejectCode, ServerMessage, Welcome,
+    Answer, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_PULL_COLLECTIONS, Mark, Pull, RefusalCode, RejectCode,
+    ServerMessage, Welcome,
 };
 use anabranch_core::{Actor, CollectionName, Digest, EntityId, Lineage, ReplicaId, SpaceName, SplitMix64};
 
@@ -227,4 +228,30 @@ fn a_pull_of_several_pages_is_told_how_far_it_is_behind() {
     assert_eq!(behind(ClientEvent::Message(said[0].clone())), Some(5));
     assert_eq!(behind(changes(3, true)), Some(2));
     assert_eq!(behind(changes(1, false)), Some(0), "the rest was this replica's own");
+}
+
+#[test]
+fn a_session_remembers_only_so_many_names_of_collections() {
+    let config = ServerConfig {
+        lineage: Lineage::from_bytes([1; 16]),
+        empty: false,
+        limits: Limits { push_changes: 10, push_bytes: 1_000 },
+    };
+    let mut session = ServerSession::new(config);
+    let mut entropy = SplitMix64::new(1);
+    let replica = ReplicaId::mint(NOW, &mut entropy);
+    let actor = Actor::mint(&replica, &mut entropy);
+    let hello = ClientMessage::Hello(Hello { replica, actor, schema_version: 1, lineage: None });
+    assert!(!session.handle(NOW, &Everyone, ServerEvent::Message(hello)).close);
+    let mut pull = |space: u32| {
+        let collections = Some(vec![CollectionName::new("notes").expect("a name"); MAX_PULL_COLLECTIONS]);
+        let space = SpaceName::new(format!("space{space}")).expect("a name");
+        let message = ClientMessage::Pull(Pull { collections, ..Pull::all(space, None, None) });
+        session.handle(NOW, &Everyone, ServerEvent::Message(message)).close
+    };
+    // Again and again of the same spaces is no more; of another one it is.
+    for space in 0..96 {
+        assert!(!pull(space % 32), "{space}");
+    }
+    assert!(pull(32));
 }

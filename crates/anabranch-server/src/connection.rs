@@ -18,12 +18,17 @@ pub(crate) use stream::BoundedStream;
 pub(crate) struct Connection {
     pub(crate) meter: Arc<Meter>,
     _place: OwnedSemaphorePermit,
-    _door: Door<IpAddr>,
+    door: Door<IpAddr>,
 }
 
 impl Connection {
     pub(crate) fn new(place: OwnedSemaphorePermit, door: Door<IpAddr>, meter: Meter) -> Self {
-        Self { meter: Arc::new(meter), _place: place, _door: door }
+        Self { meter: Arc::new(meter), _place: place, door }
+    }
+
+    /// Where it comes from.
+    pub(crate) fn network(&self) -> IpAddr {
+        self.door.key
     }
 }
 

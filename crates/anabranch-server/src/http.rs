@@ -11,7 +11,7 @@ use axum::extract::{DefaultBodyLimit, Extension, FromRequest as _, Path, Request
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
@@ -19,7 +19,7 @@ use crate::access::{Authorizer, OpenAccess, SharedAccess};
 use crate::connection::Connection;
 use crate::options::{AUTHORIZE_TIMEOUT, BODY_TIMEOUT, MAX_BODY_BYTES, SESSIONS_RETRY};
 use crate::segments::{self, Segments};
-use crate::session::{Entrance, Sessions};
+use crate::session::{Busy, Entrance, Sessions};
 use crate::socket::SocketLink;
 use crate::stop::{Stop, reached};
 use crate::{post, socket};
@@ -30,8 +30,6 @@ pub(crate) struct Shared {
     pub(crate) segments: Arc<Segments>,
     pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
     pub(crate) allowed_origins: Vec<String>,
-    /// An overview reads all of a space's entities: one at a time, so that pulls go on beside it.
-    pub(crate) overviews: Semaphore,
     pub(crate) stop: watch::Receiver<Stop>,
 }
 
@@ -100,9 +98,9 @@ impl Shared {
     }
 
     /// A session's way in.
-    async fn entrance(&self, headers: &HeaderMap) -> Result<Entrance, Refusal> {
+    async fn entrance(&self, headers: &HeaderMap, connection: &Connection) -> Result<Entrance, Refusal> {
         let access = self.access(headers).await?;
-        self.sessions.enter(access).ok_or(Refusal::TooMany(SESSIONS_RETRY))
+        self.sessions.enter(access, connection.network()).ok_or(Refusal::TooMany(SESSIONS_RETRY))
     }
 
     fn allows(&self, origin: &HeaderValue) -> bool {
@@ -116,10 +114,11 @@ async fn sync_by_socket(
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Refusal> {
-    let entrance = shared.entrance(&headers).await?;
+    let entrance = shared.entrance(&headers, &connection).await?;
     let id = shared.sessions.next_id();
     let span = tracing::info_span!("session", id, link = "socket");
     let session = async move |websocket| {
+        let place = Arc::clone(&connection);
         let mut link = SocketLink::new(websocket, connection);
         let (drain, kill) = (shared.stop.clone(), shared.stop.clone());
         let session = async {
@@ -131,6 +130,9 @@ async fn sync_by_socket(
             () = session => {}
             () = reached(kill, Stop::Kill) => tracing::warn!("the session was cut off"),
         }
+        // In this order, so that the storage is closed once all places are free.
+        drop(shared);
+        drop(place);
     };
     Ok(socket::bounded(upgrade).on_upgrade(move |websocket| session(websocket).instrument(span)))
 }
@@ -140,7 +142,8 @@ async fn sync_by_post(
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
 ) -> Result<Response, Response> {
-    let entrance = shared.entrance(request.headers()).await.map_err(|refusal| refusal.into_response())?;
+    let entrance = shared.entrance(request.headers(), &connection).await;
+    let entrance = entrance.map_err(|refusal| refusal.into_response())?;
     if request.body().size_hint().lower() > u64::try_from(MAX_BODY_BYTES).unwrap_or(u64::MAX) {
         // Said in the head: nothing of it is read.
         return Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n").into_response());
@@ -152,13 +155,16 @@ async fn sync_by_post(
     let (mut link, response) = post::link(body);
     let id = shared.sessions.next_id();
     let session = async move {
-        let _connection = connection;
+        let kill = shared.stop.clone();
         // A request that has arrived is answered, whether the server stops or not.
         let run = shared.sessions.run(id, entrance, &mut link, std::future::pending());
         tokio::select! {
             end = run => tracing::debug!(?end, "the session has ended"),
-            () = reached(shared.stop.clone(), Stop::Kill) => tracing::warn!("the session was cut off"),
+            () = reached(kill, Stop::Kill) => tracing::warn!("the session was cut off"),
         }
+        // In this order, so that the storage is closed once all places are free.
+        drop(shared);
+        drop(connection);
     };
     drop(tokio::spawn(session.instrument(tracing::info_span!("session", id, link = "post"))));
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], response).into_response())
@@ -176,7 +182,8 @@ async fn overview(
         // Before anything is looked up: whether there is such a space shows in nothing.
         return Err(refused(StatusCode::FORBIDDEN, "no right to read this space\n"));
     }
-    let _turn = shared.overviews.acquire().await;
+    let busy = |Busy| refused(StatusCode::SERVICE_UNAVAILABLE, "the server is too busy\n");
+    let _turn = shared.sessions.scan().await.map_err(busy)?;
     let overview = shared.sessions.backend().overview(space.clone()).await.map_err(|error| {
         tracing::error!(%space, %error, "an overview failed");
         refused(StatusCode::SERVICE_UNAVAILABLE, "the storage cannot be read\n")

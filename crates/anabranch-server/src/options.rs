@@ -37,6 +37,10 @@ pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const FREE_BYTES: usize = 64 << 10;
 /// How long a session waits for its part of the shared memory.
 pub(crate) const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long whoever looks through all of a space waits for the turn.
+pub(crate) const SCAN_TIMEOUT: Duration = Duration::from_secs(30);
+/// As how many messages one counts that makes the server look through a space: a question of a reconcile.
+pub(crate) const SCAN_MESSAGES: usize = 10;
 /// What a pushed change takes in memory, beside its bytes, while it is stored.
 pub(crate) const CHANGE_BYTES: usize = 1 << 10;
 /// A session looks at its rights this often, whatever happens.
@@ -65,8 +69,8 @@ pub(crate) const MAX_SOCKET_BACKLOG_BYTES: usize = MAX_MESSAGE_BYTES + (64 << 10
 /// The highest settings that keep every page of changes, whole transactions and all, within a frame.
 const MOST: Limits = Limits { push_changes: 4_000, push_bytes: 1 << 20 };
 const MOST_CONNECTIONS: u32 = 1 << 20;
-/// Less would not do for one push and one page of the largest size.
-const LEAST_MEMORY: usize = 16 << 20;
+/// Less would not do for the largest page and the largest segment: one principal has an eighth of it for those.
+const LEAST_MEMORY: usize = 32 << 20;
 
 /// The relay policies of the spaces.
 #[derive(Debug)]
@@ -109,7 +113,7 @@ pub struct ServerOptions {
     pub max_connections_per_address: u32,
     /// Sessions of one principal at the same time, where it is known who that is; one more is answered 429.
     pub max_sessions_per_principal: u32,
-    /// What all sessions together may hold of what they receive, store and send, in bytes: at least 16 MiB. Beside it a
+    /// What all sessions together may hold of what they receive, store and send, in bytes: at least 32 MiB. Beside it a
     /// connection takes about 100 KiB, and a session that makes the most of its limits 2 MiB.
     pub max_memory: usize,
     /// How much is kept of an entity, of a space, and of what one principal pushes.
@@ -184,7 +188,7 @@ impl ServerOptions {
         let per_principal = self.max_sessions_per_principal;
         within("max_sessions_per_principal", "1 to 1,048,576", per_principal, MOST_CONNECTIONS)?;
         if self.max_memory < LEAST_MEMORY {
-            return Err(ServerError::Option { option: "max_memory", must_be: "at least 16 MiB" });
+            return Err(ServerError::Option { option: "max_memory", must_be: "at least 32 MiB" });
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A session in one request: the body holds the client's frames, the response the server's.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use anabranch_core::wire;
 use axum::body::{Body, Bytes};
@@ -8,6 +9,7 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::memory::{Held, kept};
 use crate::options::SEND_TIMEOUT;
 use crate::session::{Link, LinkLost};
 
@@ -40,8 +42,8 @@ impl Link for PostLink {
         Some(self.rest.split_to(length))
     }
 
-    async fn send(&mut self, frame: Vec<u8>) -> Result<(), LinkLost> {
-        let sent = timeout(SEND_TIMEOUT, self.response.send(frame.into())).await;
+    async fn send(&mut self, frame: Vec<u8>, held: Option<Arc<Held>>) -> Result<(), LinkLost> {
+        let sent = timeout(SEND_TIMEOUT, self.response.send(kept(frame, held))).await;
         sent.map_err(|_| LinkLost)?.map_err(|_| LinkLost)
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anabranch_core::{SpaceName, UnixMillis};
 
+use crate::options::SCAN_MESSAGES;
+
 /// The most principals, or spaces, whose use is remembered at a time. Who has not asked for a while is forgotten first:
 /// that changes nothing. If even this many are busy, whoever comes then is told to come later.
 const MAX_REMEMBERED: usize = 65_536;
@@ -62,6 +64,11 @@ impl RateLimits {
         let Some(principal) = principal else { return Ok(()) };
         self.messages.take(now, &principal.to_owned(), 1)?;
         self.bytes.take(now, &principal.to_owned(), bytes)
+    }
+
+    /// A message that makes the server look through a space, beside that it is a message.
+    pub(crate) fn scan(&self, now: UnixMillis, principal: Option<&str>) -> Result<(), Duration> {
+        principal.map_or(Ok(()), |principal| self.messages.take(now, &principal.to_owned(), SCAN_MESSAGES - 1))
     }
 
     /// A push of this many changes, by somebody who may.

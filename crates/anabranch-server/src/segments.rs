@@ -83,6 +83,11 @@ impl Segments {
         found.map(|made| (made.mark, made.pieces.into_iter().map(|part| part.piece).collect()))
     }
 
+    /// How many segments a space has.
+    pub(crate) fn count(&self, space: &SpaceName) -> usize {
+        self.shelf.count(space)
+    }
+
     pub(crate) async fn segment(&self, space: &SpaceName, digest: &Digest) -> Option<Vec<u8>> {
         let found = self.shelf.get(space, digest).await;
         if found.is_none() && self.shelf.reached(space).is_none() {

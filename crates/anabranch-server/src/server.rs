@@ -75,8 +75,7 @@ impl Server {
         let (segments, wanted) = Segments::new(Arc::clone(&backend), options.segments.clone());
         let segments = Arc::new(segments);
         let sessions = Sessions::new(backend, Arc::clone(&segments), options);
-        let overviews = Semaphore::new(1);
-        let shared = Arc::new(Shared { sessions, segments, authorizer, allowed_origins, overviews, stop: stopped });
+        let shared = Arc::new(Shared { sessions, segments, authorizer, allowed_origins, stop: stopped });
         Ok(Self { listener, address, shared, stop, commits, wanted, doors, max_connections })
     }
 
@@ -193,8 +192,14 @@ async fn accept(listener: &TcpListener, shared: &Arc<Shared>, places: &Arc<Semap
                     continue;
                 };
                 tracing::trace!(%peer, "connected");
-                let connection = Connection::new(place, door, shared.sessions.memory().meter());
-                drop(tokio::spawn(serve(stream, router.clone(), Arc::new(connection), Arc::clone(shared))));
+                let meter = shared.sessions.memory().meter(network(peer));
+                let connection = Arc::new(Connection::new(place, door, meter));
+                let serving = serve(stream, router.clone(), Arc::clone(&connection), Arc::clone(shared));
+                drop(tokio::spawn(async move {
+                    serving.await;
+                    // Last, so that the storage is closed once all places are free.
+                    drop(connection);
+                }));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -209,7 +214,6 @@ async fn serve(stream: TcpStream, router: Router, place: Arc<Connection>, shared
         tracing::debug!(%error, "the connection is gone");
         return;
     }
-    let held = Arc::clone(&place);
     let stream = BoundedStream::new(stream, Arc::clone(&place.meter));
     let service = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -238,5 +242,4 @@ async fn serve(stream: TcpStream, router: Router, place: Arc<Connection>, shared
     if let Err(error) = served {
         tracing::debug!(%error, "a connection failed");
     }
-    drop(held);
 }

@@ -1,36 +1,41 @@
 //! The driver of one session: core's machine decides, this does.
 
+mod calls;
 mod rights;
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anabranch_core::sync::{Call, CallResult, LogPage, Quota, ServerConfig, ServerEvent, ServerSession, ServerStep};
-use anabranch_core::wire::{self, ClientMessage, Limits, Mark, RefusalCode, ServerMessage};
-use anabranch_core::{Environment, SpaceName, UnixMillis};
+use anabranch_core::sync::{Call, Quota, ServerConfig, ServerEvent, ServerSession, ServerStep};
+use anabranch_core::wire::{self, Ask, ClientMessage, Limits, RefusalCode, ServerMessage};
+use anabranch_core::{Environment, UnixMillis};
 use axum::body::Bytes;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::access::{Authorizer, SharedAccess};
-use crate::backend::{Author, Backend, Commit, PageBudget};
+use crate::backend::{Backend, Commit, PageBudget};
 use crate::connection::{Door, Doors};
 use crate::error::BackendError;
 use crate::hub::{Hub, News, Subscription};
-use crate::memory::{self, Memory};
-use crate::options::{CHANGE_BYTES, HELLO_TIMEOUT, Relays, ServerOptions};
+use crate::memory::{self, Held, Memory, Share, Whose};
+use crate::options::{HELLO_TIMEOUT, Relays, ServerOptions};
 use crate::rate::RateLimits;
 use crate::segments::Segments;
 use rights::Rights;
+
+pub(crate) use calls::{Busy, PIECE_BYTES};
 
 /// The two directions of a session's connection, in frames.
 pub(crate) trait Link: Send {
     /// The next frame, or `None` if there will be no more. Nothing is lost if the future is dropped.
     fn receive(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
-    /// Sends a frame, and waits until there is room for the next one.
-    fn send(&mut self, frame: Vec<u8>) -> impl Future<Output = Result<(), LinkLost>> + Send;
+    /// Sends a frame, and waits until there is room for the next one. What is held for it is let go of when it is gone.
+    fn send(&mut self, frame: Vec<u8>, held: Option<Arc<Held>>) -> impl Future<Output = Result<(), LinkLost>> + Send;
 }
 
 /// The other side is gone, or does not read.
@@ -53,6 +58,7 @@ pub(crate) enum End {
 /// What a session may do, and its place among those of its principal.
 pub(crate) struct Entrance {
     access: SharedAccess,
+    share: Share,
     _door: Option<Door<String>>,
 }
 
@@ -69,6 +75,7 @@ pub(crate) struct Sessions {
     relays: Relays,
     rates: RateLimits,
     memory: Memory,
+    scans: Semaphore,
     doors: Doors<String>,
     next: AtomicU64,
 }
@@ -87,6 +94,7 @@ impl Sessions {
             relays: Relays(options.relay_own),
             rates: RateLimits::new(options.rates),
             memory: Memory::new(options.max_memory),
+            scans: Semaphore::new(1),
             doors: Doors::new(options.max_sessions_per_principal),
             next: AtomicU64::new(1),
         }
@@ -108,13 +116,20 @@ impl Sessions {
         &self.memory
     }
 
+    /// The part of the memory of whoever has this access, from this address.
+    pub(crate) fn share(&self, access: &SharedAccess, address: IpAddr) -> Share {
+        let principal = access.principal().map(|name| Whose::Principal(name.to_owned()));
+        self.memory.share(principal.unwrap_or(Whose::Address(address)))
+    }
+
     /// A place for one more session of whoever has this access; `None` if there are too many.
-    pub(crate) fn enter(&self, access: SharedAccess) -> Option<Entrance> {
+    pub(crate) fn enter(&self, access: SharedAccess, address: IpAddr) -> Option<Entrance> {
         let door = match access.principal() {
             Some(principal) => Some(self.doors.enter(principal.to_owned())?),
             None => None,
         };
-        Some(Entrance { access, _door: door })
+        let share = self.share(&access, address);
+        Some(Entrance { access, share, _door: door })
     }
 
     /// A number for the next session, unique in this process.
@@ -149,7 +164,9 @@ impl Sessions {
             session: ServerSession::new(config),
             rights: Rights::new(self.authorizer.as_ref().and_then(|authorizer| authorizer.changes())),
             access: Arc::clone(&entrance.access),
+            share: entrance.share.clone(),
             subscription: self.hub.subscribe(id),
+            held: None,
             link,
         };
         driver.run(frame, drain).await
@@ -180,63 +197,6 @@ impl Sessions {
         }
     }
 
-    async fn call(&self, access: &SharedAccess, call: Call) -> CallResult {
-        let backend = &self.backend;
-        match call {
-            Call::Append { id, space, replica, batch } => {
-                let principal = access.principal().map(str::to_owned);
-                let author = Author { replica, principal, relay: self.relays.of(&space), quota: self.quota };
-                let outcome = backend.append_by(space.clone(), author, batch).await;
-                let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a push failed")).ok();
-                CallResult::Appended { id, space, outcome }
-            }
-            Call::Reconcile { space, ask } => {
-                let outcome = backend.reconcile(space.clone(), ask, self.page).await;
-                let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a reconcile failed")).ok();
-                CallResult::Reconciled { space, outcome }
-            }
-            Call::Read { space, after, check } => {
-                let outcome = backend.read(space.clone(), after, check, self.page).await;
-                let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "a pull failed")).ok();
-                CallResult::Read { space, outcome }
-            }
-            Call::Manifest { space, check } => {
-                let known = self.knows(&space, check).await;
-                let outcome = if known { self.segments.manifest(&space).await } else { None };
-                CallResult::Manifest { space, known, outcome }
-            }
-            Call::Segment { space, digest } => {
-                let outcome = self.segments.segment(&space, &digest).await;
-                CallResult::Segment { space, digest, outcome }
-            }
-            Call::Head { space } => {
-                let outcome = backend.head(space.clone()).await;
-                let outcome = outcome.inspect_err(|error| tracing::error!(%space, %error, "no head")).ok();
-                CallResult::Head { space, outcome }
-            }
-        }
-    }
-
-    /// Whether a space's log has these places. What cannot be read is not held against it: it is looked at again when
-    /// the log is read.
-    async fn knows(&self, space: &SpaceName, check: Vec<Mark>) -> bool {
-        let Some(last) = check.iter().copied().max_by_key(|mark| mark.seq) else { return true };
-        let least = PageBudget { bytes: 1, changes: 1 };
-        !matches!(self.backend.read(space.clone(), last, check, least).await, Ok(LogPage::Unknown))
-    }
-
-    /// What a call takes in memory until its answer is sent, about.
-    fn cost(&self, call: &Call) -> usize {
-        match call {
-            Call::Append { batch, .. } => {
-                let bytes: usize = batch.iter().flatten().map(|offered| offered.change.bytes().len()).sum();
-                bytes + batch.len() * CHANGE_BYTES
-            }
-            // The page, the message, the frame, and what waits in the socket.
-            _ => 4 * self.page.bytes,
-        }
-    }
-
     pub(crate) fn now(&self) -> UnixMillis {
         self.environment.lock().unwrap_or_else(PoisonError::into_inner).now()
     }
@@ -246,8 +206,11 @@ struct Driver<'a, L> {
     shared: &'a Sessions,
     session: ServerSession,
     access: SharedAccess,
+    share: Share,
     rights: Rights,
     subscription: Subscription,
+    /// The memory of the answer that is on its way.
+    held: Option<Arc<Held>>,
     link: &'a mut L,
 }
 
@@ -298,6 +261,9 @@ impl<L: Link> Driver<'_, L> {
             };
             (code, error.to_string(), None)
         })?;
+        if matches!(message, ClientMessage::Reconcile { ask: Ask::Sketch(_) | Ask::Changes { .. }, .. }) {
+            shared.rates.scan(shared.now(), self.access.principal()).map_err(too_many)?;
+        }
         // Whoever may not write uses nothing up.
         if let ClientMessage::Push(push) = &message
             && self.access.may_write(&push.space)
@@ -313,13 +279,15 @@ impl<L: Link> Driver<'_, L> {
         let mut calls = VecDeque::new();
         self.step(event, &mut calls).await?;
         while let Some(call) = calls.pop_front() {
-            let Some(_held) = self.shared.memory.hold(self.shared.cost(&call)).await else {
-                tracing::warn!("the memory for sessions is used up");
+            let Ok((result, held)) = self.shared.answer(&self.access, &self.share, call).await else {
+                tracing::warn!("there is more to do than there is room or time for");
                 let wait = Some(memory::RETRY_AFTER);
                 return Err(refuse(self.link, RefusalCode::Unavailable, "the server is too busy", wait).await);
             };
-            let result = self.shared.call(&self.access, call).await;
-            self.step(ServerEvent::Result(result), &mut calls).await?;
+            self.held = Some(Arc::new(held));
+            let done = self.step(ServerEvent::Result(result), &mut calls).await;
+            self.held = None;
+            done?;
         }
         Ok(())
     }
@@ -334,7 +302,7 @@ impl<L: Link> Driver<'_, L> {
             self.subscription.show(showing);
         }
         for message in send {
-            send_message(self.link, &message).await?;
+            send_message(self.link, &message, self.held.clone()).await?;
         }
         if close {
             return Err(End::Refused);
@@ -344,12 +312,12 @@ impl<L: Link> Driver<'_, L> {
     }
 }
 
-async fn send_message<L: Link>(link: &mut L, message: &ServerMessage) -> Result<(), End> {
+async fn send_message<L: Link>(link: &mut L, message: &ServerMessage, held: Option<Arc<Held>>) -> Result<(), End> {
     if let ServerMessage::Refused { code, .. } = message {
         tracing::info!(?code, "the session is refused");
     }
     match wire::encode(message) {
-        Ok(frame) => link.send(frame).await.map_err(|LinkLost| End::LinkLost),
+        Ok(frame) => link.send(frame, held).await.map_err(|LinkLost| End::LinkLost),
         Err(error) => {
             // The limits of pushes and pages are such that this cannot be.
             tracing::error!(%error, "a message does not fit a frame");
@@ -361,7 +329,7 @@ async fn send_message<L: Link>(link: &mut L, message: &ServerMessage) -> Result<
 async fn refuse<L: Link>(link: &mut L, code: RefusalCode, message: &str, wait: Option<Duration>) -> End {
     let retry_after_millis = wait.map(|wait| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1));
     let message = ServerMessage::Refused { code, message: message.to_owned(), retry_after_millis };
-    send_message(link, &message).await.err().unwrap_or(End::Refused)
+    send_message(link, &message, None).await.err().unwrap_or(End::Refused)
 }
 
 #[cfg(test)]
@@ -377,7 +345,7 @@ mod tests {
             std::future::pending().await
         }
 
-        async fn send(&mut self, frame: Vec<u8>) -> Result<(), LinkLost> {
+        async fn send(&mut self, frame: Vec<u8>, _held: Option<Arc<Held>>) -> Result<(), LinkLost> {
             self.0.push(frame);
             Ok(())
         }
@@ -389,7 +357,7 @@ mod tests {
         let (segments, _wanted) = Segments::new(Arc::clone(&backend), crate::SegmentOptions::default());
         let sessions = Sessions::new(backend, Arc::new(segments), ServerOptions::default());
         let (mut link, started) = (Silent(Vec::new()), tokio::time::Instant::now());
-        let entrance = sessions.enter(Arc::new(OpenAccess)).unwrap();
+        let entrance = sessions.enter(Arc::new(OpenAccess), std::net::Ipv4Addr::LOCALHOST.into()).unwrap();
         let end = sessions.run(1, entrance, &mut link, std::future::pending()).await;
         assert_eq!((end, started.elapsed()), (End::Refused, HELLO_TIMEOUT));
         let said: ServerMessage = wire::decode(&link.0[0]).unwrap();

@@ -8,6 +8,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::connection::Connection;
+use crate::memory::{Held, kept};
 use crate::options::{
     CLOSE_TIMEOUT, IDLE_TIMEOUT, MAX_MESSAGE_BYTES, MAX_SIGNS, MAX_SOCKET_BACKLOG_BYTES, PING_AFTER, SEND_TIMEOUT,
     SOCKET_BUFFER_BYTES,
@@ -134,7 +135,7 @@ impl Link for SocketLink {
         }
     }
 
-    async fn send(&mut self, frame: Vec<u8>) -> Result<(), LinkLost> {
-        self.put(Message::Binary(frame.into())).await
+    async fn send(&mut self, frame: Vec<u8>, held: Option<Arc<Held>>) -> Result<(), LinkLost> {
+        self.put(Message::Binary(kept(frame, held))).await
     }
 }

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anabranch_core::wire::{self, Envelope, MAX_FRAME_BYTES};
-use anabranch_server::ServerOptions;
+use anabranch_server::{SegmentOptions, ServerOptions};
 use peak_alloc::PeakAlloc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -82,6 +82,20 @@ fn large(author: &mut Author, n: u8) -> Envelope {
     Envelope { collection: notes(), ..envelope }
 }
 
+fn head_of_post(length: usize) -> String {
+    format!("POST /v1/sync HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n")
+}
+
+/// The name of the largest segment of a space.
+async fn segment_of(server: SocketAddr, space: &str) -> String {
+    let (_, manifest) = client::request(server, "GET", &format!("/v1/spaces/{space}/segments"), "", b"").await;
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let segments = manifest["segments"].as_array().unwrap();
+    let largest = segments.iter().max_by_key(|segment| segment["bytes"].as_u64()).unwrap();
+    assert!(largest["bytes"].as_u64().unwrap() > 500_000, "{largest}");
+    largest["digest"].as_str().unwrap().to_owned()
+}
+
 fn memory_above(before: usize) -> usize {
     MEMORY.peak_usage().saturating_sub(before)
 }
@@ -89,8 +103,12 @@ fn memory_above(before: usize) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g11_attackers_of_every_kind_cost_a_bounded_amount_and_keep_nobody_from_syncing() {
     let each = std::env::var("ANABRANCH_SIEGE").ok().map_or(60, |count| count.parse().unwrap());
-    let options =
-        ServerOptions { max_memory: SHARED, max_connections_per_address: 100_000, ..ServerOptions::default() };
+    let options = ServerOptions {
+        max_memory: SHARED,
+        max_connections_per_address: 100_000,
+        segments: SegmentOptions { min_changes: 80, ..SegmentOptions::default() },
+        ..ServerOptions::default()
+    };
     let server = start_with(options).await;
     let address = server.local_addr();
     // Eight megabytes that a reader may ask for.
@@ -100,11 +118,17 @@ async fn g11_attackers_of_every_kind_cost_a_bounded_amount_and_keep_nobody_from_
         let answers = ada.push(n.into(), vec![large(&mut author, n)]).await.answers;
         accepted(&answers[0]);
     }
+    server.segments_reach(&changes::space("home"), 80).await;
+    let segment = segment_of(address, "home").await;
     let before = MEMORY.current_usage();
     MEMORY.reset_peak_usage();
 
     let hello = whole(&wire::encode(&hello(66, None)).unwrap());
     let asks = [hello.clone(), whole(&wire::encode(&pull(None, true)).unwrap())].concat();
+    // Without a confirmation no page follows; but one may ask again.
+    let pulls: Vec<u8> = (0..20).flat_map(|_| wire::encode(&pull(None, true)).unwrap()).collect();
+    let greedy = [wire::encode(&client::hello(66, None)).unwrap(), pulls].concat();
+    let fetches = format!("GET /v1/spaces/home/segments/{segment} HTTP/1.1\r\nhost: x\r\n\r\n").repeat(20).into_bytes();
     let half_a_frame = [hello, message(&vec![0x41; 1 << 20], MAX_FRAME_BYTES)].concat();
     let too_long = message(&vec![0x41; 1 << 20], 1 << 40);
     let half_a_body =
@@ -119,9 +143,12 @@ async fn g11_attackers_of_every_kind_cost_a_bounded_amount_and_keep_nobody_from_
         siege.push(session(address, &half_a_frame).await);
         siege.push(session(address, &too_long).await);
     }
-    // Some follow the space, and never read a byte.
+    // Some follow the space, and never read a byte; or ask for all of it at once, again and again, or for segments.
+    let post = [head_of_post(greedy.len()).as_bytes(), &greedy].concat();
     for _ in 0..each.min(20) {
         siege.push(session(address, &asks).await);
+        siege.push(begin(address, &post).await);
+        siege.push(begin(address, &fetches).await);
     }
 
     // An honest reader and an honest writer.

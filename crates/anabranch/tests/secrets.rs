@@ -4,20 +4,15 @@
 
 mod support;
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use anabranch::{Error, Link, LinkError, Transport};
+use anabranch::Error;
 use anabranch_server::{
-    Backend, Claims, Quota, Server, ServerOptions, SqliteBackend, SystemEnvironment, TokenAuthorizer, TokenSecret,
+    Backend, Claims, Quota, SegmentOptions, Server, ServerOptions, SqliteBackend, SystemEnvironment, TokenAuthorizer,
+    TokenSecret,
 };
-use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
-use tokio_tungstenite::connect_async;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use support::{Folder, GUARD, notes};
@@ -76,44 +71,6 @@ impl log::Log for Older {
     fn flush(&self) {}
 }
 
-/// A WebSocket with a token.
-struct WithToken {
-    url: String,
-    token: String,
-}
-
-impl Transport for WithToken {
-    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Link, LinkError>> + Send + '_>> {
-        Box::pin(async move {
-            let failed = |error: tokio_tungstenite::tungstenite::Error| LinkError::new(error.to_string());
-            let mut request = self.url.clone().into_client_request().map_err(failed)?;
-            let header = format!("Bearer {}", self.token).parse().map_err(|_| LinkError::new("no header"))?;
-            request.headers_mut().insert("authorization", header);
-            let (socket, _) = connect_async(request).await.map_err(failed)?;
-            let (link, (mut outgoing, incoming)) = Link::pair();
-            let (mut sink, mut stream) = socket.split();
-            tokio::spawn(async move {
-                while let Some(frame) = outgoing.recv().await {
-                    if sink.send(Message::Binary(frame.into())).await.is_err() {
-                        return;
-                    }
-                }
-                drop(sink.close().await);
-            });
-            tokio::spawn(async move {
-                while let Some(Ok(message)) = stream.next().await {
-                    if let Message::Binary(frame) = message
-                        && incoming.send(Ok(frame.into())).await.is_err()
-                    {
-                        return;
-                    }
-                }
-            });
-            Ok(link)
-        })
-    }
-}
-
 #[test]
 fn g11_no_value_and_no_token_is_ever_said() -> Result<(), Error> {
     let said = Said::default();
@@ -137,7 +94,12 @@ fn g11_no_value_and_no_token_is_ever_said() -> Result<(), Error> {
     };
     // Too small for much: the quota refuses some of it.
     let quota = Quota { entity: 2_000, ..Quota::default() };
-    let options = ServerOptions { authorizer: Some(Arc::new(tokens.clone())), quota, ..ServerOptions::default() };
+    let options = ServerOptions {
+        authorizer: Some(Arc::new(tokens.clone())),
+        quota,
+        segments: SegmentOptions { min_changes: 1, ..SegmentOptions::default() },
+        ..ServerOptions::default()
+    };
     said.debug(&options);
     said.debug(&tokens);
     said.debug(&secret);
@@ -147,7 +109,7 @@ fn g11_no_value_and_no_token_is_ever_said() -> Result<(), Error> {
     let backend = SqliteBackend::open(folder.path("server.db"), Box::new(SystemEnvironment)).expect("a backend");
     let backend: Arc<dyn Backend> = Arc::new(backend);
     let server = runtime.block_on(Server::bind(([127, 0, 0, 1], 0).into(), backend, options)).expect("a server");
-    let url = format!("ws://{}/v1/sync", server.local_addr());
+    let url = format!("http://{}", server.local_addr());
     let server = {
         let _inside = runtime.enter();
         server.spawn()
@@ -155,15 +117,21 @@ fn g11_no_value_and_no_token_is_ever_said() -> Result<(), Error> {
 
     // Two who may, and agree.
     let (good, reader) = (token("ann", "rw"), token("bob", "r"));
-    let sync = |replica: &anabranch::Replica, token: &str| {
-        let transport = WithToken { url: url.clone(), token: token.to_owned() };
-        replica.sync(&url).space("main").expect("a space").transport(transport)
-    };
+    let sync =
+        |replica: &anabranch::Replica, token: &str| replica.sync(&url).space("main").expect("a space").token(token);
     let (a, b) = (folder.replica("a.db"), folder.replica("b.db"));
     let id = notes(&a).create(json!({ "title": VALUE, "body": VALUE, "tags": [VALUE], "items": [VALUE] })).wait()?;
     sync(&a, &good).now(GUARD).wait()?;
     said.debug(&sync(&b, &good).now(GUARD).wait()?);
     assert_eq!(notes(&b).get(id)?.expect("the note").state["title"], VALUE);
+
+    // A third one, by segments; then it is looked at, and a fourth one has it from that.
+    runtime.block_on(server.segments_reach(&"main".parse().expect("a space name"), 1));
+    let (c, d) = (folder.replica("c.db"), folder.replica("d.db"));
+    said.debug(&sync(&c, &good).now(GUARD).wait()?);
+    said.debug(&sync(&c, &good).verify(GUARD).wait()?);
+    said.debug(&c.exchange(&d)?);
+    assert_eq!(notes(&d).get(id)?.expect("the note").state["title"], VALUE);
 
     // Writes that fail, of every kind that comes to mind.
     let wrong = [

@@ -30,6 +30,9 @@ pub const MAX_ROUNDS: u32 = 4_096;
 pub const MAX_ASKED: usize = 4_096;
 /// The most entities in one question about changes.
 pub const MAX_WANTED: usize = 512;
+/// The most changes that are looked at to answer one question, beyond the history of one entity: what is left of the
+/// question is asked again.
+pub const MAX_VISITED: usize = 1 << 16;
 /// The most changes that are named, for each entity, as those that the asking side has.
 pub const MAX_KNOWN: usize = 64;
 /// The target size of the heads in one answer, in bytes; an entity with more of them travels alone.

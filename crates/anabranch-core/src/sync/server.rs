@@ -1,23 +1,24 @@
 //! The server's side of a session.
 
+mod call;
+mod feed;
+mod push;
 mod reconcile;
 mod segments;
 
 use std::collections::BTreeMap;
-use std::mem;
 
 use crate::environment::UnixMillis;
-use crate::id::{Digest, Lineage, ReplicaId};
-use crate::name::{CollectionName, SpaceName};
-use crate::segment::Piece;
-use crate::sync::append::{AppendOutcome, Pushable, fits_transaction};
-use crate::sync::cursor::{CursorContent, seal_cursor};
-use crate::sync::policy::open_batch;
-use crate::sync::reconcile::SketchError;
+use crate::id::{Lineage, ReplicaId};
+use crate::name::SpaceName;
+use crate::sync::cursor::CursorContent;
 use crate::wire::{
-    Answer, Ask, ClientMessage, Cursor, Envelope, Hello, Limits, MAX_PRESENCE_BYTES, MAX_PULL_COLLECTIONS, Mark, Pull,
-    Push, Pushed, RefusalCode, RejectCode, Reply, ServerMessage, Welcome,
+    ClientMessage, Cursor, Hello, Limits, MAX_PRESENCE_BYTES, MAX_PULL_COLLECTIONS, Mark, Pull, RefusalCode,
+    ServerMessage, Welcome,
 };
+use feed::Feed;
+
+pub use call::{Call, CallResult, LogPage};
 
 /// Pages that a session sends before the client has confirmed the first of them.
 pub const WINDOW_PAGES: u32 = 4;
@@ -28,6 +29,8 @@ pub const PAGE_CHANGES: usize = 2_000;
 
 /// The most spaces that one session reads.
 const MAX_SPACES: usize = 1_024;
+/// The most collections that the pulls of one session name, all together.
+const MAX_NAMED_COLLECTIONS: usize = 8_192;
 /// Accepted places that a session remembers in all its spaces, so as not to send them back. Beyond it they are
 /// sent; the client ignores what it has.
 const MAX_OWN_SEQS: usize = 16_384;
@@ -57,125 +60,6 @@ pub trait Access {
     fn principal(&self) -> Option<&str> {
         None
     }
-}
-
-/// What the driver asks the backend on the session's behalf.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// Append to a space's log.
-    Append {
-        /// The push's id.
-        id: u64,
-        /// The space.
-        space: SpaceName,
-        /// Who pushes.
-        replica: ReplicaId,
-        /// What is pushed.
-        batch: Vec<Pushable>,
-    },
-    /// Read a page of a space's log.
-    Read {
-        /// The space.
-        space: SpaceName,
-        /// Read what follows this place.
-        after: Mark,
-        /// Places the log must have, with these chains; else the answer is "unknown".
-        check: Vec<Mark>,
-    },
-    /// Answer a question of a reconcile from what the space holds.
-    Reconcile {
-        /// The space.
-        space: SpaceName,
-        /// The question; it keeps the limits.
-        ask: Ask,
-    },
-    /// Which segments does the space have?
-    Manifest {
-        /// The space.
-        space: SpaceName,
-        /// Places the log must have, with these chains.
-        check: Vec<Mark>,
-    },
-    /// Fetch a segment.
-    Segment {
-        /// The space.
-        space: SpaceName,
-        /// The segment's name.
-        digest: Digest,
-    },
-    /// Find the end of a space's log.
-    Head {
-        /// The space.
-        space: SpaceName,
-    },
-}
-
-/// The backend's answer to a [`Call`].
-#[derive(Clone, Debug)]
-pub enum CallResult {
-    /// To [`Call::Append`], after the commit. `None`: the backend failed and nothing is known.
-    Appended {
-        /// The push's id.
-        id: u64,
-        /// The space.
-        space: SpaceName,
-        /// What came of it.
-        outcome: Option<AppendOutcome>,
-    },
-    /// To [`Call::Read`]. `None`: the backend failed.
-    Read {
-        /// The space.
-        space: SpaceName,
-        /// The page.
-        outcome: Option<LogPage>,
-    },
-    /// To [`Call::Reconcile`]. `None`: the backend failed.
-    Reconciled {
-        /// The space.
-        space: SpaceName,
-        /// The end of the log at that moment, and the reply.
-        outcome: Option<(Mark, Result<Reply, SketchError>)>,
-    },
-    /// To [`Call::Manifest`].
-    Manifest {
-        /// The space.
-        space: SpaceName,
-        /// Whether the log has the marks that were to be checked.
-        known: bool,
-        /// The segments, and the place in the log that they go up to. `None`: there are none, or none that can be
-        /// read.
-        outcome: Option<(Mark, Vec<Piece>)>,
-    },
-    /// To [`Call::Segment`].
-    Segment {
-        /// The space.
-        space: SpaceName,
-        /// The segment's name.
-        digest: Digest,
-        /// Its bytes. `None`: it is not there, or not any more.
-        outcome: Option<Vec<u8>>,
-    },
-    /// To [`Call::Head`]. `None`: the backend failed.
-    Head {
-        /// The space.
-        space: SpaceName,
-        /// Where the log ends.
-        outcome: Option<Mark>,
-    },
-}
-
-/// A page of a space's log.
-#[derive(Clone, Debug)]
-pub enum LogPage {
-    /// The log does not have one of the marks that were to be checked.
-    Unknown,
-    /// What follows.
-    Rows {
-        /// The changes with their places.
-        rows: Vec<(Mark, Envelope)>,
-        /// Whether there is more.
-        more: bool,
-    },
 }
 
 /// What happens to a session.
@@ -231,27 +115,6 @@ pub struct ServerSession {
     /// Pulls that will be answered by segments, if there are any.
     asked: BTreeMap<SpaceName, Pull>,
     closed: bool,
-}
-
-/// The flow of one space's changes to the client.
-#[derive(Debug)]
-struct Feed {
-    sent: Mark,
-    live: bool,
-    reading: bool,
-    /// The answer to a pull must come, even if it is empty.
-    answer_due: bool,
-    /// The client has been told how much more there is.
-    told_behind: bool,
-    unconfirmed: u32,
-    /// The client has been told that more waits than its window lets through.
-    poked: bool,
-    more: bool,
-    /// The log is known to reach this far.
-    known_head: u64,
-    collections: Option<Vec<CollectionName>>,
-    /// Places that this session itself pushed.
-    own: BTreeMap<u64, Mark>,
 }
 
 impl ServerSession {
@@ -352,47 +215,18 @@ impl ServerSession {
         step.send.push(ServerMessage::Welcome(Welcome { lineage, now, limits }));
     }
 
-    fn on_push(&mut self, access: &dyn Access, replica: ReplicaId, push: Push, step: &mut ServerStep) {
-        let Push { id, space, changes, agreed } = push;
-        if !access.may_write(&space) {
-            let answer = Answer::Rejected {
-                code: RejectCode::Forbidden,
-                message: "no right to write to this space".to_owned(),
-                retryable: false,
-            };
-            let answers = vec![answer; changes.len()];
-            return step.send.push(ServerMessage::Pushed(Pushed { id, space, answers, mark: None, cursor: None }));
-        }
-        if !self.takes(&changes) {
-            return self.refuse(RefusalCode::Protocol, "the push is larger than this server's limits", step);
-        }
-        let mut batch = open_batch(changes);
-        for place in agreed {
-            if let Some(Ok(offered)) = usize::try_from(place).ok().and_then(|place| batch.get_mut(place)) {
-                offered.agreed = true;
-            }
-        }
-        step.calls.push(Call::Append { id, space, replica, batch });
-    }
-
-    /// Whether a push keeps the limits. A single change, or a single transaction, cannot be divided: it keeps
-    /// those of the protocol instead.
-    fn takes(&self, changes: &[Envelope]) -> bool {
-        let bytes: usize = changes.iter().map(|envelope| envelope.change.len()).sum();
-        let within = |most: u32, value: usize| u32::try_from(value).is_ok_and(|value| value <= most);
-        let Limits { push_changes, push_bytes } = self.config.limits;
-        let transaction = changes.first().and_then(|envelope| envelope.transaction);
-        let whole = transaction.is_some() && changes.iter().all(|envelope| envelope.transaction == transaction);
-        let indivisible = (whole || changes.len() == 1) && fits_transaction(changes.len(), bytes);
-        indivisible || (within(push_changes, changes.len()) && within(push_bytes, bytes))
-    }
-
     fn on_pull(&mut self, access: &dyn Access, pull: Pull, step: &mut ServerStep) {
         if !access.may_read(&pull.space) {
             return self.refuse(RefusalCode::Forbidden, "no right to read this space", step);
         }
         if pull.collections.as_ref().is_some_and(|names| names.len() > MAX_PULL_COLLECTIONS) {
             return self.refuse(RefusalCode::Protocol, "too many collections in one pull", step);
+        }
+        let named = |names: &Option<Vec<_>>| names.as_ref().map_or(0, Vec::len);
+        let elsewhere = self.feeds.iter().filter(|(space, _)| **space != pull.space);
+        let elsewhere: usize = elsewhere.map(|(_, feed)| named(&feed.collections)).sum();
+        if elsewhere + named(&pull.collections) > MAX_NAMED_COLLECTIONS {
+            return self.refuse(RefusalCode::Protocol, "too many collections in one session", step);
         }
         if pull.segments {
             return self.ask_for_segments(pull, step);
@@ -433,29 +267,6 @@ impl ServerSession {
         let Some(cursor) = cursor else { return Some(Mark::START) };
         let content = CursorContent::open(cursor)?;
         (content.lineage == self.config.lineage && content.space == *space).then_some(content.mark)
-    }
-
-    fn on_appended(&mut self, id: u64, space: SpaceName, outcome: Option<AppendOutcome>, step: &mut ServerStep) {
-        let Some(AppendOutcome { answers, marks, head }) = outcome else {
-            return self.refuse(RefusalCode::Unavailable, "the server could not store the changes", step);
-        };
-        let mut cursor = None;
-        let elsewhere: usize =
-            self.feeds.iter().filter(|(other, _)| **other != space).map(|(_, it)| it.own.len()).sum();
-        if let Some(feed) = self.feeds.get_mut(&space) {
-            feed.own.extend(marks.into_iter().map(|mark| (mark.seq, mark)));
-            while !feed.own.is_empty() && feed.own.len() + elsewhere > MAX_OWN_SEQS {
-                feed.own.pop_first();
-            }
-            if feed.skip_own() {
-                cursor = Some(seal_cursor(self.config.lineage, &space, feed.sent));
-            }
-        }
-        step.send.push(ServerMessage::Pushed(Pushed { id, space: space.clone(), answers, mark: head, cursor }));
-        if let Some(feed) = self.feeds.get_mut(&space) {
-            feed.known_head = feed.known_head.max(head.map_or(0, |mark| mark.seq));
-            feed.pump(&space, step);
-        }
     }
 
     fn on_read(&mut self, space: &SpaceName, outcome: Option<LogPage>, step: &mut ServerStep) {
@@ -510,75 +321,5 @@ impl ServerSession {
         step.send.push(ServerMessage::Refused { code, message: message.to_owned(), retry_after_millis: None });
         step.close = true;
         self.closed = true;
-    }
-}
-
-impl Feed {
-    fn send_page(
-        &mut self,
-        lineage: Lineage,
-        space: &SpaceName,
-        rows: Vec<(Mark, Envelope)>,
-        more: bool,
-        step: &mut ServerStep,
-    ) {
-        if let Some((last, _)) = rows.last() {
-            self.sent = *last;
-            self.known_head = self.known_head.max(last.seq);
-        }
-        self.more = more;
-        if more && !std::mem::replace(&mut self.told_behind, more) {
-            step.calls.push(Call::Head { space: space.clone() });
-        }
-        self.told_behind &= more;
-        let moved = !rows.is_empty();
-        let mut changes = Vec::with_capacity(rows.len());
-        for (mark, envelope) in rows {
-            if self.own.remove(&mark.seq).is_none() && self.wants(&envelope.collection) {
-                changes.push(envelope);
-            }
-        }
-        let skipped = self.skip_own();
-        if moved || skipped || mem::take(&mut self.answer_due) {
-            // Whoever is told "more" is told when there is no more.
-            self.answer_due = more;
-            self.unconfirmed += u32::from(!changes.is_empty());
-            let cursor = seal_cursor(lineage, space, self.sent);
-            step.send.push(ServerMessage::Changes { space: space.clone(), changes, cursor, more: self.more });
-        }
-        self.pump(space, step);
-    }
-
-    /// Whether changes of a collection are sent. What the system keeps in a space is everybody's.
-    fn wants(&self, collection: &CollectionName) -> bool {
-        collection.is_system() || self.collections.as_ref().is_none_or(|wanted| wanted.contains(collection))
-    }
-
-    /// Moves over places that this session pushed itself and that come right after what was sent.
-    fn skip_own(&mut self) -> bool {
-        if self.reading {
-            return false; // the page under way starts after the old place
-        }
-        let before = self.sent.seq;
-        while let Some(mark) = self.own.remove(&(self.sent.seq + 1)) {
-            self.sent = mark;
-        }
-        self.sent.seq > before
-    }
-
-    /// Reads on if there is something to read and the client keeps up.
-    fn pump(&mut self, space: &SpaceName, step: &mut ServerStep) {
-        let behind = self.live && self.known_head > self.sent.seq;
-        if self.reading || !(self.more || behind) {
-            return;
-        }
-        if self.unconfirmed < WINDOW_PAGES {
-            self.reading = true;
-            self.poked = false;
-            step.calls.push(Call::Read { space: space.clone(), after: self.sent, check: Vec::new() });
-        } else if !self.more && !mem::replace(&mut self.poked, true) {
-            // It thinks that it has everything.
-            step.send.push(ServerMessage::Poke { space: space.clone() });
-        }
     }
 }

@@ -7,9 +7,10 @@ mod side;
 use std::collections::BTreeSet;
 
 use anabranch_core::sync::reconcile::{
-    Item, MAX_SKETCH_BYTES, Ranges, ReconcileError, Reconciler, Sketch, SketchError, Then, answer_sketch,
+    Item, MAX_SKETCH_BYTES, MAX_VISITED, MAX_WANTED, Ranges, ReconcileError, Reconciler, Sketch, SketchError, Then,
+    answer_sketch, reply,
 };
-use anabranch_core::wire::{Ask, Reply};
+use anabranch_core::wire::{Ask, Reply, Wanted};
 use anabranch_core::{ChangeHash, EntityId, Entropy as _, Heads, SplitMix64};
 use proptest::prelude::*;
 
@@ -77,6 +78,32 @@ fn a_long_entity_comes_in_pages() {
     assert_eq!(paged.fetched, 5_001);
     assert!(paged.pages > 2, "{paged}");
     assert_eq!(here, there);
+}
+
+/// Each of these takes a walk through a whole history to find one change.
+#[test]
+fn one_question_is_worth_only_so_much_work() {
+    const LENGTH: usize = 300;
+    let (mut here, mut there) = (Side::of(1).named(1), Side::of(1).named(2));
+    there.write(entity(0));
+    (0..LENGTH).for_each(|_| here.write(entity(0)));
+    let Ok(Ok(Reply::Heads(heads))) = reply(&mut &here, &Ask::Heads(vec![entity(0)]), 0, 0) else { panic!("no heads") };
+    reconcile(&mut there, &mut here);
+    let mut wanted = vec![Wanted { entity: entity(0), known: heads[0].clone() }; MAX_WANTED];
+    let mut questions = 0;
+    while !wanted.is_empty() {
+        let ask = Ask::Changes { wanted: wanted.clone(), skip: 0 };
+        let Ok(Ok(Reply::Changes { changes, done, skip })) = reply(&mut &there, &ask, 1 << 20, 2_000) else {
+            panic!("no changes")
+        };
+        let done = usize::try_from(done).unwrap();
+        // Each brings the one change that is lacked.
+        assert_eq!((changes.len(), skip), (done, 0));
+        assert!(done <= MAX_VISITED / LENGTH + 1, "{done} histories at once");
+        wanted.drain(..done);
+        questions += 1;
+    }
+    assert!(questions > 1);
 }
 
 proptest! {

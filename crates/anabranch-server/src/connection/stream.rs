@@ -87,10 +87,12 @@ mod tests {
     use crate::memory::Memory;
     use crate::options::FREE_BYTES;
 
+    const HOME: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_given_up() {
         let (ours, mut theirs) = tokio::io::duplex(1_024);
-        let mut ours = BoundedStream::new(ours, Arc::new(Memory::new(0).meter()));
+        let mut ours = BoundedStream::new(ours, Arc::new(Memory::new(0).meter(HOME)));
         ours.write_all(&[0; 1_024]).await.unwrap();
         // One that reads now and then is not.
         for _ in 0..3 {
@@ -108,7 +110,7 @@ mod tests {
     #[tokio::test]
     async fn what_comes_beyond_the_memory_ends_the_stream() {
         let (ours, mut theirs) = tokio::io::duplex(2 * FREE_BYTES);
-        let mut ours = BoundedStream::new(ours, Arc::new(Memory::new(16 << 10).meter()));
+        let mut ours = BoundedStream::new(ours, Arc::new(Memory::new(64 << 10).meter(HOME)));
         theirs.write_all(&vec![0; FREE_BYTES + (9 << 10)]).await.unwrap();
         ours.read_exact(&mut vec![0; FREE_BYTES + (8 << 10)]).await.unwrap();
         let error = ours.read_exact(&mut [0; 1_024]).await.unwrap_err();

@@ -3,14 +3,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use anabranch_core::segment::MAX_SEGMENT_BYTES;
 use anabranch_core::sync::seal_cursor;
 use anabranch_core::{Digest, SpaceName};
+use axum::Extension;
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 
+use crate::connection::Connection;
 use crate::http::{Refusal, Shared};
+use crate::memory::{self, Held, Share, kept};
+use crate::session::PIECE_BYTES;
 
 /// A segment never changes: its name is the digest of its bytes. `private`, because the right to read it is the
 /// session's.
@@ -18,10 +24,12 @@ const IMMUTABLE: &str = "private, max-age=31536000, immutable";
 
 pub(crate) async fn manifest(
     State(shared): State<Arc<Shared>>,
+    Extension(connection): Extension<Arc<Connection>>,
     headers: HeaderMap,
     Path(space): Path<String>,
 ) -> Result<Response, Refusal> {
-    let space = readable(&shared, &headers, space).await?;
+    let (space, share) = readable(&shared, &connection, &headers, space).await?;
+    let held = room(&share, shared.segments.count(&space) * PIECE_BYTES).await?;
     let found = shared.segments.manifest(&space).await;
     let (mark, pieces) = found.ok_or((StatusCode::NOT_FOUND, "this space has no segments\n"))?;
     let cursor = seal_cursor(shared.sessions.backend().lineage(), &space, mark);
@@ -47,18 +55,22 @@ pub(crate) async fn manifest(
     if is_known(&headers, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, about).into_response());
     }
+    let body = Body::from(kept(body.into_bytes(), held));
     Ok((about, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 pub(crate) async fn segment(
     State(shared): State<Arc<Shared>>,
+    Extension(connection): Extension<Arc<Connection>>,
     headers: HeaderMap,
     Path((space, digest)): Path<(String, String)>,
 ) -> Result<Response, Refusal> {
-    let space = readable(&shared, &headers, space).await?;
+    let (space, share) = readable(&shared, &connection, &headers, space).await?;
     let digest: Digest = digest.parse().map_err(|_| (StatusCode::BAD_REQUEST, "not a digest\n"))?;
+    let held = room(&share, MAX_SEGMENT_BYTES).await?;
     let found = shared.segments.segment(&space, &digest).await;
     let bytes = found.ok_or((StatusCode::NOT_FOUND, "no such segment, or not any more\n"))?;
+    let bytes = kept(bytes, held);
     let tag = tag(&digest);
     let about = [
         (header::ETAG, tag.clone()),
@@ -72,28 +84,40 @@ pub(crate) async fn segment(
     let same = headers.get(header::IF_RANGE).is_none_or(|known| known.as_bytes() == tag.as_bytes());
     let asked = headers.get(header::RANGE).filter(|_| same).and_then(|range| range.to_str().ok());
     match asked.and_then(|asked| range(asked, bytes.len())) {
-        None => Ok((about, bytes).into_response()),
+        None => Ok((about, Body::from(bytes)).into_response()),
         Some(None) => {
             let all = [(header::CONTENT_RANGE, format!("bytes */{}", bytes.len()))];
             Ok((StatusCode::RANGE_NOT_SATISFIABLE, all).into_response())
         }
         Some(Some(range)) => {
             let part = format!("bytes {}-{}/{}", range.start, range.end - 1, bytes.len());
-            let bytes = bytes[range].to_vec();
+            let bytes = Body::from(bytes.slice(range));
             Ok((StatusCode::PARTIAL_CONTENT, about, [(header::CONTENT_RANGE, part)], bytes).into_response())
         }
     }
 }
 
 /// The space, if the sender of the request may read it: the same check as in a session, before anything is looked up.
-async fn readable(shared: &Shared, headers: &HeaderMap, space: String) -> Result<SpaceName, Refusal> {
+async fn readable(
+    shared: &Shared,
+    connection: &Connection,
+    headers: &HeaderMap,
+    space: String,
+) -> Result<(SpaceName, Share), Refusal> {
     let access = shared.access(headers).await?;
     let space = SpaceName::new(space).map_err(|_| (StatusCode::BAD_REQUEST, "not a valid space name\n"))?;
     if access.may_read(&space) {
-        Ok(space)
+        let share = shared.sessions.share(&access, connection.network());
+        Ok((space, share))
     } else {
         Err((StatusCode::FORBIDDEN, "no right to read this space\n").into())
     }
+}
+
+/// A part of the shared memory, until the answer has been written: many who fetch and do not read fill it no further.
+async fn room(share: &Share, bytes: usize) -> Result<Option<Arc<Held>>, Refusal> {
+    let held = share.hold(bytes).await;
+    held.map(|held| Some(Arc::new(held))).ok_or(Refusal::TooMany(memory::RETRY_AFTER))
 }
 
 fn tag(digest: &Digest) -> String {

@@ -122,6 +122,10 @@ impl Shelf {
         Some(generations.current.clone())
     }
 
+    pub(super) fn count(&self, space: &SpaceName) -> usize {
+        self.kept().spaces.get(space).map_or(0, |generations| generations.current.pieces.len())
+    }
+
     pub(super) fn note_checked(&self, space: &SpaceName) {
         if let Some(generations) = self.kept().spaces.get_mut(space) {
             generations.current.checked = true;

@@ -239,3 +239,52 @@ fn a_token_travels_in_the_header_of_the_websocket() -> Result<(), Error> {
     runtime.block_on(server.abort());
     Ok(())
 }
+
+/// The real server ends a session whose token has been revoked; with a fresh one it goes on at once, without a failure.
+#[test]
+fn a_session_whose_token_ends_goes_on_with_a_fresh_one() -> Result<(), Error> {
+    use anabranch_server::{Claims, Server, ServerOptions, SqliteBackend, TokenAuthorizer, TokenSecret};
+
+    let world = World::new();
+    let secret = TokenSecret::new(b"a secret of the tests, 32 bytes or more").expect("a secret");
+    let tokens = TokenAuthorizer::new(secret.clone());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let server = runtime.block_on(async {
+        let backend = SqliteBackend::open(world.path("server.db"), Box::new(anabranch::SystemEnvironment::new()));
+        let options = ServerOptions { authorizer: Some(Arc::new(tokens.clone())), ..ServerOptions::default() };
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        Server::bind(address, Arc::new(backend.expect("a backend")), options).await.expect("a server").spawn()
+    });
+    let phone = world.open("phone.db");
+    let mut events = phone.events();
+    write(&phone, "one");
+    let (asked, token_of) = (Arc::new(AtomicU32::new(0)), move |number: u32| {
+        let claims = Claims {
+            subject: "ann".to_owned(),
+            id: Some(format!("number {number}")),
+            audience: Vec::new(),
+            not_before: None,
+            expires_at: 4_000_000_000,
+            spaces: [("*".parse().expect("a pattern"), "rw".parse().expect("rights"))].into(),
+        };
+        Token::from(secret.sign(&claims).expect("a token"))
+    });
+    let fresh = Arc::clone(&asked);
+    let sync = phone.sync(&format!("http://{}", server.local_addr())).token_from(move |request| {
+        Ok(token_of(match request {
+            TokenRequest::Any => asked.load(Ordering::SeqCst),
+            TokenRequest::Fresh => asked.fetch_add(1, Ordering::SeqCst) + 1,
+        }))
+    });
+    let sync = sync.start()?;
+    caught_up(&sync)?;
+    expect(&mut events, "online", |event| (*event == Event::Online).then_some(()));
+    tokens.revoke("number 0");
+    expect(&mut events, "online again", |event| (*event == Event::Online).then_some(()));
+    write(&phone, "two");
+    caught_up(&sync)?;
+    let status = phone.status()?;
+    assert_eq!((fresh.load(Ordering::SeqCst), status.failures, status.pending), (1, 0, 0));
+    runtime.block_on(server.abort());
+    Ok(())
+}

@@ -1,9 +1,13 @@
 //! Answering: from an index over what a space holds, and without a document.
 
+use std::collections::VecDeque;
+
+use crate::change::Change;
 use crate::id::{EntityId, Heads};
 use crate::name::CollectionName;
 use crate::sync::append::Offered;
-use crate::sync::reconcile::{HEADS_BYTES, Item, SketchError, Visit, Walk, answer_sketch};
+use crate::sync::policy::MAX_BATCH_OPS;
+use crate::sync::reconcile::{HEADS_BYTES, Item, MAX_VISITED, SketchError, Visit, Walk, answer_sketch};
 use crate::wire::{Ask, Envelope, Reply, Wanted};
 
 /// What a side that answers holds of one space.
@@ -34,8 +38,8 @@ pub fn is_among(of: Option<&[CollectionName]>, collection: &CollectionName) -> b
     of.is_none_or(|names| collection.is_system() || names.contains(collection))
 }
 
-/// Answers a question from what `index` holds, with at most so many bytes of changes, and so many changes: a single
-/// change may go over both.
+/// Answers a question from what `index` holds, with at most so many bytes of changes, so many changes, and
+/// [`MAX_BATCH_OPS`] ops: a single change may go over all three. No more than that of a history is held in memory.
 ///
 /// # Errors
 /// The index's error; inside, what is wrong with the question.
@@ -51,7 +55,9 @@ pub fn reply<I: ReconcileIndex>(
             Ok(answer_sketch(index.items(Some(collections))?, message).map(Reply::Sketch))
         }
         Ask::Heads(entities) => heads_reply(entities.iter().map(|entity| index.heads(entity))).map(Ok),
-        Ask::Changes { wanted, skip } => Page::default().fill(index, wanted, *skip, bytes, changes).map(Ok),
+        Ask::Changes { wanted, skip } => {
+            Page::new(Size { changes, bytes, ops: MAX_BATCH_OPS }).fill(index, wanted, *skip).map(Ok)
+        }
     }
 }
 
@@ -72,56 +78,134 @@ pub fn heads_reply<E>(all: impl Iterator<Item = Result<Heads, E>>) -> Result<Rep
     Ok(Reply::Heads(found))
 }
 
-#[derive(Default)]
-struct Page {
-    changes: Vec<Envelope>,
+/// What fits a page, and what is in it.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    changes: usize,
     bytes: usize,
+    ops: usize,
 }
 
-impl Page {
-    fn fill<I: ReconcileIndex>(
-        mut self,
-        index: &mut I,
-        wanted: &[Wanted],
-        skip: u32,
-        bytes: usize,
-        changes: usize,
-    ) -> Result<Reply, I::Error> {
-        let mut skip = usize::try_from(skip).unwrap_or(usize::MAX);
-        for (done, wanted) in wanted.iter().enumerate() {
-            let lacked = lacked(index, wanted)?;
-            for (place, offered) in lacked.into_iter().enumerate().skip(skip) {
-                let length = offered.change.bytes().len();
-                let full = self.bytes + length > bytes || self.changes.len() >= changes;
-                if full && !self.changes.is_empty() {
-                    return Ok(Reply::Changes { changes: self.changes, done: count(done), skip: count(place) });
-                }
-                self.bytes += length;
-                self.changes.push(offered.into());
-            }
-            skip = 0;
-        }
-        Ok(Reply::Changes { changes: self.changes, done: count(wanted.len()), skip: 0 })
+impl Size {
+    fn of(change: &Change) -> Self {
+        Self { changes: 1, bytes: change.bytes().len(), ops: change.op_count() }
+    }
+
+    const fn and(self, other: Self) -> Self {
+        Self { changes: self.changes + other.changes, bytes: self.bytes + other.bytes, ops: self.ops + other.ops }
+    }
+
+    const fn without(self, other: Self) -> Self {
+        Self { changes: self.changes - other.changes, bytes: self.bytes - other.bytes, ops: self.ops - other.ops }
+    }
+
+    const fn fits(self, most: Self) -> bool {
+        self.changes <= most.changes && self.bytes <= most.bytes && self.ops <= most.ops
     }
 }
 
-/// The changes of an entity that the other side lacks, in the order of the log.
-fn lacked<I: ReconcileIndex>(index: &mut I, wanted: &Wanted) -> Result<Vec<Offered>, I::Error> {
+/// An answer to a question about changes.
+struct Page {
+    most: Size,
+    size: Size,
+    changes: Vec<Envelope>,
+    /// How many changes have been looked at.
+    visited: usize,
+}
+
+impl Page {
+    const fn new(most: Size) -> Self {
+        Self { most, size: Size { changes: 0, bytes: 0, ops: 0 }, changes: Vec::new(), visited: 0 }
+    }
+
+    fn fill<I: ReconcileIndex>(mut self, index: &mut I, wanted: &[Wanted], skip: u32) -> Result<Reply, I::Error> {
+        let mut skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        for (done, wanted) in wanted.iter().enumerate() {
+            if self.visited > MAX_VISITED {
+                return Ok(self.end(done, 0));
+            }
+            let window = self.window(index, wanted, skip)?;
+            let mut place = skip;
+            for offered in window.changes {
+                let size = self.size.and(Size::of(&offered.change));
+                if !size.fits(self.most) && !self.changes.is_empty() {
+                    return Ok(self.end(done, place));
+                }
+                self.size = size;
+                self.changes.push(offered.into());
+                place += 1;
+            }
+            if window.is_cut {
+                return Ok(self.end(done, place));
+            }
+            skip = 0;
+        }
+        Ok(self.end(wanted.len(), 0))
+    }
+
+    fn end(self, done: usize, skip: usize) -> Reply {
+        // Pages and questions are far smaller than this.
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Reply::Changes { changes: self.changes, done: count(done), skip: count(skip) }
+    }
+
+    /// What comes next of an entity's changes that the other side lacks. The log is read from its end, and what is sent
+    /// comes from the beginning, so no more of it is kept meanwhile than a page may hold.
+    fn window<I: ReconcileIndex>(&mut self, index: &mut I, wanted: &Wanted, skip: usize) -> Result<Window, I::Error> {
+        let mut left = usize::MAX;
+        if skip > 0 {
+            let mut all = 0_usize;
+            self.visited += lacked(index, wanted, &mut |_| all += 1)?;
+            left = all.saturating_sub(skip);
+        }
+        let mut window = Window::default();
+        let most = self.most;
+        self.visited += lacked(index, wanted, &mut |offered| {
+            if left > 0 {
+                left -= 1;
+                window.add(offered, most);
+            }
+        })?;
+        Ok(window)
+    }
+}
+
+/// The first of some changes, found from their end.
+#[derive(Default)]
+struct Window {
+    changes: VecDeque<Offered>,
+    size: Size,
+    /// There are more after them.
+    is_cut: bool,
+}
+
+impl Window {
+    fn add(&mut self, offered: Offered, most: Size) {
+        self.size = self.size.and(Size::of(&offered.change));
+        self.changes.push_front(offered);
+        while !self.size.fits(most)
+            && self.changes.len() > 1
+            && let Some(last) = self.changes.pop_back()
+        {
+            self.size = self.size.without(Size::of(&last.change));
+            self.is_cut = true;
+        }
+    }
+}
+
+/// Goes through the changes of an entity that the other side lacks, from the end of the log. Returns how many changes
+/// were looked at.
+fn lacked<I: ReconcileIndex>(index: &mut I, wanted: &Wanted, each: &mut dyn FnMut(Offered)) -> Result<usize, I::Error> {
     let mut walk = Walk::new(&index.heads(&wanted.entity)?, &wanted.known);
-    let mut lacked = Vec::new();
+    let mut visited = 0;
     if !walk.is_over() {
         index.newest_first(&wanted.entity, &mut |offered| {
+            visited += 1;
             if walk.visit(offered.change.hash(), offered.change.dependencies()) == Visit::Lacked {
-                lacked.push(offered);
+                each(offered);
             }
             !walk.is_over()
         })?;
     }
-    lacked.reverse();
-    Ok(lacked)
-}
-
-/// Pages and questions are far smaller than this.
-fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
+    Ok(visited)
 }
