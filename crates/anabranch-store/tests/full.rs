@@ -7,7 +7,7 @@ use anabranch_core::ErrorKind;
 use anabranch_core::document::Edit;
 use anabranch_store::{Store, StoreError};
 use serde_json::{Value, json};
-use support::{Folder, create, edit, field, space};
+use support::{Folder, create, edit, field};
 
 const PAGE: u64 = 4_096;
 
