@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use anabranch_core::document::{Document, canonical_json};
-use anabranch_core::{Actor, Change, EntityId, Functions, Heads, Schema};
+use anabranch_core::{Actor, Change, EntityId, ErrorKind, Functions, Heads, Schema};
 use rusqlite::{Connection, OpenFlags, Row};
 use serde::Serialize;
 use serde_json::Value;
@@ -91,7 +91,8 @@ impl Findings {
 
     /// What is damage is noted, what will go away is returned.
     fn note(&mut self, place: &str, error: StoreError) -> Result<(), StoreError> {
-        if matches!(error.kind(), anabranch_core::ErrorKind::Retry) || matches!(error, StoreError::NotInitialised(_)) {
+        let not_ours = matches!(error, StoreError::NotInitialised(_) | StoreError::NotAReplica(_));
+        if not_ours || error.kind() == ErrorKind::Retry {
             return Err(error);
         }
         self.add(place, None, error.to_string());

@@ -54,8 +54,12 @@ pub fn repair(
         remove(left)?;
     }
     let mut report = Repaired { findings, ..Repaired::default() };
-    rebuild(path, &copy, &new, schema, functions, environment, &mut report)?;
+    let rebuilt = rebuild(path, &copy, &new, schema, functions, environment, &mut report);
     remove(&copy)?;
+    if rebuilt.is_err() {
+        remove(&new)?;
+    }
+    rebuilt?;
     report.original = Some(swap(path, &new)?);
     Ok(report)
 }

@@ -9,7 +9,7 @@ use crate::error::StoreError;
 use crate::rows;
 
 /// What a file keeps of `meta`: who the replica is goes, so that the next account's replica is another one.
-const KEPT_META: &str = "'schema', 'projection', 'clock'";
+const KEPT_META: &str = "'schema', 'projection', 'clock', 'format'";
 
 impl Write<'_> {
     /// Erases everything that could be synced, and forgets every server. Collections that are local-only stay. The

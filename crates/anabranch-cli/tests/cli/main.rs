@@ -7,6 +7,7 @@ mod identity;
 mod killing;
 mod meaning;
 mod peers;
+mod repair;
 mod restored_servers;
 mod subsets;
 mod support;
