@@ -225,7 +225,8 @@ impl Sync {
     }
 
     /// Asks `provide` for a token before each connection, and once more, for a [`Fresh`](TokenRequest::Fresh) one, if
-    /// the server refuses it. The call may block: it has a thread of its own.
+    /// the server refuses it. The call may block: it has a thread of its own. Together with the connection it has a
+    /// minute; then it is given up, and is a failed attempt.
     ///
     /// ```no_run
     /// use anabranch::{Replica, TokenError, TokenRequest};

@@ -107,6 +107,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_refused_earlier_is_named_again() {
+        let mut report = SyncReport::default();
+        assert!(!describe(&report).contains("refused"));
+        (report.parked, report.held) = (1, 2);
+        assert!(describe(&report).contains("3 refused or held (see outbox)"), "{}", describe(&report));
+    }
+
+    #[test]
     fn a_server_has_one_address() {
         for url in ["http://127.0.0.1:7700/", "127.0.0.1:7700", "http://127.0.0.1:7700"] {
             assert_eq!(address(url).ok().as_deref(), Some("http://127.0.0.1:7700"));

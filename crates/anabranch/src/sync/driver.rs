@@ -262,8 +262,12 @@ impl Driver {
                 Vec::new()
             }
             Some(Command::Conditions(conditions)) => {
+                let regained = conditions.online && !self.scheduler.conditions().online;
                 self.scheduler.set_conditions(now, conditions);
                 self.device_changed = true;
+                if regained {
+                    self.hurry(now);
+                }
                 Vec::new()
             }
             Some(Command::Token(token)) => {

@@ -40,7 +40,7 @@ impl SyncHandle {
         self.trigger(Trigger::Manual);
     }
 
-    /// The network is back: tries at once, without waiting for the backoff.
+    /// The network is back: tries at once, without waiting for the backoff. A connection that is being made begins anew.
     pub fn network_regained(&self) {
         self.trigger(Trigger::NetworkRegained);
     }

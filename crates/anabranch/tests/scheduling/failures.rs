@@ -216,6 +216,27 @@ fn what_is_too_large_on_the_way_is_sent_in_smaller_pieces_and_set_aside_if_it_is
 }
 
 #[test]
+fn a_person_need_not_wait_for_a_file_whose_clock_was_put_right() -> Result<(), Error> {
+    let world = World::new();
+    let phone = world.open("phone.db");
+    let mut events = phone.events();
+    let sync = world.sync(&phone).start()?;
+    expect_caught_up(&mut events);
+    let other = rusqlite::Connection::open(world.path("phone.db")).expect("the file");
+    let trigger = "CREATE TRIGGER broken BEFORE UPDATE ON sync_state BEGIN SELECT raise(ABORT, 'no room'); END";
+    other.execute_batch(trigger).expect("a trigger");
+    write(&phone, "one");
+    until(&phone, "trouble", |status| status.last_error.is_some() && status.phase == Phase::Waiting);
+    other.execute_batch("DROP TRIGGER broken").expect("no trigger");
+    // The clock was two hours ahead.
+    world.clock.set(NOW - 7_200_000);
+    sync.retry_now();
+    expect_caught_up(&mut events);
+    assert!(world.agree(&phone));
+    Ok(())
+}
+
+#[test]
 fn a_bounded_run_gets_through_a_limit_that_nobody_announced() -> Result<(), Error> {
     let world = World::new();
     let phone = world.open("phone.db");
