@@ -1,6 +1,5 @@
 //! A client's process: the real store and the real session, and what it has still to do.
 
-use std::collections::{BTreeSet, VecDeque};
 use anabranch_core::sync::{
     Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, Halt, LinkCommand, Look, OutboxRead, SyncEvent,
     WriteBatch,
@@ -9,6 +8,7 @@ use anabranch_core::wire::ClientMessage;
 use anabranch_core::{Lineage, Schema, SpaceName, SplitMix64, UnixMillis};
 use anabranch_store::{Committed, Engine, RemoteKey};
 use rusqlite::Connection;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::bug::Planted;
 use crate::clock::{Machine, VirtualTime, WallClock};
@@ -17,7 +17,7 @@ use crate::failure::{Failure, broken};
 use crate::file;
 use crate::job::within;
 use crate::medium::Medium;
-use crate::model::Item;
+use crate::model::{Effect, Item};
 use crate::workload;
 
 const SERVER: &str = "sim://server";
@@ -83,6 +83,9 @@ pub(crate) struct Client {
     pub(crate) backup: Option<Backup>,
     /// What is wrong with the disk.
     pub(crate) fault: Option<Fault>,
+    /// A commit that has failed may be found in the file when that is opened again: after this place of its log, with
+    /// these effects.
+    pub(crate) unknown: Option<(i64, Vec<Effect>)>,
     /// The seed of the last open.
     pub(crate) opened_with: u64,
     time: VirtualTime,
@@ -106,6 +109,7 @@ impl Client {
             held: BTreeSet::new(),
             backup: None,
             fault: None,
+            unknown: None,
             opened_with: 0,
             time: time.clone(),
         }
@@ -114,10 +118,16 @@ impl Client {
     /// Starts the process; its sync begins at once.
     ///
     /// `false` if its disk does not let it.
-    pub(crate) fn open(&mut self, schema: &Schema, spaces: &[SpaceName], seed: u64, planted: Planted) -> Result<bool, Failure> {
+    pub(crate) fn open(
+        &mut self,
+        schema: &Schema,
+        spaces: &[SpaceName],
+        seed: u64,
+        planted: Planted,
+    ) -> Result<bool, Failure> {
         self.opened_with = seed;
         let opened = Process::open(&self.medium, &self.clock, schema, spaces, (seed, planted));
-        if opened.is_err() && self.medium.as_disk().is_some_and(Disk::has_struck) {
+        if opened.is_err() && self.has_failing_disk() {
             return Ok(false);
         }
         self.process = Some(opened?);
@@ -132,6 +142,11 @@ impl Client {
         }
         self.handle(ClientEvent::Start);
         Ok(())
+    }
+
+    /// Whether its disk has failed since it was last mended.
+    pub(crate) fn has_failing_disk(&self) -> bool {
+        self.medium.as_disk().is_some_and(Disk::has_struck)
     }
 
     /// Feeds an event to the session, and puts what it decides on the agenda.
@@ -183,8 +198,9 @@ impl Process {
         (seed, planted): (u64, Planted),
     ) -> Result<Self, Failure> {
         let machine = Machine { clock: clock.clone(), entropy: SplitMix64::new(seed) };
-        let mut engine = Engine::open_with(&medium.path(), Some(schema.clone()), &workload::functions(planted), Box::new(machine))
-            .map_err(broken("opening a client's file"))?;
+        let mut engine =
+            Engine::open_with(&medium.path(), Some(schema.clone()), &workload::functions(planted), Box::new(machine))
+                .map_err(broken("opening a client's file"))?;
         let wanted = spaces.to_vec();
         let (remote, _) = within(&mut engine, move |write| {
             wanted.iter().try_for_each(|space| write.ensure_space(space))?;

@@ -6,7 +6,7 @@ use anabranch_store::{StoreError, Write};
 use crate::bug::Bug;
 use crate::crash::Replay;
 use crate::dice::Dice;
-use crate::disk::{Access, Disk, Fault, Skipped};
+use crate::disk::{Access, Fault, Skipped};
 use crate::failure::{Failure, ensure};
 use crate::fleet::Fleet;
 use crate::job;
@@ -38,7 +38,7 @@ impl Fleet {
 
     /// Something could not be committed. That is the disk's fault, or else a failure.
     pub(crate) fn disk_failed(&mut self, client: usize, what: &str, error: &StoreError) -> Result<(), Failure> {
-        let struck = self.clients[client].medium.as_disk().is_some_and(Disk::has_struck);
+        let struck = self.clients[client].has_failing_disk();
         ensure(struck && error.kind() == ErrorKind::Retry, || format!("client {client}: {what}: {error}"))?;
         self.note(format_args!("client {client}: {what}: the disk failed: {error}"));
         let fault = self.clients[client].fault;
@@ -107,7 +107,11 @@ impl Fleet {
         let mut replay = Replay::default();
         log[..place].iter().for_each(|event| replay.take(event));
         let files = replay.one(&mut dice);
-        self.note(format_args!("client {client}: the power fails at {} of {} accesses", place - from, log.len() - from));
+        self.note(format_args!(
+            "client {client}: the power fails at {} of {} accesses",
+            place - from,
+            log.len() - from
+        ));
         self.put(client, &files)?;
         // What was under way is there or not; what was reported is there.
         if place < log.len() {

@@ -115,7 +115,8 @@ impl Search {
     /// All operations of a kind at once.
     fn drop_kinds(&mut self) {
         let ops = self.smallest.run.ops();
-        let kinds: BTreeSet<&str> = self.places.iter().filter_map(|place| ops.get(*place)).map(|op| op.kind()).collect();
+        let kinds: BTreeSet<&str> =
+            self.places.iter().filter_map(|place| ops.get(*place)).map(|op| op.kind()).collect();
         for kind in kinds {
             let is_other = |place: &usize| ops.get(*place).map(|op: &Op| op.kind()) != Some(kind);
             let places: Vec<usize> = self.places.iter().copied().filter(is_other).collect();

@@ -94,9 +94,7 @@ pub(crate) fn turn_down(batch: Vec<Pushable>, pick: u64, for_good: bool) -> Vec<
     let code = if for_good { RejectCode::TooLarge } else { RejectCode::Unavailable };
     let answer = Answer::Rejected { code, message: "not this one".to_owned(), retryable: !for_good };
     let turned = batch.into_iter().map(|offered| match offered {
-        Ok(offered) if dice.once_in(3) => {
-            Err(Unreadable { transaction: offered.transaction, answer: answer.clone() })
-        }
+        Ok(offered) if dice.once_in(3) => Err(Unreadable { transaction: offered.transaction, answer: answer.clone() }),
         other => other,
     });
     turned.collect()

@@ -318,6 +318,10 @@ impl Engine {
             for key in used {
                 drop(self.cache.take(key));
             }
+            if self.connection.is_autocommit() {
+                // After some failures of the disk SQLite undoes all of it by itself, savepoints included.
+                return Err(StoreError::Aborted("the disk failed, and the database has undone it".to_owned()));
+            }
             self.connection.execute_batch("ROLLBACK TO job")?;
         }
         Ok(self.connection.execute_batch("RELEASE job")?)

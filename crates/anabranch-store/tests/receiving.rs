@@ -429,10 +429,12 @@ fn a_damaged_change_is_noticed_when_it_is_read_back() -> Result<(), StoreError> 
     Ok(())
 }
 
-/// A job that keeps what it returns.
-struct Once<F>(Option<F>);
+type Work = Box<dyn FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send>;
 
-impl<F: FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send> Job for Once<F> {
+/// A job that does its work once.
+struct Once(Option<Work>);
+
+impl Job for Once {
     fn run(&mut self, write: &mut Write<'_>) -> Result<(), Undo> {
         self.0.take().map_or(Err(Undo), |work| work(write).map_err(|_| Undo))
     }
@@ -448,9 +450,7 @@ impl<F: FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send> Job for Once<F>
 fn g07_what_follows_a_refused_change_goes_when_that_comes_from_the_server() -> Result<(), StoreError> {
     let folder = Folder::new();
     let mut engine = Engine::open(&folder.path("1.db"), Some(schema()), support::environment())?;
-    let mut commit = |work: Box<dyn FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send>| {
-        engine.commit(vec![Box::new(Once(Some(work)))]).expect("a commit")
-    };
+    let mut commit = |work: Work| engine.commit(vec![Box::new(Once(Some(work)))]).expect("a commit");
     let id = EntityId::named(&name("notes"), "a");
     commit(Box::new(move |write| {
         write.ensure_remote("test", &[])?;
@@ -463,8 +463,7 @@ fn g07_what_follows_a_refused_change_goes_when_that_comes_from_the_server() -> R
         let item = write.outbox_page(1, &read)?.items.remove(0);
         let refused = Answer::Rejected { code: RejectCode::Forbidden, message: "no".to_owned(), retryable: false };
         kept.lock().expect("the lock").push(item.envelope);
-        let batch =
-            WriteBatch { answered: vec![(item.key, refused)], ..WriteBatch::empty(space("main"), LINEAGE) };
+        let batch = WriteBatch { answered: vec![(item.key, refused)], ..WriteBatch::empty(space("main"), LINEAGE) };
         write.apply_batch(1, batch).map(drop)
     }));
     commit(Box::new(move |write| write.edit(&space("main"), id, &set("two")).map(drop)));

@@ -194,7 +194,12 @@ impl Desk {
 
 pub(super) fn open(disk: &Disk, schema: &Schema, time: &VirtualTime, seed: u64) -> Result<Engine, StoreError> {
     let machine = Machine { clock: WallClock::new(time), entropy: SplitMix64::new(seed) };
-    Engine::open_with(&disk.path(FILE), Some(schema.clone()), &workload::functions(bug::Planted::default()), Box::new(machine))
+    Engine::open_with(
+        &disk.path(FILE),
+        Some(schema.clone()),
+        &workload::functions(bug::Planted::default()),
+        Box::new(machine),
+    )
 }
 
 /// The file of a replica, and what it shows when nothing was lost.

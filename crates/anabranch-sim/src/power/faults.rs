@@ -101,7 +101,12 @@ fn open(disk: &Disk, time: &VirtualTime) -> Result<Store, StoreError> {
     let machine = Machine { clock: WallClock::new(time), entropy: SplitMix64::new(3) };
     let schema = workload::schema(1, bug::Planted::default());
     let path = disk.path(FILE);
-    Store::open_with(Path::new(&path), OpenMode::Either(schema), &workload::functions(bug::Planted::default()), Box::new(machine))
+    Store::open_with(
+        Path::new(&path),
+        OpenMode::Either(schema),
+        &workload::functions(bug::Planted::default()),
+        Box::new(machine),
+    )
 }
 
 /// A disk that cannot be written can be read.

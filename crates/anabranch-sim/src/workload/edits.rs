@@ -108,7 +108,9 @@ fn edit(dice: &mut Dice, name: &str, value: Option<&Value>, targets: &Targets, e
         _ => 0,
     };
     Some(match name {
-        "title" | "rank" | "due" | "high" | "low" | "first" | "best" | "cover" | "mood" => Edit::Set { field, value: word(dice) },
+        "title" | "rank" | "due" | "high" | "low" | "first" | "best" | "cover" | "mood" => {
+            Edit::Set { field, value: word(dice) }
+        }
         "parent" | "owner" | "folder" | "shelf" | "friend" => {
             Edit::Set { field, value: targets.one(dice, name).unwrap_or(Value::Null) }
         }
