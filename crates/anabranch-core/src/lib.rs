@@ -14,6 +14,8 @@ mod environment;
 mod error;
 mod id;
 mod name;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod schema;
 pub mod segment;
 mod stamp;

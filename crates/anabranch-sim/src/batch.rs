@@ -33,24 +33,12 @@ pub fn run_all(first: u64, count: u64, make: impl Fn(u64) -> Run + Sync, each: i
     });
 }
 
-/// How a planted bug was found.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// The bug.
-    pub bug: Bug,
-    /// The first seed that finds it, and what it says; none within the seeds that were tried.
-    pub by: Option<(u64, String)>,
-    /// What the same seed says without the bug: nothing, or the simulator is wrong.
-    pub without: Option<String>,
-}
-
-/// Looks for a planted bug in the seeds from 0 to `seeds`.
+/// Looks for a planted bug in the seeds from 0 to `seeds`: the first that fails with it, and passes without it, and
+/// what it says.
 #[must_use]
-pub fn find(bug: Bug, seeds: u64) -> Found {
-    for seed in 0..seeds {
-        if let Some(failure) = (Run { bug: Some(bug), ..Run::of(seed) }).make().failure {
-            return Found { bug, by: Some((seed, failure)), without: Run::of(seed).make().failure };
-        }
-    }
-    Found { bug, by: None, without: None }
+pub fn find(bug: Bug, seeds: u64) -> Option<(u64, String)> {
+    (0..seeds).find_map(|seed| {
+        let failure = (Run { bug: Some(bug), ..Run::of(seed) }).make().failure?;
+        Run::of(seed).make().failure.is_none().then_some((seed, failure))
+    })
 }

@@ -1,4 +1,4 @@
-//! Bugs that can be planted at the simulator's seams.
+//! Bugs that can be planted, nearly all of them at the simulator's seams: where a driver or a backend would make them.
 
 /// A mistake that a driver or a backend could make. The checkers must find each of them.
 ///
@@ -43,11 +43,13 @@ pub enum Bug {
     ForgetToHold,
     /// A contested value depends on how often it was looked at, and so on the order in which changes came.
     SettleByArrival,
+    /// A change may name an op that it has not seen.
+    AdmitAnyName,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::AcknowledgeBeforeStoring,
         Self::CursorOffByOne,
         Self::CursorBeforeChanges,
@@ -67,6 +69,7 @@ impl Bug {
         Self::DropGoodHalf,
         Self::ForgetToHold,
         Self::SettleByArrival,
+        Self::AdmitAnyName,
     ];
 }
 
@@ -75,8 +78,11 @@ impl Bug {
 pub(crate) struct Planted(Option<Bug>);
 
 impl Planted {
-    pub(crate) const fn new(bug: Option<Bug>) -> Self {
-        Self(if cfg!(feature = "planted") { bug } else { None })
+    pub(crate) fn new(bug: Option<Bug>) -> Self {
+        let planted = Self(if cfg!(feature = "planted") { bug } else { None });
+        #[cfg(feature = "planted")]
+        anabranch_core::planted::admit_any_name(planted.is(Bug::AdmitAnyName));
+        planted
     }
 
     pub(crate) fn is(self, bug: Bug) -> bool {

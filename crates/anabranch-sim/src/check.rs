@@ -11,7 +11,7 @@ use crate::file::{self, Conflict, Entity};
 use crate::fleet::Fleet;
 use crate::log::Log;
 use crate::model::{Effect, Item, hash_of};
-use crate::verdict::judge;
+use crate::verdict::{Forged, judge};
 
 /// Everything in a server's log.
 pub(crate) fn stored(log: &Log) -> BTreeSet<Item> {
@@ -97,10 +97,18 @@ impl Fleet {
                 missing[0].1
             )
         })?;
+        let honest = |items: &BTreeSet<Item>| items.difference(&self.model.forged).cloned().collect::<BTreeSet<_>>();
+        let forged = |items: &BTreeSet<Item>| items.intersection(&self.model.forged).cloned().collect::<BTreeSet<_>>();
         let mut first: Option<(usize, Vec<Entity>, Vec<Conflict>)> = None;
+        let mut admitted: Option<BTreeSet<Item>> = None;
         for (number, client) in self.clients.iter().enumerate() {
             let Some(process) = client.process.as_ref().filter(|_| !client.lost) else { continue };
             let held = file::changes(&process.reader)?;
+            let taken = admitted.get_or_insert_with(|| forged(&held));
+            ensure(*taken == forged(&held), || {
+                format!("client {number} takes forged changes that others refuse, or the other way round")
+            })?;
+            let (held, stored) = (honest(&held), honest(&stored));
             ensure(held == stored, || {
                 let (lacks, extra) = (stored.difference(&held).count(), held.difference(&stored).count());
                 format!("client {number} lacks {lacks} changes of the server's, and has {extra} that it lacks")
@@ -114,19 +122,15 @@ impl Fleet {
                      {alive} entities are not purged that should be, {dead} that should not"
                 )
             })?;
-            for (what, sql) in [
-                ("outbox", "SELECT count(*) FROM outbox"),
-                (
-                    "quarantine",
-                    "SELECT count(*) FROM quarantine WHERE entity NOT IN (SELECT key FROM entities WHERE purged = 1)",
-                ),
-            ] {
-                let count = file::number(&process.reader, sql)?;
-                ensure(count == 0, || format!("client {number} has {count} rows left in {what}"))?;
-            }
+            let waiting = file::number(&process.reader, "SELECT count(*) FROM outbox")?;
+            ensure(waiting == 0, || format!("client {number} has {waiting} rows left in its outbox"))?;
+            let refused = honest(&file::quarantined(&process.reader)?).len();
+            ensure(refused == 0, || format!("client {number} has refused {refused} honest changes"))?;
             // An orphan may wait for a change that went down with its only disk; never for one that is here.
             let orphans = file::orphans(&process.reader)?;
-            ensure(orphans.is_subset(&self.model.lost), || format!("client {number} has orphans that need not wait"))?;
+            ensure(honest(&orphans).is_subset(&self.model.lost), || {
+                format!("client {number} has orphans that need not wait")
+            })?;
             let dirty = "SELECT count(*) FROM entities WHERE pending <> 0 OR dirty_fields <> '[]'";
             let dirty = file::number(&process.reader, dirty)?;
             ensure(dirty == 0, || format!("client {number} calls {dirty} entities pending that are not"))?;
@@ -140,12 +144,21 @@ impl Fleet {
             }
         }
         let Some((_, entities, conflicts)) = first else { return Ok(()) };
-        self.check_sums(&stored, &entities)?;
-        judge(&self.server.disk.log, &entities, &conflicts, self.version())
+        let admitted = admitted.unwrap_or_default();
+        let tainted = admitted.iter().map(|item| (item.0.clone(), item.1)).collect();
+        let refused = self.model.forged.difference(&admitted).cloned().collect();
+        let forged = Forged { refused: &refused, tainted: &tainted };
+        self.check_sums(&honest(&stored), &entities, &tainted)?;
+        judge(&self.server.disk.log, &entities, &conflicts, self.version(), forged)
     }
 
     /// Counters are the sums of what was added; texts and lists are no longer than what was inserted.
-    fn check_sums(&self, stored: &BTreeSet<Item>, entities: &[Entity]) -> Result<(), Failure> {
+    fn check_sums(
+        &self,
+        stored: &BTreeSet<Item>,
+        entities: &[Entity],
+        tainted: &BTreeSet<(SpaceName, EntityId)>,
+    ) -> Result<(), Failure> {
         let mut sums: BTreeMap<(&SpaceName, EntityId), Effect> = BTreeMap::new();
         for item in stored {
             let Some(effect) = self.model.written.get(item) else {
@@ -156,7 +169,7 @@ impl Fleet {
             sum.characters += effect.characters;
             sum.elements += effect.elements;
         }
-        for entity in entities {
+        for entity in entities.iter().filter(|entity| !tainted.contains(&(entity.space.clone(), entity.id))) {
             let state: Value = serde_json::from_str(&entity.state).map_err(broken("a state is not JSON"))?;
             let expected = sums.remove(&(&entity.space, entity.id)).unwrap_or_default();
             let stars = state.get("stars").and_then(Value::as_i64).unwrap_or(0);

@@ -17,7 +17,7 @@ use crate::failure::{Failure, broken};
 use crate::file;
 use crate::job::within;
 use crate::medium::Medium;
-use crate::model::Item;
+use crate::model::{Effect, Item};
 use crate::workload;
 
 const SERVER: &str = "sim://server";
@@ -83,6 +83,9 @@ pub(crate) struct Client {
     pub(crate) backup: Option<Backup>,
     /// What is wrong with the disk.
     pub(crate) fault: Option<Fault>,
+    /// A commit that has failed may be found in the file when that is opened again: after this place of its log, with
+    /// these effects.
+    pub(crate) unknown: Option<(i64, Vec<Effect>)>,
     /// The seed of the last open.
     pub(crate) opened_with: u64,
     time: VirtualTime,
@@ -106,6 +109,7 @@ impl Client {
             held: BTreeSet::new(),
             backup: None,
             fault: None,
+            unknown: None,
             opened_with: 0,
             time: time.clone(),
         }
@@ -123,7 +127,7 @@ impl Client {
     ) -> Result<bool, Failure> {
         self.opened_with = seed;
         let opened = Process::open(&self.medium, &self.clock, schema, spaces, (seed, planted));
-        if opened.is_err() && self.medium.as_disk().is_some_and(Disk::has_struck) {
+        if opened.is_err() && self.has_failing_disk() {
             return Ok(false);
         }
         self.process = Some(opened?);
@@ -138,6 +142,11 @@ impl Client {
         }
         self.handle(ClientEvent::Start);
         Ok(())
+    }
+
+    /// Whether its disk has failed since it was last mended.
+    pub(crate) fn has_failing_disk(&self) -> bool {
+        self.medium.as_disk().is_some_and(Disk::has_struck)
     }
 
     /// Feeds an event to the session, and puts what it decides on the agenda.

@@ -4,7 +4,6 @@ use anabranch_core::sync::ClientEvent;
 
 use crate::client::Ended;
 use crate::dice::Dice;
-use crate::disk::Disk;
 use crate::failure::{Failure, ensure};
 use crate::file;
 use crate::fleet::Fleet;
@@ -79,8 +78,7 @@ impl Fleet {
         if self.clients[client].process.take().is_none() {
             return Ok(());
         }
-        let medium = &self.clients[client].medium;
-        let tidy = medium.is_tidy() || medium.as_disk().is_some_and(Disk::has_struck);
+        let tidy = self.clients[client].medium.is_tidy() || self.clients[client].has_failing_disk();
         ensure(tidy, || format!("client {client} left a write-ahead log behind"))
     }
 

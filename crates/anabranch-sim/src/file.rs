@@ -172,6 +172,16 @@ pub(crate) fn orphans(connection: &Connection) -> Result<BTreeSet<Item>, Failure
     Ok(found.into_iter().collect())
 }
 
+/// What was refused: by its own hash, whatever else is wrong with it. Of purged entities it does not matter.
+pub(crate) fn quarantined(connection: &Connection) -> Result<BTreeSet<Item>, Failure> {
+    let sql = "SELECT s.name, e.id, q.bytes FROM quarantine q JOIN entities e ON e.key = q.entity \
+               JOIN spaces s ON s.key = e.space WHERE e.purged = 0";
+    let found = rows(connection, sql, [], |row| {
+        Ok((space(row, 0)?, id(row, 1)?, hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?)))
+    })?;
+    Ok(found.into_iter().collect())
+}
+
 pub(crate) fn number(connection: &Connection, sql: &str) -> Result<i64, Failure> {
     connection.query_row(sql, [], |row| row.get(0)).map_err(broken("reading a client's file"))
 }

@@ -50,8 +50,6 @@ pub struct Fleet {
     pub(crate) schemas: [Schema; 2],
     /// A server has turned something down for good: a person has to send it again.
     pub(crate) turned_down: bool,
-    /// A server has lost history while links to it were up.
-    pub(crate) stale_links: bool,
     /// For what is fixed neither by the operations nor by the machines: seeds of opens.
     pub(crate) dice: Dice,
     pub(crate) bytes: u64,
@@ -96,7 +94,6 @@ impl Fleet {
             spaces,
             schemas: [1, 2].map(|version| workload::schema(version, planted)),
             turned_down: false,
-            stale_links: false,
             dice,
             bytes: 0,
             trace: Trace::new(options.trace),
@@ -141,6 +138,7 @@ impl Fleet {
                 self.fail_disk(client(number), pick);
                 Ok(())
             }
+            Op::Intrude { client: number, pick } => self.intrude(client(number), pick),
             Op::Upgrade { client: number, pick } => self.upgrade(client(number), pick),
             Op::Clone { client: number, with, pick } => self.clone_client(client(number), client(with), pick),
             Op::FailOver { pick } => self.fail_over(pick),
@@ -194,7 +192,7 @@ impl Fleet {
                 self.mend(number);
             }
         }
-        Ok(())
+        self.find_unknown(number)
     }
 
     pub(crate) fn schema_of(&self, client: usize) -> &Schema {

@@ -25,9 +25,6 @@ impl Fleet {
             self.clients[client].clock.set(0, 0);
             self.mend(client);
             self.catch_up_schema(client)?;
-            if self.stale_links {
-                self.cut(client, 0)?;
-            }
             if self.clients[client].offline {
                 self.switch(client)?;
             }

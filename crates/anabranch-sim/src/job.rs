@@ -38,6 +38,12 @@ impl<T> Outcome<T> {
         failed.map_or_else(|| result.unwrap_or(Err(StoreError::Panicked)), Err)
     }
 
+    /// The result of what was not committed, and why it was not.
+    pub(crate) fn take_failed(&self) -> (Option<T>, Option<StoreError>) {
+        let Done { result, failed } = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        (result.and_then(Result::ok), failed)
+    }
+
     /// The result, whatever became of the commit: nobody can know whether one that fails has been done.
     pub(crate) fn take_anyway(&self) -> Result<T, StoreError> {
         let done = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));

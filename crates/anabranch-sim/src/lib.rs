@@ -28,6 +28,7 @@ mod fault;
 mod file;
 mod fleet;
 mod heal;
+mod hostile;
 mod job;
 mod log;
 mod loss;
@@ -48,7 +49,7 @@ mod verdict;
 mod workload;
 mod write;
 
-pub use batch::{Found, find, run_all};
+pub use batch::{find, run_all};
 pub use bug::Bug;
 pub use crash::Effort;
 pub use dice::Dice;

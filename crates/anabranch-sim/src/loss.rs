@@ -93,16 +93,10 @@ impl Fleet {
         self.replace_disk(backup)
     }
 
-    /// Another server takes over that had not heard of the last few changes. It may do so behind the nodes that hold
-    /// the connections.
+    /// Another server takes over that had not heard of the last few changes.
     pub(crate) fn fail_over(&mut self, pick: u64) -> Result<(), Failure> {
         let mut dice = Dice::new(pick);
-        if dice.once_in(2) {
-            self.crash_server(pick)?;
-        } else {
-            self.server.forget();
-            self.stale_links = true;
-        }
+        self.crash_server(pick)?;
         let mut disk = self.server.disk.clone();
         disk.log.lose_tail(|| dice.below(5));
         self.note(format_args!("server: another takes over, which lacks the newest changes"));

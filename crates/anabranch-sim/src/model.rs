@@ -8,6 +8,7 @@ use anabranch_core::{EntityId, SpaceName};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::{Failure, ensure};
+use crate::hostile::name_of;
 
 /// A change's hash, computed here.
 pub(crate) type Hash = [u8; 32];
@@ -41,6 +42,8 @@ pub(crate) struct Model {
     parents: HashMap<Item, BTreeSet<Option<EntityId>>>,
     /// Changes that were ever stored in a server's log.
     stored: BTreeSet<Item>,
+    /// Changes that intruders have made.
+    pub(crate) forged: BTreeSet<Item>,
     /// Changes that went down with the only disks that held them.
     pub(crate) lost: BTreeSet<Item>,
 }
@@ -80,6 +83,14 @@ impl Model {
     pub(crate) fn has_parent(&self, item: &Item, mut fits: impl FnMut(&EntityId) -> bool) -> bool {
         let mut fits = |parent: &Option<EntityId>| parent.as_ref().is_none_or(&mut fits);
         self.parents.get(item).is_none_or(|parents| parents.iter().any(&mut fits))
+    }
+
+    pub(crate) fn note_forged(&mut self, space: &SpaceName, forged: &Envelope) {
+        self.forged.insert(name_of(space, forged));
+    }
+
+    pub(crate) fn is_forged(&self, item: &Item) -> bool {
+        self.forged.contains(item)
     }
 
     /// Whatever is fed to a client was stored in just this space.

@@ -38,6 +38,8 @@ pub enum Op {
     LosePower { client: usize, pick: u64 },
     /// The client's disk is full, or fails, once or until it is mended.
     FailDisk { client: usize, pick: u64 },
+    /// Somebody forges a change, and pushes it or hands it to the client.
+    Intrude { client: usize, pick: u64 },
     /// The client begins to use a newer schema.
     Upgrade { client: usize, pick: u64 },
     /// The client's file is copied (for which its process is restarted).
@@ -77,6 +79,7 @@ impl Op {
             Self::Trouble { .. } => "server errors",
             Self::LosePower { .. } => "power losses",
             Self::FailDisk { .. } => "failing disks",
+            Self::Intrude { .. } => "forged changes",
             Self::Upgrade { .. } => "schema upgrades",
             Self::BackUpClient { .. } => "client backups",
             Self::RestoreClient { .. } => "client restores",
@@ -115,22 +118,22 @@ const COMMON: [Make; 6] = [
     |Drawn { client, pick, .. }| Op::Compact { client, pick },
 ];
 /// What happens in every other.
-const FREQUENT: [Make; 5] = [
+const FREQUENT: [Make; 6] = [
     |Drawn { client, pick, .. }| Op::Corrupt { client, pick },
     |Drawn { client, pick, .. }| Op::Jump { client, pick },
     |Drawn { client, pick, .. }| Op::Trouble { client, pick },
     |Drawn { client, pick, .. }| Op::LosePower { client, pick },
     |Drawn { client, pick, .. }| Op::FailDisk { client, pick },
+    |Drawn { pick, .. }| Op::FailOver { pick },
 ];
 /// What disasters need.
 const BACKUPS: [Make; 2] = [|Drawn { client, pick, .. }| Op::BackUpClient { client, pick }, |_| Op::BackUpServer];
 /// What comes in every third run, and not alone.
-const DISASTERS: [Make; 6] = [
+const DISASTERS: [Make; 5] = [
     |Drawn { client, pick, .. }| Op::RestoreClient { client, pick },
     |Drawn { client, with, pick, .. }| Op::Clone { client, with, pick },
     |Drawn { client, pick, .. }| Op::LoseClient { client, pick },
     |Drawn { pick, .. }| Op::RestoreServer { pick },
-    |Drawn { pick, .. }| Op::FailOver { pick },
     |Drawn { pick, .. }| Op::WipeServer { pick },
 ];
 
@@ -150,6 +153,8 @@ impl Weights {
         }
         let upgrades: Make = |Drawn { client, pick, .. }| Op::Upgrade { client, pick };
         weights.push((if dice.once_in(4) { 1 + small(dice, 4) } else { 0 }, upgrades));
+        let intrusions: Make = |Drawn { client, pick, .. }| Op::Intrude { client, pick };
+        weights.push((if dice.once_in(4) { 1 + small(dice, 12) } else { 0 }, intrusions));
         let disasters = dice.once_in(3);
         for make in BACKUPS {
             weights.push((if disasters { 4 + small(dice, 12) } else { 0 }, make));

@@ -6,7 +6,7 @@ use anabranch_store::{StoreError, Write};
 use crate::bug::Bug;
 use crate::crash::Replay;
 use crate::dice::Dice;
-use crate::disk::{Access, Disk, Fault, Skipped};
+use crate::disk::{Access, Fault, Skipped};
 use crate::failure::{Failure, ensure};
 use crate::fleet::Fleet;
 use crate::job;
@@ -43,7 +43,7 @@ impl Fleet {
             self.forsake(client);
             return self.clients[client].begin_again();
         }
-        let struck = self.clients[client].medium.as_disk().is_some_and(Disk::has_struck);
+        let struck = self.clients[client].has_failing_disk();
         ensure(struck && error.kind() == ErrorKind::Retry, || format!("client {client}: {what}: {error}"))?;
         self.note(format_args!("client {client}: {what}: the disk failed: {error}"));
         let fault = self.clients[client].fault;

@@ -91,11 +91,6 @@ impl Server {
     /// The process is gone; the log stays.
     pub(crate) fn crash(&mut self) {
         self.up = false;
-        self.forget();
-    }
-
-    /// Whatever is in memory beside the log is gone.
-    pub(crate) fn forget(&mut self) {
         self.segments = Segments::default();
         self.unstored.clear();
     }
@@ -167,7 +162,7 @@ impl Server {
         Ok(grown)
     }
 
-    fn append(&mut self, space: &SpaceName, batch: Vec<Pushable>, model: &mut Model) -> AppendOutcome {
+    pub(crate) fn append(&mut self, space: &SpaceName, batch: Vec<Pushable>, model: &mut Model) -> AppendOutcome {
         if self.planted.is(Bug::AcknowledgeBeforeStoring) {
             let outcome = self.disk.log.clone().append(space, batch.clone());
             self.unstored.push((space.clone(), batch));

@@ -210,7 +210,7 @@ impl Fleet {
     }
 
     /// Hints at a commit to all sessions that follow the space.
-    fn spread(&mut self, from: usize, grown: Option<(anabranch_core::SpaceName, u64)>) {
+    pub(crate) fn spread(&mut self, from: usize, grown: Option<(anabranch_core::SpaceName, u64)>) {
         let Some((space, seq)) = grown else { return };
         for (number, connection) in self.connections.iter_mut().enumerate() {
             if let Some(connection) = connection

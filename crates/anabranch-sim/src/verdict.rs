@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::failure::{Failure, broken, ensure};
 use crate::file::{self, Conflict, Entity};
 use crate::log::Log;
+use crate::model::{Item as Stored, hash_of};
 
 /// The registers and references of each collection, with their policies.
 const SLOTS: [(&str, &[(&str, &str)]); 3] = [
@@ -53,14 +54,30 @@ struct Case {
 /// A conflict as far as it is judged: kind, field, and whether it is open.
 type Item = (String, String, bool);
 
+/// What intruders have brought into the log.
+#[derive(Clone, Copy)]
+pub(crate) struct Forged<'a> {
+    /// Changes that no replica has taken.
+    pub(crate) refused: &'a BTreeSet<Stored>,
+    /// The entities of those that all have taken: what these make of them is compared between the clients only.
+    pub(crate) tainted: &'a BTreeSet<(SpaceName, EntityId)>,
+}
+
 /// Compares what is shown with what the log says.
-pub(crate) fn judge(log: &Log, entities: &[Entity], conflicts: &[Conflict], version: u32) -> Result<(), Failure> {
+pub(crate) fn judge(
+    log: &Log,
+    entities: &[Entity],
+    conflicts: &[Conflict],
+    version: u32,
+    forged: Forged<'_>,
+) -> Result<(), Failure> {
     // What the newest schema in use allows, which all have by now.
     let longest = if version > 1 { 8 } else { 6 };
-    let mut cases = cases(log)?;
+    let mut cases = cases(log, forged.refused)?;
     let deleted: BTreeSet<(&SpaceName, EntityId)> =
         entities.iter().filter(|entity| entity.deleted).map(|entity| (&entity.space, entity.id)).collect();
-    for entity in entities.iter().filter(|entity| !entity.purged) {
+    let is_judged = |entity: &&Entity| !entity.purged && !forged.tainted.contains(&(entity.space.clone(), entity.id));
+    for entity in entities.iter().filter(is_judged) {
         let Some(case) = cases.remove(&(entity.space.clone(), entity.id)) else {
             return Err(Failure::new(format!("entity {} is not in the log", entity.id)));
         };
@@ -105,12 +122,15 @@ fn listed(entity: &Entity, conflicts: &[Conflict]) -> BTreeSet<Item> {
     whole.map(|conflict| (conflict.kind.clone(), conflict.field.clone(), conflict.open)).collect()
 }
 
-fn cases(log: &Log) -> Result<BTreeMap<(SpaceName, EntityId), Case>, Failure> {
+fn cases(log: &Log, refused: &BTreeSet<Stored>) -> Result<BTreeMap<(SpaceName, EntityId), Case>, Failure> {
     let mut cases = BTreeMap::new();
     for (space, rows) in log.spaces() {
         for row in rows.iter().filter(|row| !file::is_marker(row.offered.change.bytes())) {
-            let change = Change::from_bytes(row.offered.change.bytes().to_vec());
-            let change = change.map_err(broken("reading a stored change"))?;
+            let bytes = row.offered.change.bytes();
+            if refused.contains(&(space.clone(), row.offered.entity, hash_of(bytes))) {
+                continue;
+            }
+            let change = Change::from_bytes(bytes.to_vec()).map_err(broken("reading a stored change"))?;
             let case = cases
                 .entry((space.clone(), row.offered.entity))
                 .or_insert_with(|| Case { document: Automerge::new(), changes: HashMap::new() });

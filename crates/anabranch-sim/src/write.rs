@@ -11,7 +11,7 @@ use crate::failure::{Failure, ensure};
 use crate::file;
 use crate::fleet::Fleet;
 use crate::job::job;
-use crate::model::Effect;
+use crate::model::{Effect, Item};
 use crate::workload::{self, Intent, Known, Targets};
 
 impl Fleet {
@@ -58,11 +58,13 @@ impl Fleet {
         let logged = file::changes_after(&process.reader, before)?;
         let mut effects = Vec::new();
         let mut lines = Vec::new();
-        let mut uncertain = false;
+        let (mut uncertain, mut refusal) = (false, None);
         for (intents, undo, outcome) in outcomes {
             if failed && logged.is_empty() {
-                let Err(error) = outcome.take() else { return Err(Failure::new("a commit failed without an error")) };
-                return self.disk_failed(number, "a local write", &error);
+                let (made, error): (Option<Vec<Option<Effect>>>, _) = outcome.take_failed();
+                effects.extend(made.into_iter().flatten().flatten().filter(|_| !undo));
+                refusal = error.or(refusal);
+                continue;
             }
             match outcome.take_anyway() {
                 Ok(made) => {
@@ -74,16 +76,34 @@ impl Fleet {
                 Err(error) => {
                     let expected =
                         matches!(error.kind(), ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Refused);
-                    ensure(expected, || format!("a local write failed: {intents:?}: {error}"))?;
+                    let failing = error.kind() == ErrorKind::Retry && self.clients[number].has_failing_disk();
+                    ensure(expected || failing, || format!("a local write failed: {intents:?}: {error}"))?;
                     lines.push(format!("client {number}: {intents:?} refused: {error}"));
                 }
             }
+        }
+        if let Some(error) = refusal {
+            self.disk_failed(number, "a local write", &error)?;
+            // A process that goes on has looked; one that has ended looks when it starts again.
+            let ended = self.clients[number].process.is_none();
+            self.clients[number].unknown = ended.then_some((before, effects));
+            return Ok(());
         }
         let written = logged.iter().filter(|(_, genesis)| !genesis).count();
         ensure(written == effects.len() || uncertain, || {
             format!("client {number} made {} writes and logged {written} changes", effects.len())
         })?;
         lines.iter().for_each(|line| self.note(format_args!("{line}")));
+        self.note_written(number, logged, effects);
+        if failed {
+            // It was reported as failed, and is there all the same.
+            self.forsake(number);
+            self.clients[number].begin_again()?;
+        }
+        Ok(())
+    }
+
+    fn note_written(&mut self, number: usize, logged: Vec<(Item, bool)>, effects: Vec<Effect>) {
         let mut effects = effects.into_iter();
         for (item, genesis) in logged {
             let effect = if genesis { None } else { effects.next() };
@@ -92,6 +112,15 @@ impl Fleet {
             self.note_bytes(&item.2);
             self.model.written.entry(item).or_insert_with(|| effect.unwrap_or_default());
         }
+    }
+
+    /// Of a commit that has failed nobody knew what had become. Now the file has been opened again, and says so.
+    pub(crate) fn find_unknown(&mut self, number: usize) -> Result<(), Failure> {
+        let client = &mut self.clients[number];
+        let Some(process) = &client.process else { return Ok(()) };
+        let Some((before, effects)) = client.unknown.take() else { return Ok(()) };
+        let logged = file::changes_after(&process.reader, before)?;
+        self.note_written(number, logged, effects);
         Ok(())
     }
 
@@ -127,7 +156,8 @@ impl Fleet {
         let received = self.within(number, "committing a batch", move |write| write.apply_batch(remote, batch))?;
         let Some(received) = received else { return Ok(()) };
         self.note(format_args!("{line}: {received:?}"));
-        ensure(received.quarantined == 0, || format!("client {number} quarantined an honest change"))
+        let honest = self.model.forged.is_empty();
+        ensure(received.quarantined == 0 || !honest, || format!("client {number} quarantined an honest change"))
     }
 
     /// A planted bug: what is about to be pushed leaves the outbox.

@@ -1,6 +1,6 @@
 //! Any interleaving converges; the simulator is deterministic; a few seeds of the standard profile run clean.
 
-use anabranch_sim::{Fleet, FleetOptions, Op, Run};
+use anabranch_sim::{Fleet, FleetOptions, Op, Run, Story};
 use proptest::prelude::*;
 
 fn op() -> impl Strategy<Value = Op> {
@@ -53,4 +53,12 @@ fn the_standard_profile_runs_clean() {
         .map(|report| format!("{}\n    {}", report.failure.clone().unwrap_or_default(), report.command()))
         .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn what_has_failed_once_does_not_fail_again() {
+    for Story { run, text } in Story::all() {
+        let seed = run.seed;
+        assert_eq!(run.make().failure, None, "seed {seed}: {text}");
+    }
 }

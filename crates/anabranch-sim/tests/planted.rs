@@ -1,31 +1,46 @@
 //! The checkers find what they are there to find.
 
-use anabranch_sim::{Bug, Run};
+use anabranch_sim::{Bug, Run, find};
 
-/// Seeds within which each bug must show.
-const SEEDS: u64 = 300;
+/// Seeds within which a bug must show here.
+const SEEDS: u64 = 60;
 
-/// Not found yet. A forgotten ack mark shows only if a server is restored to a moment between a client's cursor and its
-/// ack mark, and nobody else has pulled what lay between. What is held lacks something that the server has lost, and the
-/// reconcile that follows offers it again, forgotten or not. Forgotten offers were found before first syncs went by
-/// segments, and have not been since.
-const HIDDEN: [Bug; 3] = [Bug::ForgetAckMark, Bug::ForgetHeld, Bug::ForgetOffers];
+/// Bugs that take more seeds than a daily test has time for. The full table, within 2,000 seeds, is printed by
+/// `cargo run --release -p anabranch-sim --features planted -- --planted`, which `.ci/run` does.
+const SLOW: [Bug; 5] =
+    [Bug::ForgetAckMark, Bug::ForgetToHold, Bug::ForgetOffers, Bug::ReuseActorAfterRestore, Bug::AdmitAnyName];
+
+/// How many seeds to try: `ANABRANCH_SEEDS` for all bugs.
+fn effort() -> (u64, bool) {
+    let given = std::env::var("ANABRANCH_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
+    given.map_or((SEEDS, false), |seeds| (seeds, true))
+}
 
 #[test]
-fn every_planted_bug_is_found() {
-    let mut hidden = Bug::ALL.to_vec();
-    hidden.retain(|bug| !HIDDEN.contains(bug));
-    for seed in 0..SEEDS {
-        hidden.retain(|bug| {
-            let planted = Run { bug: Some(*bug), ..Run::of(seed) }.make();
-            let Some(failure) = planted.failure else { return true };
-            assert_eq!(Run::of(seed).make().failure, None, "seed {seed} fails without the plant, too");
-            println!("{:26} {:>4} seeds  {failure}", format!("{bug:?}"), seed + 1);
-            false
-        });
-        if hidden.is_empty() {
-            return;
+fn every_planted_bug_is_found_and_without_it_the_same_seed_passes() {
+    let (seeds, all) = effort();
+    let mut missed = Vec::new();
+    for bug in Bug::ALL.into_iter().filter(|bug| all || !SLOW.contains(bug)) {
+        match find(bug, seeds) {
+            Some((seed, failure)) => println!("{:26} {:>4} seeds  {failure}", format!("{bug:?}"), seed + 1),
+            None => missed.push(bug),
         }
     }
-    panic!("not found within {SEEDS} seeds: {hidden:?}");
+    assert!(missed.is_empty(), "not found within {seeds} seeds: {missed:?}");
+}
+
+#[test]
+fn a_failing_run_shrinks_to_one_that_still_fails_and_can_be_replayed() {
+    let planted = |run: Run| Run { bug: Some(Bug::CursorOffByOne), ..run };
+    let (seed, _) = find(Bug::CursorOffByOne, SEEDS).expect("found");
+    let report = planted(Run::of(seed)).make();
+    let all: u64 = report.operations.values().sum();
+    let smallest = report.shrink();
+    let left: u64 = smallest.operations.values().sum();
+    assert!(smallest.failure.is_some() && left * 4 < all, "{left} of {all} operations are left");
+    let command = smallest.command();
+    let keep = command.split(" --keep ").nth(1).and_then(|rest| rest.split(' ').next()).expect("what is kept");
+    let again = Run { replicas: Some(smallest.replicas), keep: Some(keep.parse().expect("a list")), ..Run::of(seed) };
+    let again = planted(again).make();
+    assert_eq!((again.failure, again.digest), (smallest.failure, smallest.digest), "the command replays it");
 }

@@ -345,6 +345,10 @@ impl Engine {
                 drop(self.cache.take(key));
             }
             self.sign_out = SignOut::No;
+            if self.connection.is_autocommit() {
+                // After some failures of the disk SQLite undoes all of it by itself, savepoints included.
+                return Err(StoreError::Aborted("the disk failed, and the database has undone it".to_owned()));
+            }
             self.connection.execute_batch("ROLLBACK TO job")?;
         }
         Ok(self.connection.execute_batch("RELEASE job")?)

@@ -432,10 +432,10 @@ fn a_damaged_change_is_noticed_when_it_is_read_back() -> Result<(), StoreError> 
 
 type Work = Box<dyn FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send>;
 
-/// A job that keeps what it returns.
-struct Once<F>(Option<F>);
+/// A job that does its work once.
+struct Once(Option<Work>);
 
-impl<F: FnOnce(&mut Write<'_>) -> Result<(), StoreError> + Send> Job for Once<F> {
+impl Job for Once {
     fn run(&mut self, write: &mut Write<'_>) -> Result<(), Undo> {
         self.0.take().map_or(Err(Undo), |work| work(write).map_err(|_| Undo))
     }
