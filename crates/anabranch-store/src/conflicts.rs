@@ -163,12 +163,13 @@ pub(crate) fn look_again(
     Ok(())
 }
 
+/// CROSS JOIN, so that for the sake of the order not all entities of the space are looked at.
+const REFERRING: &str = "SELECT l.entity, l.field FROM links l CROSS JOIN entities e ON e.key = l.entity \
+     WHERE l.target = ? AND e.space = ? AND e.deleted = 0 ORDER BY e.id, l.field";
+
 /// The live entities whose references name this one.
 pub(crate) fn referring(connection: &Connection, row: &EntityRow) -> Result<Vec<(EntityKey, String)>, StoreError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT l.entity, l.field FROM links l JOIN entities e ON e.key = l.entity \
-         WHERE l.target = ? AND e.space = ? AND e.deleted = 0 ORDER BY e.id, l.field",
-    )?;
+    let mut statement = connection.prepare_cached(REFERRING)?;
     let rows =
         statement.query_map(params![row.id.to_string(), row.space], |found| Ok((found.get(0)?, found.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -306,4 +307,17 @@ fn conflict(row: &Row<'_>) -> Result<Conflict, StoreError> {
         value: detail.value,
         contenders: detail.contenders,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It used to look at all entities of the space, for the sake of the order.
+    #[test]
+    fn referring_entities_are_found_by_their_links() {
+        let plan = crate::file::plan(REFERRING);
+        assert!(plan[0].contains("links_by_target (target=?)"), "{plan:#?}");
+        assert!(plan[1].ends_with("e USING INTEGER PRIMARY KEY (rowid=?)"), "{plan:#?}");
+    }
 }

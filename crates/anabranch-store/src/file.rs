@@ -167,3 +167,14 @@ pub(crate) fn definitions(connection: &Connection) -> Result<BTreeMap<String, St
     let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
+
+/// How SQLite goes about a statement in a new file, step by step.
+#[cfg(test)]
+pub(crate) fn plan(sql: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = open_writer(&folder.path().join("a.db")).unwrap();
+    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let parameters = vec![rusqlite::types::Null; statement.parameter_count()];
+    let steps = statement.query_map(rusqlite::params_from_iter(parameters), |row| row.get(3)).unwrap();
+    steps.map(Result::unwrap).collect()
+}

@@ -97,6 +97,17 @@ const REASON: &str = "for an unknown reason";
 /// What is joined by a transaction, as a condition on rows of `outbox`.
 const JOINED: &str = "change IN (SELECT seq FROM changes WHERE txn = (SELECT txn FROM changes WHERE seq = ?1))";
 
+/// Lets the children go of all entities of which something has been accepted, by what blocks them: few rows, where the
+/// outbox may have many.
+const RELEASE: &str = "UPDATE outbox INDEXED BY outbox_blocking \
+     SET state = 'pending', attempts = 0, not_before = 0 \
+     WHERE remote = ?1 AND (state = 'parked' OR not_before > 0) AND last_error IN (?3, ?4) AND entity IN ( \
+         SELECT l.entity FROM json_each(?2) accepted \
+             CROSS JOIN changes c ON c.seq = accepted.value \
+             CROSS JOIN entities parent ON parent.key = c.entity \
+             CROSS JOIN links l ON l.target = parent.id \
+             CROSS JOIN entities child ON child.key = l.entity AND child.space = parent.space)";
+
 impl Read<'_> {
     /// What waits in the outbox, in the order of this replica's log: everything, or only what has been refused. At
     /// most `limit`.
@@ -291,15 +302,21 @@ impl Write<'_> {
         if !held.exists(params![remote, HELD, FOLLOWS])? {
             return Ok(());
         }
-        let mut update = connection.prepare_cached(
-            "UPDATE outbox SET state = 'pending', attempts = 0, not_before = 0 \
-             WHERE remote = ?1 AND last_error IN (?3, ?4) AND entity IN (SELECT l.entity FROM links l \
-                 JOIN entities child ON child.key = l.entity JOIN entities parent ON parent.key = (SELECT entity FROM changes WHERE seq = ?2) \
-                 WHERE l.target = parent.id AND child.space = parent.space)",
-        )?;
-        for seq in accepted {
-            update.execute(params![remote, seq, HELD, FOLLOWS])?;
-        }
+        let accepted = serde_json::to_string(accepted).map_err(|_| StoreError::OutOfRange)?;
+        connection.prepare_cached(RELEASE)?.execute(params![remote, accepted, HELD, FOLLOWS])?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It used to go through the whole outbox, once for each change that was accepted.
+    #[test]
+    fn children_are_found_by_what_was_accepted() {
+        let plan = crate::file::plan(RELEASE);
+        assert!(plan[0].ends_with("outbox USING INDEX outbox_blocking (remote=? AND entity=?)"), "{plan:#?}");
+        assert!(!plan.iter().any(|step| step.starts_with("SCAN") && !step.contains("accepted")), "{plan:#?}");
     }
 }
