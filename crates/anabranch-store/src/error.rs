@@ -303,6 +303,12 @@ pub enum QuarantineReason {
     /// What it was written on was taken out, and no form of it is admitted without that.
     #[error("what it builds on was refused, and it cannot be written without that")]
     NotRewritable,
+    /// The collection is local-only here. It is taken in once a later schema says that it no longer is.
+    #[error("the collection stays in this file")]
+    LocalOnly,
+    /// Too many that came with it were such that the document had to be put together again.
+    #[error("not tried: too many changes that came with it do harm")]
+    NotTried,
 }
 
 impl From<ApplyError> for QuarantineReason {

@@ -172,7 +172,7 @@ pub(crate) fn definitions(connection: &Connection) -> Result<BTreeMap<String, St
 #[cfg(test)]
 pub(crate) fn plan(sql: &str) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
-    let connection = open_writer(&folder.path().join("a.db")).unwrap();
+    let connection = open_writer(&folder.path().join("a.db"), &Seals::default()).unwrap();
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
     let parameters = vec![rusqlite::types::Null; statement.parameter_count()];
     let steps = statement.query_map(rusqlite::params_from_iter(parameters), |row| row.get(3)).unwrap();

@@ -70,6 +70,7 @@ impl Write<'_> {
     ) -> Result<(), StoreError> {
         let SegmentEntity { id, changes, plain } = entity;
         let key = match &plain {
+            Some(_) if self.engine.is_local(&taking.collection) => None,
             Some(plain) => self.insert_plain(taking, id, &changes, plain)?,
             None => None,
         };

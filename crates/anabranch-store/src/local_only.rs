@@ -1,11 +1,15 @@
-//! Collections that stay in this file: never pushed, never exchanged, in no digest that others compare with.
+//! Collections that stay in this file: never pushed, never exchanged, in no digest that others compare with. Nor does
+//! anything come in from outside.
 
-use anabranch_core::CollectionName;
+use anabranch_core::wire::Envelope;
+use anabranch_core::{Change, CollectionName};
+use rusqlite::params;
 
 use crate::cache::EntityKey;
 use crate::engine::{Engine, Pending, Write};
-use crate::error::StoreError;
-use crate::rows;
+use crate::error::{QuarantineReason, StoreError};
+use crate::receive::{Received, same_collection};
+use crate::rows::{self, EntityRow, Origin};
 
 /// In SQL: an entity `e` that others may see.
 pub(crate) const NOT_LOCAL: &str = "e.collection NOT IN (SELECT name FROM local_collections)";
@@ -46,11 +50,52 @@ impl Engine {
         let keys: Vec<EntityKey> = statement.query_map([name.as_str()], |row| row.get(0))?.collect::<Result<_, _>>()?;
         drop(statement);
         let mut write = Write::of(self, pending);
-        keys.into_iter().try_for_each(|key| write.offer_everywhere(key))
+        for key in keys {
+            write.let_in(key)?;
+            write.offer_everywhere(key)?;
+        }
+        Ok(())
     }
 }
 
 impl Write<'_> {
+    /// Sets aside what others wrote under the id of an entity that is nobody else's, as ids made from names can be
+    /// the same: it must not change what is here.
+    pub(crate) fn keep_out(
+        &self,
+        row: &EntityRow,
+        envelopes: Vec<Envelope>,
+        received: &mut Received,
+    ) -> Result<(), StoreError> {
+        for Envelope { collection, change, .. } in envelopes {
+            let hash = Change::parse(change.clone()).ok().map(|change| change.hash());
+            let reason = same_collection(&row.collection, &collection).err().unwrap_or(QuarantineReason::LocalOnly);
+            self.quarantine(row, hash, &change, &reason, received)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what was kept out while the collection was local-only.
+    fn let_in(&mut self, key: EntityKey) -> Result<(), StoreError> {
+        let connection = &self.engine.connection;
+        let Some(row) = rows::entity_by_key(connection, key)? else { return Ok(()) };
+        let mut kept_out =
+            connection.prepare_cached("DELETE FROM quarantine WHERE entity = ? AND reason = ? RETURNING bytes")?;
+        let reason = QuarantineReason::LocalOnly.to_string();
+        let changes = kept_out.query_map(params![key, reason], |found| found.get(0))?.collect::<Result<Vec<_>, _>>()?;
+        drop(kept_out);
+        let envelope = |change| Envelope {
+            entity: row.id,
+            collection: row.collection.clone(),
+            parent: None,
+            transaction: None,
+            change,
+        };
+        let envelopes = changes.into_iter().map(envelope).collect();
+        // Who brought it is forgotten, so every server is offered it.
+        self.receive_entity(row.space, row.id, envelopes, Origin::Peer, &mut Received::default())
+    }
+
     fn offer_everywhere(&mut self, key: EntityKey) -> Result<(), StoreError> {
         let Some(row) = rows::entity_by_key(&self.engine.connection, key)? else { return Ok(()) };
         rows::remotes(&self.engine.connection)?.into_iter().try_for_each(|remote| self.reoffer_entity(remote, &row))

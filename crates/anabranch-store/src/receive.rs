@@ -1,10 +1,11 @@
 //! Foreign changes: admission, orphans and quarantine.
 
 mod forks;
+pub(crate) mod sift;
 
 use std::collections::HashMap;
 
-use anabranch_core::document::{ApplyError, Document};
+use anabranch_core::document::Document;
 use anabranch_core::sync::{FirstSyncStep, Reoffer, WriteBatch};
 use anabranch_core::wire::Envelope;
 use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, Digest, EntityId, SpaceName};
@@ -20,11 +21,6 @@ use crate::{first_sync, subset};
 /// Orphans that one entity may have; what comes beyond is quarantined.
 const MAX_ORPHANS: i64 = 1_000;
 
-/// How often the document of one entity is loaded again in one batch, after changes that harmed it. Beyond that each
-/// change is tried with a copy beside it: a load takes a hundred times as long as a copy of a long text, and a frame holds
-/// tens of thousands of such changes.
-pub(crate) const MAX_RELOADS: usize = 16;
-
 /// What became of a batch of foreign changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
@@ -38,18 +34,6 @@ pub struct Received {
     pub quarantined: usize,
     /// A stamp was too far ahead; the local clock did not follow it.
     pub skew: Option<ClockSkew>,
-}
-
-/// Why changes were not merged, and whether the document is as it was before.
-struct Refusal {
-    reason: QuarantineReason,
-    untouched: bool,
-}
-
-impl Refusal {
-    fn of(error: ApplyError) -> Self {
-        Self { untouched: error.is_untouched(), reason: error.into() }
-    }
 }
 
 /// A change with what its envelope said.
@@ -200,6 +184,9 @@ impl Write<'_> {
                 row
             }
         };
+        if self.engine.is_local(&row.collection) {
+            return self.keep_out(&row, envelopes, received);
+        }
         let envelopes = self.take_markers(&row, envelopes, origin, received)?;
         let mut arrivals = Vec::with_capacity(envelopes.len());
         for envelope in envelopes {
@@ -302,18 +289,13 @@ impl Write<'_> {
             self.orphan(row, &arrival, origin, received)?;
         }
         let changes: Vec<Change> = ready.iter().map(|arrival| arrival.change.clone()).collect();
-        let outcome = self.merge(row, &mut document, &changes);
-        if outcome.is_ok() {
-            for arrival in &ready {
+        let refused = self.take_changes(row, &mut document, &changes)?;
+        for (arrival, refused) in ready.iter().zip(refused) {
+            if let Some(reason) = refused {
+                self.quarantine(row, Some(arrival.change.hash()), arrival.change.bytes(), &reason, received)?;
+            } else {
                 self.log_foreign(row, arrival, origin)?;
-            }
-            received.applied += ready.len();
-        } else {
-            // One of them is bad. Then one by one, so that only that one is refused.
-            document = self.recover(row, document, outcome.err().as_ref())?;
-            let mut reloads = 0;
-            for arrival in ready {
-                document = self.apply_alone(row, document, arrival, origin, received, &mut reloads)?;
+                received.applied += 1;
             }
         }
         self.engine.cache.put(row.key, document);
@@ -335,48 +317,25 @@ impl Write<'_> {
         Ok(arrivals)
     }
 
-    fn apply_alone(
-        &mut self,
+    /// Merges changes; for each, why it was refused, if it was.
+    fn take_changes(
+        &self,
         row: &EntityRow,
-        mut document: Document,
-        arrival: Arrival,
-        origin: Origin,
-        received: &mut Received,
-        reloads: &mut usize,
-    ) -> Result<Document, StoreError> {
-        let copy = (*reloads >= MAX_RELOADS).then(|| document.clone());
-        match self.merge(row, &mut document, std::slice::from_ref(&arrival.change)) {
-            Ok(()) => {
-                self.log_foreign(row, &arrival, origin)?;
-                received.applied += 1;
-                Ok(document)
-            }
-            Err(error) => {
-                let hash = arrival.change.hash();
-                self.quarantine(row, Some(hash), arrival.change.bytes(), &error.reason, received)?;
-                *reloads += usize::from(!error.untouched);
-                copy.map_or_else(|| self.recover(row, document, Some(&error)), Ok)
-            }
+        document: &mut Document,
+        changes: &[Change],
+    ) -> Result<Vec<Option<QuarantineReason>>, StoreError> {
+        let schema = self.engine.schema.collection(row.collection.as_str());
+        let Err(refusal) = sift::merge(document, changes, schema) else { return Ok(vec![None; changes.len()]) };
+        if !refusal.untouched {
+            // What is in memory may be poisoned.
+            *document = rows::load_document(&self.engine.connection, row, &self.engine.actor)?;
         }
-    }
-
-    /// Applies changes and proves that the state can be read afterwards: a row must follow from every document
-    /// that is stored.
-    fn merge(&self, row: &EntityRow, document: &mut Document, changes: &[Change]) -> Result<(), Refusal> {
-        document.apply(changes).map_err(Refusal::of)?;
-        let state = document.state(self.engine.schema.collection(row.collection.as_str()));
-        state
-            .map(drop)
-            .map_err(|error| Refusal { reason: QuarantineReason::Refused(error.to_string()), untouched: false })
-    }
-
-    /// The document to go on with after a refusal: what is in memory may be poisoned, and then comes afresh
-    /// from the file.
-    fn recover(&self, row: &EntityRow, document: Document, refusal: Option<&Refusal>) -> Result<Document, StoreError> {
-        if refusal.is_some_and(|refusal| refusal.untouched) {
-            return Ok(document);
+        if changes.len() == 1 {
+            return Ok(vec![Some(refusal.reason)]);
         }
-        rows::load_document(&self.engine.connection, row, &self.engine.actor)
+        let sifted = sift::sift(document.clone(), changes, schema);
+        *document = sifted.document;
+        Ok(sifted.refused)
     }
 
     fn log_foreign(&mut self, row: &EntityRow, arrival: &Arrival, origin: Origin) -> Result<(), StoreError> {
@@ -433,7 +392,7 @@ impl Write<'_> {
         Ok(orphans)
     }
 
-    fn quarantine(
+    pub(crate) fn quarantine(
         &self,
         row: &EntityRow,
         hash: Option<ChangeHash>,
@@ -453,7 +412,7 @@ impl Write<'_> {
     }
 }
 
-fn same_collection(ours: &CollectionName, theirs: &CollectionName) -> Result<(), QuarantineReason> {
+pub(crate) fn same_collection(ours: &CollectionName, theirs: &CollectionName) -> Result<(), QuarantineReason> {
     if ours == theirs { Ok(()) } else { Err(QuarantineReason::WrongCollection) }
 }
 

@@ -1,7 +1,7 @@
 //! Entities whose rows were derived without a document: their documents are looked at when they are first loaded,
 //! or when there is nothing else to do. What does not come to what the row says is repaired, and noted.
 
-use anabranch_core::document::{ApplyError, Document};
+use anabranch_core::document::Document;
 use anabranch_core::{Change, ErrorKind};
 use rusqlite::params;
 use tracing::warn;
@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::cache::EntityKey;
 use crate::engine::{Committed, Dirty, Engine, Job, Pending, Undo, Write};
 use crate::error::{QuarantineReason, StoreError};
-use crate::receive::MAX_RELOADS;
+use crate::receive::sift::{Sifted, sift};
 use crate::rows::{self, EntityRow};
 
 /// Entities that an idle writer looks at in one commit: a write that comes meanwhile waits a few milliseconds.
@@ -41,41 +41,16 @@ impl Engine {
         Ok(digest == state.digest().as_bytes() && heads == document.heads().to_bytes())
     }
 
-    /// Takes the changes one by one; those that cannot be applied go to quarantine, and the row follows from the
-    /// others.
+    /// Takes what can be taken of the changes; the rest goes to quarantine, and the row follows from what was taken.
     fn repair(&mut self, row: &EntityRow, changes: Vec<Change>) -> Result<Document, StoreError> {
         warn!(entity = %row.id, "what a segment brought is not what its document comes to; repairing");
         let schema = std::sync::Arc::clone(&self.schema);
         let schema = schema.collection(row.collection.as_str());
-        let mut kept: Vec<Change> = Vec::new();
-        let mut document = Document::new(&self.actor);
-        let mut reloads = 0;
-        for change in changes {
-            let copy = (reloads >= MAX_RELOADS).then(|| document.clone());
-            let applied = document.apply(std::slice::from_ref(&change));
-            let untouched = applied.as_ref().is_err_and(ApplyError::is_untouched);
-            let refused = match applied {
-                Ok(_) => document.state(schema).err().map(|error| QuarantineReason::Refused(error.to_string())),
-                Err(error) => Some(error.into()),
-            };
-            let Some(reason) = refused else {
-                kept.push(change);
-                continue;
-            };
-            self.refuse_logged(row, &change, &reason)?;
-            if untouched {
-                continue;
+        let Sifted { document, refused, .. } = sift(Document::new(&self.actor), &changes, schema);
+        for (change, reason) in changes.iter().zip(refused) {
+            if let Some(reason) = reason {
+                self.refuse_logged(row, change, &reason)?;
             }
-            reloads += 1;
-            document = match copy {
-                Some(copy) => copy,
-                None => {
-                    let mut document = Document::new(&self.actor);
-                    let again: Result<_, ApplyError> = document.apply(&kept);
-                    again.map_err(|_| StoreError::DamagedRow("a document that was repaired does not load"))?;
-                    document
-                }
-            };
         }
         if self.projecting {
             return Ok(document);

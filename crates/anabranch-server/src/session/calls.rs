@@ -95,7 +95,7 @@ impl Sessions {
                 let bytes: usize = batch.iter().flatten().map(|offered| offered.change.bytes().len()).sum();
                 bytes + batch.len() * CHANGE_BYTES
             }
-            Call::Reconcile { ask: Ask::Sketch(_), .. } => COPIES * MAX_SKETCH_BYTES,
+            Call::Reconcile { ask: Ask::Sketch(_) | Ask::SketchOf { .. }, .. } => COPIES * MAX_SKETCH_BYTES,
             Call::Reconcile { ask: Ask::Heads(_), .. } => COPIES * HEADS_BYTES,
             Call::Read { .. } | Call::Reconcile { ask: Ask::Changes { .. }, .. } => COPIES * self.page.bytes,
             Call::Segment { .. } => 2 * MAX_SEGMENT_BYTES,
