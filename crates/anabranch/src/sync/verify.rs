@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_core::sync::Halt;
 use anabranch_core::sync::reconcile::{Compared, ReconcileStep, Reconciler, Theirs, Then};
+use anabranch_core::sync::{ErrorClass, Halt};
 use anabranch_core::wire::{self, ClientMessage, Hello, RefusalCode, ServerMessage};
 use anabranch_core::{EntityId, Lineage, SpaceName};
 use anabranch_store::{Difference, RemoteKey, Store};
 
 use crate::Commit;
 use crate::error::Error;
-use crate::sync::link::{Link, Transport};
+use crate::sync::link::{Link, LinkError, Transport};
+use crate::sync::token::{TokenRequest, TokenSource};
 use crate::sync::{Sync, SyncError, web_socket};
 
 /// What a [verification](Sync::verify) found.
@@ -61,10 +62,12 @@ impl Sync {
     /// It resolves to an error if the server cannot be reached or has another history, or `deadline` has passed.
     pub fn verify(self, deadline: Duration) -> Commit<VerifyReport> {
         let (promise, commit) = anabranch_store::Commit::pending();
+        let source = self.plan.token.clone();
         match self.prepare_verify() {
             Ok((verify, transport)) => match self.replica.runtime() {
                 Ok(runtime) => drop(runtime.spawn(async move {
-                    let outcome = tokio::time::timeout(deadline, verify.run(transport)).await;
+                    let work = verify.run(transport, source);
+                    let outcome = tokio::time::timeout(deadline, work).await;
                     promise.resolve(outcome.unwrap_or_else(|_| Err(SyncError::Deadline.into())));
                 })),
                 Err(error) => promise.resolve(Err(error)),
@@ -101,8 +104,8 @@ struct Verify {
 }
 
 impl Verify {
-    async fn run(mut self, transport: Arc<dyn Transport>) -> Result<VerifyReport, Error> {
-        let mut link = transport.connect().await.map_err(|error| SyncError::Offline(error.reason))?;
+    async fn run(mut self, transport: Arc<dyn Transport>, source: Option<TokenSource>) -> Result<VerifyReport, Error> {
+        let mut link = connect(transport.as_ref(), source.as_ref()).await?;
         let hello = Hello {
             replica: self.store.replica(),
             actor: self.store.actor().clone(),
@@ -189,6 +192,31 @@ impl Verify {
         self.report.bytes_received += u64::try_from(frame.len()).unwrap_or(u64::MAX);
         wire::decode(&frame).map_err(|error| SyncError::Offline(error.to_string()).into())
     }
+}
+
+/// Connects, with a token if there is a source of some: with a fresh one if the first is refused.
+async fn connect(transport: &dyn Transport, source: Option<&TokenSource>) -> Result<Link, SyncError> {
+    let mut connected = attempt(transport, source, TokenRequest::Any).await;
+    let is_refused = connected.as_ref().is_err_and(|error| error.class == ErrorClass::Auth);
+    if is_refused && source.is_some_and(TokenSource::can_refresh) {
+        connected = attempt(transport, source, TokenRequest::Fresh).await;
+    }
+    connected.map_err(|error| match error.class {
+        ErrorClass::Auth => SyncError::Auth(error.reason),
+        _ => SyncError::Offline(error.reason),
+    })
+}
+
+async fn attempt(
+    transport: &dyn Transport,
+    source: Option<&TokenSource>,
+    request: TokenRequest,
+) -> Result<Link, LinkError> {
+    let token = match source {
+        Some(source) => Some(source.token(request).await?),
+        None => None,
+    };
+    transport.connect_with(token).await
 }
 
 fn refused(code: RefusalCode, message: String) -> Error {
