@@ -305,7 +305,7 @@ fn read_all(replica: &Replica, golden: &Golden) -> Result<bool, String> {
 fn g11_after_any_flipped_byte_what_is_read_is_right_or_said_to_be_damaged() -> Result<(), Error> {
     let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse().ok());
     let (flips, seed): (u64, u64) =
-        (number("ANABRANCH_FLIPS").unwrap_or(40), number("ANABRANCH_FLIP_SEED").unwrap_or(1));
+        (number("ANABRANCH_FLIPS").unwrap_or(30), number("ANABRANCH_FLIP_SEED").unwrap_or(1));
     let golden = Golden::new()?;
     let (mut dice, mut tally, mut wrong) = (SplitMix64::new(seed), Tally::default(), Vec::new());
     let length = u64::try_from(golden.bytes.len()).expect("a length");
