@@ -14,7 +14,7 @@ use anabranch_core::wire::{Ask, Reply, Wanted};
 use anabranch_core::{ChangeHash, EntityId, Entropy as _, Heads, SplitMix64};
 use proptest::prelude::*;
 
-use side::{Side, entity, reconcile};
+use side::{Side, entity, reconcile, reconcile_while};
 
 /// The figures.
 const MOST_ROUND_TRIPS: usize = 6;
@@ -104,6 +104,29 @@ fn one_question_is_worth_only_so_much_work() {
         questions += 1;
     }
     assert!(questions > 1);
+}
+
+/// Found by simulation: a server had lost its newest changes, and all clients reconciled at once. Between two pages
+/// another client brought what this one had said that it knows; the server's list became shorter, and what was counted
+/// as sent were others.
+#[test]
+fn g10_no_page_is_missed_if_the_other_side_learns_meanwhile_what_is_known_here() {
+    let (mut here, mut there) = (Side::of(1).named(1), Side::of(1).named(2));
+    (there.expects_again, here.expects_again) = (true, true);
+    (0..300).for_each(|_| there.write(entity(0)));
+    there.bring(&mut here, entity(0));
+    (0..300).for_each(|_| here.write(entity(0)));
+    (0..3_000).for_each(|_| there.write(entity(0)));
+    let another = here.clone();
+    let mut pages = 0;
+    let done = reconcile_while(&mut here, &mut there, |there| {
+        pages += 1;
+        if pages == 1 {
+            another.bring(there, entity(0));
+        }
+    });
+    assert!(done.pages > 1, "{done}");
+    assert_eq!(here, there);
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::change::Change;
 use crate::id::{ChangeHash, EntityId, Heads};
 use crate::name::CollectionName;
 use crate::sync::reconcile::{Item, MAX_ASKED, MAX_KNOWN, MAX_ROUNDS, MAX_WANTED, Ranges, Sketch, SketchError};
@@ -129,7 +130,8 @@ impl Reconciler {
             (Stage::Fetching { theirs, mut wanted, asked, skip: before }, Reply::Changes { changes, done, skip }) => {
                 let done = progress(&wanted.make_contiguous()[..asked], before, &changes, done, skip)?;
                 wanted.drain(..done);
-                Ok(self.fetch(changes, theirs, wanted, skip))
+                let known = skip > 0 && before == 0 && wanted.front_mut().is_some_and(|next| learn(next, &changes));
+                Ok(self.fetch(changes, theirs, wanted, if known { 0 } else { skip }))
             }
             (_, Reply::TooMany) => Err(SketchError::TooMany.into()),
             _ => Err(ReconcileError::Unasked),
@@ -211,6 +213,22 @@ fn sketch_ask(of: Option<&[CollectionName]>, message: Vec<u8>) -> Ask {
         None => Ask::Sketch(message),
         Some(names) => Ask::SketchOf { collections: names.to_vec(), message },
     }
+}
+
+/// What has come of an entity so far is known from now on, rather than counted: a count would skip others if the other
+/// side came to know one of those that are known here meanwhile, as when many replicas reconcile at once. `false` if that
+/// is more than can be said.
+fn learn(wanted: &mut Wanted, changes: &[Envelope]) -> bool {
+    let mut known = Heads::new(wanted.known.clone());
+    for envelope in changes.iter().filter(|envelope| envelope.entity == wanted.entity) {
+        let Ok(change) = Change::parse(envelope.change.clone()) else { return false };
+        known.advance(change.hash(), change.dependencies());
+    }
+    let fits = known.hashes().len() <= MAX_KNOWN;
+    if fits {
+        wanted.known = known.hashes().to_vec();
+    }
+    fits
 }
 
 /// How many of the entities that were asked about are done. Every reply must bring something, or it would never end.
