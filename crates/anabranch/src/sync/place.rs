@@ -49,16 +49,18 @@ impl Place {
         self.turns.take(&self.store, self.key)
     }
 
-    /// For whoever has the turn: whether the place is still this server's. If not, another one is found.
-    pub(super) fn confirm(&mut self) -> Result<bool, StoreError> {
+    /// For whoever has the turn: whether the place is still this server's.
+    pub(super) fn is_still_ours(&self) -> Result<bool, StoreError> {
         let remotes = self.store.read(|read| read.snapshot(|read| read.remotes()))?;
-        if remotes.iter().any(|remote| remote.key == self.key && remote.url.as_deref() == Some(&self.url)) {
-            return Ok(true);
-        }
+        Ok(remotes.iter().any(|remote| remote.key == self.key && remote.url.as_deref() == Some(&self.url)))
+    }
+
+    /// Finds another place for the same server. Blocks.
+    pub(super) fn move_on(&mut self) -> Result<(), StoreError> {
         let (key, turn) = find(&self.store, &self.turns, &self.in_use, &self.url, Vec::new())?;
         self.leave();
         (self.key, self._turn) = (key, turn);
-        Ok(false)
+        Ok(())
     }
 
     fn leave(&self) {
@@ -124,14 +126,15 @@ mod tests {
             Replica::open(folder.path().join("a.db"), crate::Schema::from_toml("version = 1\n[collections]")?)?;
         let mut place = Place::find(&replica, "http://one".to_owned(), Vec::new())?;
         let before = place.key();
-        assert!(place.confirm()?);
+        assert!(place.is_still_ours()?);
         // As another process does that has the turn.
         let taken: Commit<_, StoreError> =
             replica.store().write(move |write| write.ensure_remote("http://two", &[before]));
         assert_eq!(taken.wait()?, before);
-        assert!(!place.confirm()?);
+        assert!(!place.is_still_ours()?);
+        place.move_on()?;
         assert_ne!(place.key(), before);
-        assert!(place.confirm()?);
+        assert!(place.is_still_ours()?);
         Ok(())
     }
 }

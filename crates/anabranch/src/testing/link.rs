@@ -197,6 +197,11 @@ impl Link {
                     (_, frame) => to_client.send(frame).await.is_ok(),
                 };
                 if !sent {
+                    // The server may have said why it ends.
+                    while to_server
+                        && let Some(frame) = server.incoming.recv().await
+                        && to_client.send(frame).await.is_ok()
+                    {}
                     return;
                 }
             }

@@ -122,8 +122,8 @@ impl Driver {
                     self.scheduler.spend(bytes);
                     self.awaiting_answer |= !matches!(message, wire::ClientMessage::Received { .. });
                     if link.outgoing.send(frame).is_err() {
-                        self.link = None;
-                        events.push_back(disconnected(LinkError::new("the connection was closed")));
+                        // The server may have said why: that is read before the end of the link is.
+                        return;
                     }
                 }
                 Err(error) => {

@@ -66,9 +66,10 @@ impl Driver {
     async fn begin(&mut self, waited: bool) -> Result<Option<Arc<SyncLock>>, StoreError> {
         let turn = loop {
             let Some(turn) = self.place.take_turn() else { return Ok(None) };
-            if tokio::task::block_in_place(|| self.place.confirm())? {
+            if self.place.is_still_ours()? {
                 break turn;
             }
+            tokio::task::block_in_place(|| self.place.move_on())?;
             info!("another server has been given this one's place in the file; it gets a new one");
             self.remote = self.place.key();
             self.remember()?;
