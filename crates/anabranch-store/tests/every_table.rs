@@ -10,7 +10,7 @@ use anabranch_store::{OpenMode, Store, StoreError};
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 use serde_json::json;
-use support::{Folder, environment, fields, name, space};
+use support::{Folder, environment, fields, name, seal, space};
 
 type Outcome = Result<(), StoreError>;
 
@@ -104,7 +104,8 @@ fn an_entity_that_is_not_wanted_any_more_leaves_no_row_in_any_table() -> Outcome
     let folder = Folder::new();
     let path = folder.path("a.db");
     let store = open(&path);
-    let [gone, kept] = [create(&store, "main", "notes")?, create(&store, "main", "folders")?];
+    let ids = [create(&store, "main", "notes")?, create(&store, "main", "folders")?];
+    let [gone, kept] = ids;
     let file = File::open(&path);
     let (gone, kept, main) = (file.entity(gone), file.entity(kept), file.number("SELECT key FROM spaces", []));
     let tables = file.tables("entity", "entities");
@@ -116,6 +117,7 @@ fn an_entity_that_is_not_wanted_any_more_leaves_no_row_in_any_table() -> Outcome
     assert_eq!(file.mention(&tables, gone).len(), tables.len(), "each has a row of it");
     // What waits to be sent keeps its entity here, so nothing may.
     file.0.execute_batch("DELETE FROM outbox; UPDATE entities SET pending = 0")?;
+    ids.iter().for_each(|id| seal(&file.0, &id.to_string()));
     let before = file.mention(&tables, kept);
     let wanted = [name("folders")].into();
     store.write(move |write| write.want_collections(1, &space("main"), Some(wanted))).wait()?;
@@ -154,7 +156,8 @@ fn a_sign_out_leaves_no_row_of_what_is_synced_in_any_table() -> Outcome {
     assert_eq!(file.number("SELECT count(*) FROM entities WHERE key = ?", [synced]), 0);
     assert!(kept.iter().all(|table| file.rows(table, local) > 0), "what is local-only stays");
     assert_eq!(file.number("SELECT count(*) FROM spaces WHERE key = ?", [own]), 1);
-    let left = file.number("SELECT count(*) FROM meta WHERE key NOT IN ('schema', 'projection', 'clock')", params![]);
+    let left = file
+        .number("SELECT count(*) FROM meta WHERE key NOT IN ('schema', 'projection', 'clock', 'format')", params![]);
     assert_eq!(left, 0, "nor who the replica was");
     Ok(())
 }

@@ -259,8 +259,11 @@ fn migration(planted: Planted) -> Result<Played, Failure> {
     let mut shop = Shop::new(planted)?.taking(7, 10)?;
     shop.backend = None;
     let file = shop.disk.connect(FILE)?;
-    file.execute_batch("DROP TABLE rewrites; ALTER TABLE entities DROP COLUMN purged; PRAGMA user_version = 1")
-        .map_err(broken("writing a file of an earlier release"))?;
+    file.execute_batch(
+        "DROP TABLE replicas; DROP TABLE principals; DROP TABLE rewrites; ALTER TABLE spaces DROP COLUMN bytes; \
+         ALTER TABLE entities DROP COLUMN bytes; ALTER TABLE entities DROP COLUMN purged; PRAGMA user_version = 1",
+    )
+    .map_err(broken("writing a file of an earlier release"))?;
     drop(file);
     shop.begun()?.taking(8, 4)?.played()
 }
