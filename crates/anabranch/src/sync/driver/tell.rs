@@ -78,6 +78,8 @@ impl Driver {
         if matches!(self.mode, Mode::Once { .. }) {
             self.outcome = Some(Err(SyncError::Offline(reason.clone())));
         }
+        // Until when they agreed is settled by now, and whoever is told may look at the status next.
+        self.publish();
         self.events.tell(Event::Offline { reason, failures, retry_at });
         Ok(())
     }
