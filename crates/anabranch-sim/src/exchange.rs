@@ -6,10 +6,9 @@ use anabranch_core::wire::Envelope;
 use anabranch_core::{EntityId, Heads, SpaceName};
 
 use crate::dice::Dice;
-use crate::failure::{Failure, ensure};
+use crate::failure::Failure;
 use crate::file;
 use crate::fleet::Fleet;
-use crate::hostile::name_of;
 
 /// Changes on their way from one client to another.
 #[derive(Clone, Debug)]
@@ -71,11 +70,10 @@ impl Fleet {
             return Ok(());
         }
         let Parcel { to, space, changes } = parcel;
-        let forged = changes.iter().any(|envelope| self.model.is_forged(&name_of(&space, envelope)));
         let received = self.within(to, "applying a peer's changes", move |write| write.apply_peer(&space, changes))?;
         let Some(received) = received else { return Ok(()) };
         self.note(format_args!("client {to}: from a peer: {received:?}"));
-        ensure(received.quarantined == 0 || forged, || format!("client {to} quarantined an honest change of a peer"))
+        self.check_quarantined(to, received.quarantined)
     }
 
     fn hand_over(&mut self, from: usize, to: usize, space: &SpaceName) -> Result<Parcel, Failure> {

@@ -156,8 +156,15 @@ impl Fleet {
         let received = self.within(number, "committing a batch", move |write| write.apply_batch(remote, batch))?;
         let Some(received) = received else { return Ok(()) };
         self.note(format_args!("{line}: {received:?}"));
-        let honest = self.model.forged.is_empty();
-        ensure(received.quarantined == 0 || !honest, || format!("client {number} quarantined an honest change"))
+        self.check_quarantined(number, received.quarantined)
+    }
+
+    /// Only forged changes are quarantined; they may have waited for others before.
+    pub(crate) fn check_quarantined(&self, number: usize, quarantined: usize) -> Result<(), Failure> {
+        let Some(process) = self.clients[number].process.as_ref().filter(|_| quarantined > 0) else { return Ok(()) };
+        let found = file::quarantined(&process.reader)?;
+        let forged = found.iter().any(|item| self.model.is_forged(item));
+        ensure(forged, || format!("client {number} quarantined an honest change"))
     }
 
     /// A planted bug: what is about to be pushed leaves the outbox.

@@ -78,8 +78,8 @@ impl Driver {
         if matches!(self.mode, Mode::Once { .. }) {
             self.outcome = Some(Err(SyncError::Offline(reason.clone())));
         }
-        // Until when they agreed is settled by now, and whoever is told may look at the status next.
-        self.publish();
+        // Until when they agreed is settled before anybody is told.
+        self.agreed.follow(now, self.phase() == Phase::Live);
         self.events.tell(Event::Offline { reason, failures, retry_at });
         Ok(())
     }
