@@ -29,8 +29,8 @@ pub(crate) fn run(arguments: &Verify, output: &mut Output) -> Result<(), CliErro
             output.line(format_args!("{} {} {}", differing.space, differing.entity, tell(differing.difference)))?;
         }
     }
-    let differing = count(u64::try_from(report.differing.len()).unwrap_or(u64::MAX), "entity");
-    Err(CliError::Differs(format!("{url}: not the same: {differing} differ; of {}", describe(&report))))
+    let differing = report.differing.len();
+    Err(CliError::Differs(format!("{url}: not the same: {differing} of {}", describe(&report))))
 }
 
 fn describe(report: &VerifyReport) -> String {
