@@ -4,7 +4,7 @@
 //! 120 bytes as JSON. The client is a process of its own, and each run has a fresh file.
 //!
 //! With `kill 20000 100`, the client's process is killed at so many random moments of one first sync instead, and what
-//! it ends with is compared with a sync that nobody has disturbed.
+//! it ends with is compared with a sync that nobody has disturbed. A third number says how many notes a segment has.
 #![allow(missing_docs, reason = "a bench has no documentation")]
 
 use std::net::SocketAddr;
@@ -42,7 +42,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let Some(at) = arguments.iter().position(|argument| argument == "kill") {
         let number = |place: usize| arguments.get(at + place).and_then(|number| number.parse().ok());
-        return kill(number(1).unwrap_or(2_000), number(2).unwrap_or(10));
+        let (size, kills) = (number(1).unwrap_or(2_000), number(2).unwrap_or(10));
+        return kill(size, kills, number(3).unwrap_or((size / (2 * kills)).max(1)));
     }
     let sizes: Vec<usize> = std::env::args().filter_map(|size| size.parse().ok()).collect();
     let sizes = if sizes.is_empty() { vec![1_000, 10_000] } else { sizes };
@@ -81,10 +82,25 @@ fn measure(size: usize) {
 }
 
 /// Kills the client again and again, and counts what the server has sent in all.
-fn kill(size: usize, kills: usize) {
+/// The bytes of the segments that a client's file has applied, and the size of its largest; zero when no first sync is
+/// under way.
+fn applied(file: &Path) -> (u64, u64) {
+    if !file.exists() {
+        return (0, 0);
+    }
+    let schema = Schema::from_toml(SCHEMA).expect("the schema");
+    let Ok(replica) = Replica::open(file, schema) else { return (0, 0) };
+    let sql =
+        "SELECT coalesce(sum(bytes * (applied > 0)), 0) AS n, coalesce(max(bytes), 0) AS most FROM first_sync_pieces";
+    let rows = replica.query(sql, &[]).expect("a query");
+    let number = |name: &str| rows[0][name].as_u64().expect("a number");
+    (number("n"), number("most"))
+}
+
+fn kill(size: usize, kills: usize, entities: usize) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let runtime = Runtime::new().expect("a runtime");
-    let server = runtime.block_on(serve(&folder.path().join("server.db"), 100, (size / (2 * kills)).max(1)));
+    let server = runtime.block_on(serve(&folder.path().join("server.db"), 100, entities));
     fill(folder.path(), &format!("http://{}", server.local_addr()), size);
     let home = SpaceName::new("main").expect("a name");
     let enough = u64::try_from(size).expect("a size");
@@ -104,8 +120,9 @@ fn kill(size: usize, kills: usize) {
     let once = sent.swap(0, Ordering::SeqCst);
     let mut dice = SplitMix64::new(1);
     let most = u64::try_from(took.as_millis()).expect("a time") * 3 / u64::try_from(kills).expect("a number") + 40;
-    let mut done = 0;
+    let (mut done, mut before, mut worst, mut largest) = (0, 0, 0, 0);
     while done < kills {
+        let sent_before = sent.load(Ordering::SeqCst);
         let mut client = run(&killed);
         #[expect(clippy::disallowed_methods, reason = "a bench measures time")]
         std::thread::sleep(Duration::from_millis(dice.next_u64() % most));
@@ -115,6 +132,13 @@ fn kill(size: usize, kills: usize) {
         client.kill().expect("it is killed");
         client.wait().expect("it has ended");
         done += 1;
+        // While segments come, all that was sent and is not applied was sent in vain; later the end of the log comes.
+        let (applied, most) = applied(&killed);
+        if let Some(gained) = applied.checked_sub(before).filter(|_| most > 0) {
+            let in_vain = (sent.load(Ordering::SeqCst) - sent_before).saturating_sub(gained);
+            (worst, largest) = (worst.max(in_vain), largest.max(most));
+        }
+        before = applied;
     }
     assert!(run(&killed).wait().expect("a client").success());
     let all = sent.load(Ordering::SeqCst);
@@ -128,6 +152,7 @@ fn kill(size: usize, kills: usize) {
     let again = all.saturating_sub(once);
     let each = again / u64::try_from(done.max(1)).expect("a number");
     println!("{done} kills of a first sync of {size} notes: {once} bytes, {again} more, {each} for each kill");
+    println!("while segments came: {worst} bytes in vain at the most, the plan included; largest segment {largest}");
 }
 
 /// Passes connections on to a server, and counts what comes back.

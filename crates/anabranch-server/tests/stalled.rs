@@ -21,17 +21,21 @@ use client::{Client, guarded, pull};
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// As many bytes as 1,000 small changes a second make in a minute and a half.
-const CHANGES: usize = 6_000;
-const CHANGE_BYTES: usize = 2_000;
+/// As many bytes as 1,000 small changes a second make in a minute.
+const BYTES: usize = 12_000_000;
 /// What one reader may cost the server beyond what the writer costs: its window of pages, in some forms at once.
 const MOST: usize = 4 << 20;
+
+/// `ANABRANCH_STALLED=60000` is a minute of 1,000 changes a second; the default has as many bytes in fewer of them.
+fn count() -> usize {
+    std::env::var("ANABRANCH_STALLED").ok().and_then(|count| count.parse().ok()).unwrap_or(6_000)
+}
 
 /// Changes that cannot be deflated to nothing.
 fn changes(author: &mut Author, from: &mut SplitMix64) -> Vec<Envelope> {
     let letters = |word: u64| word.to_be_bytes().map(|byte| char::from(b'a' + byte % 26));
-    let mut title = || (0..CHANGE_BYTES / 8).flat_map(|_| letters(from.next_u64())).collect::<String>();
-    (0..CHANGES).map(|n| author.edit(entity(u8::try_from(n % 200).unwrap()), &title())).collect()
+    let mut title = || (0..BYTES / count() / 8).flat_map(|_| letters(from.next_u64())).collect::<String>();
+    (0..count()).map(|n| author.edit(entity(u8::try_from(n % 200).unwrap()), &title())).collect()
 }
 
 /// Pushes changes, and returns how much more memory was held at some time of that.
@@ -71,7 +75,7 @@ async fn a_reader_that_has_stalled_costs_a_window_and_catches_up() {
     assert!(reader.changes().await.0.is_empty());
     // From here on it does not read.
     let beside_it = push(&server, 1, &second).await;
-    println!("{} bytes pushed; most memory held: {alone} alone, {beside_it} beside it", CHANGES * CHANGE_BYTES);
+    println!("{} changes, {BYTES} bytes pushed; most memory held: {alone} alone, {beside_it} beside it", count());
     assert!(beside_it < alone + MOST, "{alone} alone, {beside_it} beside it");
 
     let mut read = Vec::new();
