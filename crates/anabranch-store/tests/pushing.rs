@@ -1,19 +1,18 @@
 //! Random histories, pushed page by page to a server's real decisions.
 
+#[path = "support/log.rs"]
+mod log;
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::convert::Infallible;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use anabranch_core::document::Edit;
-use anabranch_core::sync::{LogIndex, LogRow, Offered, OutboxItem, OutboxRead, WriteBatch, advance_heads, append};
-use anabranch_core::wire::{Answer, Envelope, Mark, Missing, RejectCode};
-use anabranch_core::{
-    Actor, Change, ChangeHash, CollectionName, EntityId, Entropy as _, Heads, Lineage, Rewrite, SplitMix64,
-    TransactionId,
-};
+use anabranch_core::sync::{OutboxItem, OutboxRead, WriteBatch};
+use anabranch_core::wire::{Answer, Missing, RejectCode};
+use anabranch_core::{Change, ChangeHash, EntityId, Entropy as _, Lineage, SplitMix64, TransactionId};
 use anabranch_store::{OutboxEntry, OutboxState, RemoteKey, Store, StoreError, Write};
+use log::Log;
 use serde_json::{Map, Value, json};
 use support::{Folder, field, fields, name, space};
 
@@ -33,47 +32,9 @@ impl Dice {
     }
 }
 
-/// A space's log on a server.
-#[derive(Clone, Default)]
-struct Log {
-    rows: Vec<LogRow>,
-    seqs: HashMap<(EntityId, ChangeHash), u64>,
-    entities: HashMap<EntityId, (CollectionName, Heads, bool)>,
-    by_actor: HashMap<(EntityId, Actor, u64), ChangeHash>,
-    rewritten: HashSet<(EntityId, Rewrite)>,
-}
-
-impl LogIndex for Log {
-    type Error = Infallible;
-
-    fn seq_of(&mut self, entity: &EntityId, hash: &ChangeHash) -> Result<Option<u64>, Infallible> {
-        Ok(self.seqs.get(&(*entity, *hash)).copied())
-    }
-
-    fn collection_of(&mut self, entity: &EntityId) -> Result<Option<CollectionName>, Infallible> {
-        Ok(self.entities.get(entity).map(|(collection, ..)| collection.clone()))
-    }
-
-    fn hash_at(&mut self, entity: &EntityId, actor: &Actor, seq: u64) -> Result<Option<ChangeHash>, Infallible> {
-        Ok(self.by_actor.get(&(*entity, actor.clone(), seq)).copied())
-    }
-
-    fn heads(&mut self, entity: &EntityId) -> Result<Heads, Infallible> {
-        Ok(self.entities.get(entity).map(|(_, heads, _)| heads.clone()).unwrap_or_default())
-    }
-
-    fn rewritten(&mut self, entity: &EntityId, of: &Rewrite) -> Result<bool, Infallible> {
-        Ok(self.rewritten.contains(&(*entity, *of)))
-    }
-
-    fn purged(&mut self, entity: &EntityId) -> Result<bool, Infallible> {
-        Ok(self.entities.get(entity).is_some_and(|(.., purged)| *purged))
-    }
-}
-
 impl Log {
-    /// Appends a push. The change `refused`, if there is one, gets no answer but no.
-    fn append(&mut self, items: &[OutboxItem], refused: Option<usize>) -> Vec<Answer> {
+    /// Takes a push. The change `refused`, if there is one, gets no answer but no.
+    fn take(&mut self, items: &[OutboxItem], refused: Option<usize>) -> Vec<Answer> {
         let no = Answer::Rejected { code: RejectCode::Forbidden, message: "no".to_owned(), retryable: false };
         let group = refused.and_then(|at| items[at].envelope.transaction);
         let mut answers = Vec::new();
@@ -85,22 +46,10 @@ impl Log {
                 joined.then_some(Answer::Rejected { code: RejectCode::Transaction, message, retryable: true })
             }));
             if answers[at].is_none() {
-                batch.push(Offered::open(item.envelope.clone()));
+                batch.push(item.envelope.clone());
             }
         }
-        let head = self.rows.last().map_or(Mark::START, |row| row.mark);
-        let Ok(appended) = append(self, head, batch);
-        for row in appended.rows {
-            let (entity, change) = (row.offered.entity, &row.offered.change);
-            self.seqs.insert((entity, change.hash()), row.mark.seq);
-            self.by_actor.insert((entity, change.actor().clone(), change.seq()), change.hash());
-            self.rewritten.extend(change.rewrite_of().map(|rewrite| (entity, rewrite)));
-            let fresh = || (row.offered.collection.clone(), Heads::default(), false);
-            let (_, heads, purged) = self.entities.entry(entity).or_insert_with(fresh);
-            advance_heads(heads, purged, change);
-            self.rows.push(row);
-        }
-        let mut given = appended.answers.into_iter();
+        let mut given = self.append(batch).into_iter();
         answers.into_iter().map(|own| own.or_else(|| given.next()).expect("an answer")).collect()
     }
 
@@ -115,17 +64,6 @@ impl Log {
             changes.insert((row.offered.entity, row.offered.change.hash()));
         }
         found.into_iter().map(|(id, (_, changes))| (id, changes)).collect()
-    }
-
-    fn envelopes(&self) -> Vec<Envelope> {
-        let envelope = |LogRow { offered, .. }: &LogRow| Envelope {
-            entity: offered.entity,
-            collection: offered.collection.clone(),
-            parent: offered.parent,
-            transaction: offered.transaction,
-            change: offered.change.bytes().to_vec(),
-        };
-        self.rows.iter().map(envelope).collect()
     }
 }
 
@@ -177,7 +115,7 @@ fn push(
         let within = items.len() <= usize::try_from(changes)? && size <= usize::try_from(bytes)?;
         assert!(within || one || items.len() == 1, "only what cannot be divided goes over the limits");
         let refused = (refusals && dice.below(6) == 0).then(|| dice.below(items.len()));
-        let answers = log.append(&items, refused);
+        let answers = log.take(&items, refused);
         for (at, answer) in answers.iter().enumerate() {
             let expected = match answer {
                 Answer::Accepted { .. } | Answer::Duplicate { .. } => true,
@@ -337,7 +275,7 @@ fn drain(store: &Store, log: &mut Log, clock: &AtomicI64, seed: u64) -> Result<(
             clock.fetch_max(at, Ordering::Relaxed);
             continue;
         }
-        let answers = log.append(&page.items, None);
+        let answers = log.take(&page.items, None);
         let answered = page.items.iter().map(|item| item.key).zip(answers).collect();
         let batch = WriteBatch { answered, ..WriteBatch::empty(space("main"), Lineage::from_bytes([7; 16])) };
         store.write(move |write| write.apply_batch(1, batch)).wait()?;

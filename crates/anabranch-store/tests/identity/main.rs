@@ -3,5 +3,7 @@
 mod device;
 mod discarding;
 mod forks;
+#[path = "../support/log.rs"]
+mod log;
 mod server;
 mod witness;
