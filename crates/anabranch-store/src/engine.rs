@@ -1,36 +1,33 @@
 //! The engine: everything that writes, without a thread of its own.
 
+mod commit;
 mod flush;
+mod identity;
+mod job;
 mod prepare;
+mod write;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anabranch_core::document::Document;
-use anabranch_core::{
-    Actor, Clock, CollectionName, EntityId, Environment, Functions, ReplicaId, Schema, SpaceName, Stamp,
-};
-use rusqlite::{Connection, OptionalExtension as _};
-use tracing::{debug, error, warn};
+use anabranch_core::{Actor, Clock, Environment, Functions, ReplicaId, Schema, Stamp};
+use rusqlite::Connection;
+use tracing::debug;
 
-use crate::cache::{DocumentCache, EntityKey};
-use crate::declined::Declined;
+use crate::cache::DocumentCache;
 use crate::error::StoreError;
 use crate::file;
-use crate::read::Read;
 use crate::rows::{self, EntityRow, SpaceKey};
 use crate::seal::Seals;
-use crate::transaction::OpenTransaction;
 use crate::witness::Witness;
 
 pub(crate) use flush::{Dirty, Pending};
-
-/// The most pages that SQLite gives a file.
-const MOST_PAGES: u64 = 4_294_967_294;
+pub use job::{Committed, Job, Touched, Undo};
+pub use write::Write;
 
 /// Owns the write connection and the documents in memory. [`Store`](crate::Store) runs one on a thread;
 /// a simulator runs one directly.
@@ -99,75 +96,6 @@ pub struct Stats {
     pub writes: AtomicU64,
     /// Documents folded by compaction.
     pub compactions: AtomicU64,
-}
-
-/// What a [`Job`] returns to have what it wrote undone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Undo;
-
-/// A unit of work that shares a transaction with others but succeeds or fails by itself.
-pub trait Job: Send {
-    /// Does the work.
-    ///
-    /// # Errors
-    /// [`Undo`] to have undone what this job wrote, and only that. The job itself keeps the reason, for
-    /// [`Job::finish`].
-    fn run(&mut self, write: &mut Write<'_>) -> Result<(), Undo>;
-    /// Whether it reads entities' rows, which must then show what the jobs before it have written. Costs those
-    /// jobs the sharing of their row's update.
-    fn reads_rows(&self) -> bool {
-        false
-    }
-    /// Called once after the commit, with its outcome.
-    fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
-}
-
-/// What a transaction changed, told after it has been committed.
-#[derive(Clone, Debug, Default)]
-pub struct Committed {
-    /// The entities whose rows changed.
-    pub entities: Vec<Touched>,
-    /// The spaces in which something was added to the outbox.
-    pub pushable: BTreeSet<SpaceName>,
-    /// Whether outbox or sync state changed.
-    pub sync_state: bool,
-    /// Whether the file has been signed out: it takes no more writes.
-    pub signed_out: bool,
-}
-
-impl Committed {
-    /// Whether the file has changed.
-    fn has_changes(&self) -> bool {
-        self.sync_state || !self.entities.is_empty() || !self.pushable.is_empty()
-    }
-}
-
-/// An entity whose row changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Touched {
-    /// Its space.
-    pub space: SpaceName,
-    /// Its collection.
-    pub collection: CollectionName,
-    /// Its id.
-    pub id: EntityId,
-}
-
-/// A transaction under way, as a [`Job`] sees it.
-pub struct Write<'a> {
-    pub(crate) engine: &'a mut Engine,
-    pub(crate) pending: &'a mut Pending,
-    /// Documents that this job has changed; they are thrown away if it fails.
-    pub(crate) used: Vec<EntityKey>,
-    pub(crate) transaction: Option<OpenTransaction>,
-    /// What has come from a peer and was discarded here before.
-    pub(crate) declined: BTreeSet<Declined>,
-}
-
-impl fmt::Debug for Write<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Write").finish_non_exhaustive()
-    }
 }
 
 impl Engine {
@@ -265,222 +193,6 @@ impl Engine {
         &self.stats
     }
 
-    /// Runs jobs in one transaction, commits once, and finishes them. `None` if nothing was committed.
-    pub fn commit(&mut self, jobs: Vec<Box<dyn Job>>) -> Option<Committed> {
-        self.commit_telling(jobs, |_| ())
-    }
-
-    /// As [`Engine::commit`]; `tell` hears of it before the jobs are finished, so that whoever waits for one finds
-    /// everybody told.
-    pub(crate) fn commit_telling(
-        &mut self,
-        mut jobs: Vec<Box<dyn Job>>,
-        tell: impl FnOnce(&Committed),
-    ) -> Option<Committed> {
-        let mut late = Vec::new();
-        let outcome = match self.run_jobs(&mut jobs, &mut late) {
-            Ok(committed) => self.finish_commit().map(|()| committed),
-            Err(error) => {
-                self.roll_back();
-                Err(error)
-            }
-        };
-        let count = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
-        match outcome {
-            Ok(committed) => {
-                self.stats.commits.fetch_add(1, Ordering::Relaxed);
-                self.stats.writes.fetch_add(count, Ordering::Relaxed);
-                debug!(writes = count, entities = committed.entities.len(), "committed");
-                tell(&committed);
-                jobs.into_iter().for_each(|job| job.finish(Ok(())));
-                late.into_iter().for_each(|job| job.finish(Err(StoreError::SignedOut)));
-                Some(committed)
-            }
-            Err(error) => {
-                error!(kind = ?error.kind(), "a transaction failed");
-                jobs.into_iter().chain(late).for_each(|job| job.finish(Err(error.for_another())));
-                None
-            }
-        }
-    }
-
-    /// Runs all jobs but those that come too `late`: after one that signs out.
-    fn run_jobs(
-        &mut self,
-        jobs: &mut Vec<Box<dyn Job>>,
-        late: &mut Vec<Box<dyn Job>>,
-    ) -> Result<Committed, StoreError> {
-        self.begin()?;
-        let mut pending = Pending::default();
-        let mut done = 0;
-        while let Some(job) = jobs.get_mut(done).filter(|_| self.sign_out == SignOut::No) {
-            if job.reads_rows() {
-                self.flush(&mut pending)?;
-            }
-            self.run_job(&mut **job, &mut pending)?;
-            done += 1;
-        }
-        late.extend(jobs.drain(done..));
-        self.flush(&mut pending)?;
-        pending.committed.entities.append(&mut self.repaired);
-        pending.committed.signed_out = self.sign_out == SignOut::UnderWay;
-        if pending.committed.has_changes()
-            && let Some(witness) = &mut self.witness
-        {
-            witness.claim(&self.connection)?;
-        }
-        Ok(pending.committed)
-    }
-
-    fn run_job(&mut self, job: &mut dyn Job, pending: &mut Pending) -> Result<(), StoreError> {
-        self.connection.execute_batch("SAVEPOINT job")?;
-        let mut own = Pending::default();
-        let mut write = Write::of(self, &mut own);
-        let result = catch_unwind(AssertUnwindSafe(|| job.run(&mut write))).unwrap_or(Err(Undo));
-        let used = write.used;
-        if result.is_ok() {
-            pending.absorb(own);
-        } else {
-            for key in used {
-                drop(self.cache.take(key));
-            }
-            self.sign_out = SignOut::No;
-            if self.connection.is_autocommit() {
-                // After some failures of the disk SQLite undoes all of it by itself, savepoints included.
-                return Err(StoreError::Aborted("the disk failed, and the database has undone it".to_owned()));
-            }
-            self.connection.execute_batch("ROLLBACK TO job")?;
-        }
-        Ok(self.connection.execute_batch("RELEASE job")?)
-    }
-
-    fn begin(&mut self) -> Result<(), StoreError> {
-        if self.sign_out == SignOut::Done {
-            return Err(StoreError::SignedOut);
-        }
-        if self.broken {
-            self.connection = file::open_writer(&self.path, &self.seals)?;
-            self.broken = false;
-            self.data_version = 0;
-        }
-        // IMMEDIATE: a transaction that reads first and upgrades later fails at once when another is writing.
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
-        let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
-        if version != self.data_version {
-            // Another process has written: what is in memory may be old.
-            self.cache.clear();
-            if self.is_prepared {
-                self.check_schema()?;
-                if let Err(gone) = self.check_signed_in() {
-                    self.witness = None;
-                    return Err(gone);
-                }
-                self.reload_clock()?;
-            }
-            // Not before: what has been refused once is refused again.
-            self.data_version = version;
-        }
-        if let Some(witness) = &mut self.witness
-            && witness.is_forestalled(&self.connection)?
-        {
-            let actor = Actor::mint(&self.replica, self.environment.entropy());
-            self.set_actor(actor);
-        }
-        Ok(())
-    }
-
-    /// Another process may have brought the file to a newer schema; rows written under the old one would differ
-    /// from what everybody else derives.
-    fn check_schema(&self) -> Result<(), StoreError> {
-        let given = self.schema.version;
-        let stored: Option<u32> = self
-            .connection
-            .query_row("SELECT json_extract(value, '$.version') FROM meta WHERE key = 'schema'", [], |row| row.get(0))
-            .optional()?;
-        match stored {
-            Some(stored) if given > 0 && stored > given => Err(StoreError::SchemaOutdated { stored, given }),
-            _ => Ok(()),
-        }
-    }
-
-    fn finish_commit(&mut self) -> Result<(), StoreError> {
-        if let Err(error) = self.seals.seal_touched(&self.connection) {
-            self.roll_back();
-            return Err(error);
-        }
-        let Err(failure) = self.connection.execute_batch("COMMIT") else {
-            if self.sign_out == SignOut::UnderWay {
-                self.sign_out = SignOut::Done;
-                self.part_with_witness();
-            }
-            return Ok(());
-        };
-        // The disk failed at the worst moment. Nothing in memory can be trusted; look at the file afresh.
-        self.roll_back();
-        self.broken = true;
-        Err(StoreError::CommitUnknown(failure.to_string()))
-    }
-
-    fn roll_back(&mut self) {
-        self.seals.forget_touched();
-        self.cache.clear();
-        self.repaired.clear();
-        if self.sign_out == SignOut::UnderWay {
-            self.sign_out = SignOut::No;
-        }
-        if let Some(witness) = &mut self.witness {
-            witness.unclaim();
-        }
-        if !self.connection.is_autocommit()
-            && let Err(failure) = self.connection.execute_batch("ROLLBACK")
-        {
-            error!(%failure, "a rollback failed");
-        }
-    }
-
-    fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        match self.begin().and_then(|()| work(self)) {
-            Ok(value) => self.finish_commit().map(|()| value),
-            Err(error) => {
-                self.roll_back();
-                Err(error)
-            }
-        }
-    }
-
-    /// Takes a new actor if this one is ours: somebody else has written under it, so it is not ours alone.
-    pub(crate) fn renew_actor_if(&mut self, forked: &Actor) {
-        if *forked == self.actor {
-            let actor = Actor::mint(&self.replica, self.environment.entropy());
-            self.set_actor(actor);
-            warn!(new = %self.actor, "another copy of this file writes under the same actor; taking a new one");
-        }
-    }
-
-    /// Takes a new actor if a change of this one's is taken back: others may have it, so its place must stay empty.
-    pub(crate) fn retire_actor_if(&mut self, author: &Actor) {
-        if *author == self.actor {
-            let actor = Actor::mint(&self.replica, self.environment.entropy());
-            self.set_actor(actor);
-        }
-    }
-
-    pub(crate) fn set_actor(&mut self, actor: Actor) {
-        self.actor = actor.clone();
-        self.session_actors.push(actor.clone());
-        *self.shared_actor.lock().unwrap_or_else(PoisonError::into_inner) = actor;
-    }
-
-    pub(crate) fn shared_actor(&self) -> Arc<Mutex<Actor>> {
-        Arc::clone(&self.shared_actor)
-    }
-
-    fn reload_clock(&mut self) -> Result<(), StoreError> {
-        let last = rows::meta::<i64>(&self.connection, "clock")?.and_then(Stamp::from_raw).unwrap_or_default();
-        self.clock = Clock::after(last.max(self.clock.last()));
-        Ok(())
-    }
-
     /// The entity's document, out of the cache or the file. Whoever takes it puts it back.
     pub(crate) fn take_document(&mut self, row: &EntityRow) -> Result<Document, StoreError> {
         if let Some(mut document) = self.cache.take(row.key) {
@@ -505,71 +217,7 @@ impl Engine {
     }
 }
 
-impl<'a> Write<'a> {
-    pub(crate) const fn of(engine: &'a mut Engine, pending: &'a mut Pending) -> Self {
-        Self { engine, pending, used: Vec::new(), transaction: None, declined: BTreeSet::new() }
-    }
-}
-
-impl Write<'_> {
-    /// The schema in use.
-    #[must_use]
-    pub fn schema(&self) -> &Arc<Schema> {
-        &self.engine.schema
-    }
-
-    /// Brings the rows up to date with what this job has written so far.
-    pub(crate) fn flush_rows(&mut self) -> Result<(), StoreError> {
-        self.engine.flush(self.pending)
-    }
-
-    /// Changes an entity's document, and keeps it only if that succeeds.
-    pub(crate) fn with_document<T>(
-        &mut self,
-        row: &EntityRow,
-        work: impl FnOnce(&mut Self, &mut Document) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let mut document = self.engine.take_document(row)?;
-        // From here on the document in memory may be ahead of the file.
-        self.used.push(row.key);
-        let value = work(self, &mut document)?;
-        self.engine.cache.put(row.key, document);
-        Ok(value)
-    }
-
-    pub(crate) fn dirty(&mut self, key: EntityKey) -> &mut Dirty {
-        self.pending.dirty.entry(key).or_default()
-    }
-
-    pub(crate) fn now(&self) -> i64 {
-        self.engine.environment.now()
-    }
-
-    /// Reads what the transaction sees.
-    pub(crate) const fn as_read(&self) -> Read<'_> {
-        Read::within(&self.engine.connection, &self.engine.seals)
-    }
-}
-
 impl Engine {
-    /// Takes the actor of the last open if the witness knows this file, or else a new one. A file that was copied or
-    /// restored must not write under its original's name.
-    fn choose_actor(&mut self) -> Result<(), StoreError> {
-        let witness = self.witness.as_mut();
-        let kept = witness.map(|witness| witness.take_over(&self.connection, &self.replica)).transpose()?.flatten();
-        let actor = kept.unwrap_or_else(|| Actor::mint(&self.replica, self.environment.entropy()));
-        self.set_actor(actor);
-        Ok(())
-    }
-
-    /// Keeps the witness in the file's folder up to date, now and then.
-    pub(crate) fn note_sight(&mut self, at_once: bool) {
-        let now = self.environment.now();
-        if let Some(witness) = &mut self.witness {
-            witness.look(&self.connection, self.replica, now, at_once);
-        }
-    }
-
     /// Leaves the file tidy: the write-ahead log is merged into it, and the witness knows who wrote last.
     pub(crate) fn close(mut self) {
         if matches!(self.check_signed_in(), Err(StoreError::SignedOut)) {
@@ -590,32 +238,5 @@ impl Engine {
         if let (Some(mut witness), Some(left)) = (witness, left) {
             witness.close(left);
         }
-    }
-}
-
-impl Write<'_> {
-    /// Bounds the file's size, in bytes, until it is closed: what does not fit is refused as by a full disk. Never less
-    /// than the file has; the write-ahead log comes on top. `None` takes the bound away.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub fn limit_file(&mut self, bytes: Option<u64>) -> Result<(), StoreError> {
-        let connection = &self.engine.connection;
-        let page: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        let pages = bytes.map_or(MOST_PAGES, |bytes| (bytes / page.max(1)).clamp(1, MOST_PAGES));
-        let limit = format!("PRAGMA max_page_count = {pages}");
-        Ok(connection.query_row(&limit, [], |_| Ok(()))?)
-    }
-
-    /// Whether a commit of this connection is on disk before it is reported: a write-ahead log with
-    /// `synchronous=FULL`, or any journal with `EXTRA`.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub fn is_fully_synchronous(&mut self) -> Result<bool, StoreError> {
-        let pragma = |name| self.engine.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        let mode: String = self.engine.connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-        let level = pragma("synchronous")?;
-        Ok(level == 3 || mode == "wal" && level == 2)
     }
 }

@@ -1,23 +1,22 @@
 //! Reading: rows only, never a document.
 
-use anabranch_core::sync::{ErrorClass, SpaceDigest, SpaceProgress};
-use anabranch_core::wire::{Cursor, Mark};
-use anabranch_core::{CollectionName, Digest, EntityId, Heads, Lineage, SpaceName, UnixMillis};
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+mod query;
+mod records;
+mod remotes;
+
+use anabranch_core::sync::SpaceDigest;
+use anabranch_core::{CollectionName, Digest, EntityId, Heads, SpaceName, UnixMillis};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
-use crate::attempts::{USED_LAST, class_from};
 use crate::error::StoreError;
-use crate::first_sync;
 use crate::local_only::NOT_LOCAL;
-use crate::rows::{self, HEADS, RemoteKey};
-use crate::seal::{self, ENTITY, Seals};
-use crate::subset::{self, Subset};
+use crate::rows::{self, HEADS};
+use crate::seal::{ENTITY, Seals};
 
-/// The most rows that a query returns.
-const MAX_QUERY_ROWS: usize = 1_000_000;
+pub use query::QueryRows;
+pub use records::{EntityRecord, LogEntry};
+pub use remotes::{FirstSyncTotals, RemoteState};
 
 /// A read connection. Each call sees the newest commit; [`Read::snapshot`] makes several see the same one.
 #[derive(Debug)]
@@ -25,69 +24,6 @@ pub struct Read<'a> {
     connection: &'a Connection,
     /// Of a transaction under way: rows that it has written have no seal yet.
     seals: Option<&'a Seals>,
-}
-
-/// An entity as its row has it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct EntityRecord {
-    /// Its id.
-    pub id: EntityId,
-    /// Its collection.
-    pub collection: CollectionName,
-    /// Its fields, contested ones settled by policy. Fields never written are absent.
-    pub state: Map<String, Value>,
-    /// A digest of its heads: the ETag.
-    pub version: Digest,
-    /// Whether it is deleted.
-    pub deleted: bool,
-    /// Changes that no server has accepted yet.
-    pub pending: u64,
-    /// The fields that those changes touch.
-    pub dirty_fields: Vec<String>,
-    /// Contested slots, those that a policy has settled included.
-    pub conflicts: u64,
-    /// What waits for a person: open conflicts, broken rules, references to what has been deleted.
-    pub open_conflicts: u64,
-    /// Whether it is deleted and nothing of it is pending, so that its history can be purged.
-    pub can_purge: bool,
-    /// Whether all but a marker of it is gone for good.
-    pub purged: bool,
-    /// When it was created, by its creator's clock.
-    pub created_at: UnixMillis,
-    /// When it was last written, by the writer's clock.
-    pub updated_at: UnixMillis,
-    /// When a server last confirmed or brought something of it, by this replica's clock.
-    pub last_sync_at: Option<UnixMillis>,
-}
-
-/// What a query found.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct QueryRows {
-    /// The names of the columns, in the query's order.
-    pub columns: Vec<String>,
-    /// The rows, each with a value per column.
-    pub rows: Vec<Vec<Value>>,
-}
-
-/// A row of the change log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LogEntry {
-    /// Its place in this replica's log.
-    pub seq: i64,
-    /// The entity.
-    pub id: EntityId,
-    /// The entity's collection.
-    pub collection: CollectionName,
-    /// The change's hash, in hexadecimal.
-    pub hash: String,
-    /// `local`, `remote` or `peer`.
-    pub origin: String,
-    /// When it was written, by its writer's clock (RFC 3339).
-    pub written_at: String,
-    /// Its size.
-    pub bytes: u64,
-    /// Whether it waits in the outbox.
-    pub pending: bool,
 }
 
 /// What is in a file, in numbers.
@@ -113,48 +49,6 @@ pub struct Totals {
     pub orphaned: u64,
     /// Entities that were found damaged: see [`Read::damaged`].
     pub damaged: u64,
-}
-
-/// How far first syncs have come. Segments that were here already count as done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FirstSyncTotals {
-    /// Entities that are here.
-    pub entities: u64,
-    /// Entities that there are.
-    pub entities_total: u64,
-    /// Bytes of segments that are here.
-    pub bytes: u64,
-    /// Bytes of segments that there are.
-    pub bytes_total: u64,
-}
-
-/// What is known about a remote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteState {
-    /// Its key in this file.
-    pub key: RemoteKey,
-    /// Its address.
-    pub url: Option<String>,
-    /// The history it had when it was last seen.
-    pub lineage: Option<Lineage>,
-    /// How far each space has come with it.
-    pub spaces: Vec<SpaceProgress>,
-    /// When replica and server last agreed in everything.
-    pub last_success_at: Option<UnixMillis>,
-    /// Failed attempts in a row since.
-    pub failures: u32,
-    /// What the last of them said.
-    pub last_error: Option<String>,
-    /// What kind of failure that was.
-    pub error_class: Option<ErrorClass>,
-    /// When the next attempt is due.
-    pub next_attempt_at: Option<UnixMillis>,
-    /// The server asked to be left alone until then.
-    pub server_asked_until: Option<UnixMillis>,
-    /// How far the server's clock was ahead of this one, in milliseconds, if that is worth mentioning.
-    pub clock_skew_millis: Option<i64>,
-    /// Whether it is the one that was synced with last.
-    pub used_last: bool,
 }
 
 impl<'a> Read<'a> {
@@ -243,39 +137,6 @@ impl<'a> Read<'a> {
         rows.map(|id| Ok(id?.parse()?)).collect()
     }
 
-    /// Runs SQL that reads, over the collections' views, and returns each row as an object.
-    ///
-    /// # Errors
-    /// [`StoreError::Query`] if the SQL is wrong, tries to write, or returns more than a million rows.
-    pub fn query(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Map<String, Value>>, StoreError> {
-        let QueryRows { columns, rows } = self.query_rows(sql, parameters)?;
-        Ok(rows.into_iter().map(|row| columns.iter().cloned().zip(row).collect()).collect())
-    }
-
-    /// As [`Read::query`], with the columns in the query's order, and known even if there are no rows.
-    ///
-    /// # Errors
-    /// As [`Read::query`].
-    pub fn query_rows(&self, sql: &str, parameters: &[Value]) -> Result<QueryRows, StoreError> {
-        let failed = |error: rusqlite::Error| StoreError::Query(error.to_string());
-        let mut statement = self.connection.prepare(sql).map_err(failed)?;
-        if !statement.readonly() {
-            return Err(StoreError::Query("a query only reads".to_owned()));
-        }
-        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
-        let parameters = parameters.iter().map(sql_value);
-        let mut rows = statement.query(rusqlite::params_from_iter(parameters)).map_err(failed)?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next().map_err(failed)? {
-            if found.len() == MAX_QUERY_ROWS {
-                return Err(StoreError::Query("more than a million rows".to_owned()));
-            }
-            let value = |place| Ok(json_value(row.get_ref(place)?));
-            found.push((0..columns.len()).map(value).collect::<Result<_, StoreError>>()?);
-        }
-        Ok(QueryRows { columns, rows: found })
-    }
-
     /// The change log, oldest first: of one entity, or of a whole space.
     ///
     /// What compaction has folded is not in it any more.
@@ -333,92 +194,6 @@ impl<'a> Read<'a> {
             orphaned: count("SELECT count(*) FROM orphans")?,
             damaged: count("SELECT count(*) FROM damage")?,
         })
-    }
-
-    /// The remotes this file has synced with, or been told of.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub fn remotes(&self) -> Result<Vec<RemoteState>, StoreError> {
-        let used_last: Option<RemoteKey> = rows::meta(self.connection, USED_LAST)?;
-        let mut statement = self.connection.prepare_cached(
-            "SELECT key, url, lineage, failures, last_error, error_class, next_attempt_at, server_asked_until, \
-             clock_skew FROM remotes ORDER BY key",
-        )?;
-        let mut rows = statement.query([])?;
-        let mut remotes = Vec::new();
-        while let Some(row) = rows.next()? {
-            let key = row.get(0)?;
-            let lineage: Option<[u8; 16]> = row.get(2)?;
-            let (spaces, last_success_at) = self.progress(key)?;
-            remotes.push(RemoteState {
-                key,
-                url: row.get(1)?,
-                lineage: lineage.map(Lineage::from_bytes),
-                spaces,
-                last_success_at,
-                failures: row.get(3)?,
-                last_error: row.get(4)?,
-                error_class: class_from(row.get(5)?),
-                next_attempt_at: row.get(6)?,
-                server_asked_until: row.get(7)?,
-                clock_skew_millis: row.get(8)?,
-                used_last: used_last == Some(key),
-            });
-        }
-        Ok(remotes)
-    }
-
-    /// How far each space has come with a remote; spaces that have never been synced are included.
-    fn progress(&self, remote: RemoteKey) -> Result<(Vec<SpaceProgress>, Option<UnixMillis>), StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT s.name, p.cursor, p.ack_seq, p.ack_chain, p.last_success_at, s.key \
-             FROM spaces s LEFT JOIN sync_state p ON p.space = s.key AND p.remote = ? ORDER BY s.name",
-        )?;
-        let mut rows = statement.query([remote])?;
-        let (mut spaces, mut latest) = (Vec::new(), None);
-        while let Some(row) = rows.next()? {
-            let cursor: Option<Vec<u8>> = row.get(1)?;
-            let ack_seq: Option<u64> = row.get(2)?;
-            let ack_chain: Option<[u8; 32]> = row.get(3)?;
-            let ack = ack_seq.zip(ack_chain).map(|(seq, chain)| Mark { seq, chain: Digest::from_bytes(chain) });
-            let space = SpaceName::new(row.get::<_, String>(0)?)?;
-            let key = row.get(5)?;
-            let Subset { wanted, synced, revision } = subset::subset(self.connection, remote, key)?;
-            let first_sync = first_sync::under_way(self.connection, remote, key)?;
-            spaces.push(SpaceProgress {
-                space,
-                ack,
-                // What is wanted and not synced begins at the beginning; and so does everything without a cursor.
-                had: match &cursor {
-                    None => Some(Vec::new()),
-                    Some(_) if wanted == synced => None,
-                    Some(_) => synced.map(Vec::from_iter),
-                },
-                subset_revision: revision,
-                collections: wanted.map(Vec::from_iter),
-                first_sync,
-                cursor: cursor.map(Cursor),
-            });
-            latest = latest.max(row.get(4)?);
-        }
-        Ok((spaces, latest))
-    }
-
-    /// How far the first syncs that are under way have come, all together; `None` if there are none.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub fn first_sync(&self) -> Result<Option<FirstSyncTotals>, StoreError> {
-        let mut select = self.connection.prepare_cached(
-            "SELECT count(*), coalesce(sum(entities * applied), 0), coalesce(sum(entities), 0), \
-                    coalesce(sum(bytes * applied), 0), coalesce(sum(bytes), 0) FROM first_sync_pieces",
-        )?;
-        let (pieces, totals): (u64, _) = select.query_row([], |row| {
-            let [entities, entities_total, bytes, bytes_total] = [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
-            Ok((row.get(0)?, FirstSyncTotals { entities, entities_total, bytes, bytes_total }))
-        })?;
-        Ok((pieces > 0).then_some(totals))
     }
 
     /// Every entity's heads, in order of id; without what is local-only, as everything that others compare with.
@@ -488,76 +263,5 @@ impl<'a> Read<'a> {
     pub fn last_seq(&self) -> Result<i64, StoreError> {
         let mut statement = self.connection.prepare_cached("SELECT max(seq) FROM changes")?;
         Ok(statement.query_row([], |row| row.get::<_, Option<i64>>(0)).optional()?.flatten().unwrap_or(0))
-    }
-}
-
-/// A row of `entities`, and whether there is an entity to it.
-struct Found {
-    record: EntityRecord,
-    born: bool,
-}
-
-impl Read<'_> {
-    /// A row whose columns are those of the seal, and the seal. It is verified before anything in it is believed.
-    fn record(&self, row: &Row<'_>, wanted: Option<EntityId>) -> Result<Found, StoreError> {
-        let id = row.get::<_, String>(2).map_err(StoreError::from).and_then(|id| Ok(id.parse::<EntityId>()?));
-        let sealed = self.seals.is_some_and(|seals| row.get(0).is_ok_and(|key| seals.is_touched(key)))
-            || seal::row_seal(row, seal::ENTITY_COLUMNS)? == row.get::<_, i64>(seal::ENTITY_COLUMNS)?;
-        let damaged = |reason| match wanted.or(id.as_ref().ok().copied()) {
-            Some(entity) => StoreError::DamagedEntity { entity, reason },
-            None => StoreError::DamagedRow("the row of an entity is not what was written"),
-        };
-        if !sealed {
-            return Err(damaged("its row is not what was written"));
-        }
-        if row.get::<_, i64>(18)? > 1 {
-            return Err(damaged("its state is not known, and a part of its history is missing"));
-        }
-        let state: String = row.get(4)?;
-        let state = serde_json::from_str(&state).map_err(|_| StoreError::DamagedRow("a state is not JSON"))?;
-        let dirty: String = row.get(12)?;
-        let dirty_fields =
-            serde_json::from_str(&dirty).map_err(|_| StoreError::DamagedRow("dirty_fields is not JSON"))?;
-        let (deleted, pending, purged): (bool, u64, bool) = (row.get(9)?, row.get(11)?, row.get(17)?);
-        let record = EntityRecord {
-            id: id?,
-            collection: CollectionName::new(row.get::<_, String>(3)?)?,
-            state,
-            version: rows::heads_of(row, "heads")?.version(),
-            deleted,
-            pending,
-            dirty_fields,
-            conflicts: row.get(13)?,
-            open_conflicts: row.get(16)?,
-            can_purge: deleted && pending == 0 && !purged,
-            purged,
-            created_at: row.get(7)?,
-            updated_at: row.get(8)?,
-            last_sync_at: row.get(14)?,
-        };
-        Ok(Found { record, born: row.get(10)? })
-    }
-}
-
-fn sql_value(value: &Value) -> rusqlite::types::Value {
-    use rusqlite::types::Value as Sql;
-    match value {
-        Value::Null => Sql::Null,
-        Value::Bool(flag) => Sql::Integer(i64::from(*flag)),
-        Value::Number(number) => {
-            number.as_i64().map_or_else(|| Sql::Real(number.as_f64().unwrap_or(f64::NAN)), Sql::Integer)
-        }
-        Value::String(text) => Sql::Text(text.clone()),
-        Value::Array(_) | Value::Object(_) => Sql::Text(value.to_string()),
-    }
-}
-
-fn json_value(value: ValueRef<'_>) -> Value {
-    match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(integer) => integer.into(),
-        ValueRef::Real(real) => real.into(),
-        ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned().into(),
-        ValueRef::Blob(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
     }
 }

@@ -1,6 +1,8 @@
 //! Foreign changes: admission, orphans and quarantine.
 
+mod aside;
 mod forks;
+mod order;
 pub(crate) mod sift;
 
 use std::collections::HashMap;
@@ -8,9 +10,8 @@ use std::collections::HashMap;
 use anabranch_core::document::Document;
 use anabranch_core::sync::{FirstSyncStep, Reoffer, WriteBatch};
 use anabranch_core::wire::Envelope;
-use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, Digest, EntityId, SpaceName};
+use anabranch_core::{Change, ClockSkew, CollectionName, EntityId, SpaceName};
 use rusqlite::params;
-use tracing::warn;
 
 use self::forks::Settled;
 use crate::engine::{SignOut, Write};
@@ -18,8 +19,7 @@ use crate::error::{QuarantineReason, StoreError};
 use crate::rows::{self, EntityRow, Origin, RemoteKey, SpaceKey};
 use crate::{first_sync, subset};
 
-/// Orphans that one entity may have; what comes beyond is quarantined.
-const MAX_ORPHANS: i64 = 1_000;
+pub(crate) use self::order::in_causal_order;
 
 /// What became of a batch of foreign changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -350,112 +350,8 @@ impl Write<'_> {
         dirty.added_bytes += change.bytes().len();
         Ok(())
     }
-
-    fn orphan(
-        &mut self,
-        row: &EntityRow,
-        arrival: &Arrival,
-        origin: Origin,
-        received: &mut Received,
-    ) -> Result<(), StoreError> {
-        let connection = &self.engine.connection;
-        let mut count = connection.prepare_cached("SELECT count(*) FROM orphans WHERE entity = ?")?;
-        let count: i64 = count.query_row([row.key], |row| row.get(0))?;
-        let hash = arrival.change.hash();
-        if count >= MAX_ORPHANS {
-            let reason = QuarantineReason::Refused("too many changes wait for others".to_owned());
-            return self.quarantine(row, Some(hash), arrival.change.bytes(), &reason, received);
-        }
-        let mut insert = connection.prepare_cached(
-            "INSERT OR IGNORE INTO orphans (entity, hash, origin, received_at, txn, bytes) VALUES (?, ?, ?, ?, ?, ?)",
-        )?;
-        let (bytes, transaction) = (arrival.change.bytes(), &arrival.transaction);
-        insert.execute(params![row.key, hash.as_bytes(), origin.as_str(), self.now(), transaction, bytes])?;
-        received.orphaned += 1;
-        Ok(())
-    }
-
-    /// Takes the entity's orphans out, to be tried again with what has just come.
-    fn take_orphans(&self, row: &EntityRow) -> Result<Vec<Arrival>, StoreError> {
-        let connection = &self.engine.connection;
-        let mut select = connection.prepare_cached("SELECT bytes, txn FROM orphans WHERE entity = ?")?;
-        let mut found = select.query([row.key])?;
-        let mut orphans = Vec::new();
-        while let Some(orphan) = found.next()? {
-            let change =
-                Change::parse(orphan.get(0)?).map_err(|_| StoreError::DamagedRow("an orphan cannot be read"))?;
-            orphans.push(Arrival { change, transaction: orphan.get(1)?, orphaned: true });
-        }
-        if !orphans.is_empty() {
-            connection.execute("DELETE FROM orphans WHERE entity = ?", [row.key])?;
-        }
-        Ok(orphans)
-    }
-
-    pub(crate) fn quarantine(
-        &self,
-        row: &EntityRow,
-        hash: Option<ChangeHash>,
-        bytes: &[u8],
-        reason: &QuarantineReason,
-        received: &mut Received,
-    ) -> Result<(), StoreError> {
-        // Bytes that are no change have no hash of their own.
-        let hash = hash.map_or_else(|| *Digest::of(bytes).as_bytes(), |hash| *hash.as_bytes());
-        warn!(entity = %row.id, %reason, "a foreign change was quarantined");
-        let mut insert = self.engine.connection.prepare_cached(
-            "INSERT OR IGNORE INTO quarantine (entity, hash, reason, received_at, bytes) VALUES (?, ?, ?, ?, ?)",
-        )?;
-        insert.execute(params![row.key, hash, reason.to_string(), self.now(), bytes])?;
-        received.quarantined += 1;
-        Ok(())
-    }
 }
 
 pub(crate) fn same_collection(ours: &CollectionName, theirs: &CollectionName) -> Result<(), QuarantineReason> {
     if ours == theirs { Ok(()) } else { Err(QuarantineReason::WrongCollection) }
-}
-
-/// Splits changes into those that can be applied now, each after its dependencies, and those that must wait.
-pub(crate) fn in_causal_order(document: &Document, arrivals: Vec<Arrival>) -> (Vec<Arrival>, Vec<Arrival>) {
-    let mut arrived: HashMap<ChangeHash, usize> = HashMap::new();
-    let mut arrivals: Vec<Option<Arrival>> = arrivals.into_iter().map(Some).collect();
-    for (place, arrival) in arrivals.iter_mut().enumerate() {
-        let Some(hash) = arrival.as_ref().map(|arrival| arrival.change.hash()) else { continue };
-        if *arrived.entry(hash).or_insert(place) != place {
-            *arrival = None;
-        }
-    }
-    // Kahn's algorithm over the dependencies inside the batch; one outside that is not in the document never
-    // comes to zero.
-    let mut open = vec![0usize; arrivals.len()];
-    let mut dependants: Vec<Vec<usize>> = vec![Vec::new(); arrivals.len()];
-    let mut ready = Vec::new();
-    for (place, arrival) in arrivals.iter().enumerate() {
-        let Some(arrival) = arrival else { continue };
-        for dependency in arrival.change.dependencies() {
-            if let Some(other) = arrived.get(dependency) {
-                dependants[*other].push(place);
-                open[place] += 1;
-            } else if !document.has(dependency) {
-                open[place] = usize::MAX / 2;
-            }
-        }
-        if open[place] == 0 {
-            ready.push(place);
-        }
-    }
-    let mut ordered = Vec::with_capacity(arrivals.len());
-    let mut next = 0;
-    while let Some(&place) = ready.get(next) {
-        next += 1;
-        for dependant in &dependants[place] {
-            open[*dependant] -= 1;
-            if open[*dependant] == 0 {
-                ready.push(*dependant);
-            }
-        }
-        ordered.extend(arrivals[place].take());
-    }
-    (ordered, arrivals.into_iter().flatten().collect())
 }
