@@ -6,6 +6,8 @@
 //! foreign bytes pass on a client. It takes one form of a change only, the one that honest writers make.
 
 mod columns;
+mod error;
+mod note;
 mod ops;
 mod parts;
 mod reader;
@@ -17,6 +19,9 @@ use self::reader::Reader;
 use crate::id::{Actor, ChangeHash, Digest};
 use crate::stamp::Stamp;
 
+pub use error::ChangeError;
+pub use note::Rewrite;
+pub(crate) use note::{PURGE_NOTE, purged_version, rewritten};
 pub(crate) use ops::{Action, Key, ObjectKind, Op, OpName, Ops, Scalar};
 pub(crate) use parts::Parts;
 
@@ -42,54 +47,6 @@ pub const MAX_KEYS_BYTES: usize = 1 << 22;
 
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 const CHUNK_TYPE_CHANGE: u8 = 1;
-/// What the message of a purge marker begins with; the version that is purged follows.
-pub(crate) const PURGE_NOTE: &str = "$purge ";
-/// What the message of a change that was written again begins with; the original's hash follows, and then what the
-/// original said of itself.
-pub(crate) const REWRITE_NOTE: &str = "$rewrite ";
-
-/// Why some bytes are not a change that is admitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ChangeError {
-    /// Larger than [`MAX_CHANGE_BYTES`].
-    #[error("the change is larger than 1 MiB")]
-    TooLarge,
-    /// Not an (undeflated) change chunk.
-    #[error("the bytes are not a plain change chunk")]
-    NotAChange,
-    /// The bytes end early, or go on after the end.
-    #[error("the change's length is wrong")]
-    Length,
-    /// The checksum does not fit the content.
-    #[error("the change's checksum is wrong")]
-    Checksum,
-    /// A number in the header is not in its one canonical form, or out of range.
-    #[error("{0} of the change is out of range")]
-    OutOfRange(&'static str),
-    /// More ops than [`MAX_CHANGE_OPS`].
-    #[error("the change has more than 110000 ops")]
-    TooManyOps,
-    /// Its ops replace more than [`MAX_CHANGE_PREDECESSORS`].
-    #[error("the ops of the change replace more than 110000 others")]
-    TooManyPredecessors,
-    /// Something that is no part of this version of the protocol.
-    #[error("the change has {0} that the protocol does not know")]
-    Unknown(&'static str),
-    /// Something is written in another form than the one that honest writers use.
-    #[error("{0} of the change is not in its one form")]
-    NotCanonical(&'static str),
-    /// The parts of the change contradict each other.
-    #[error("the change contradicts itself: {0}")]
-    Inconsistent(&'static str),
-    /// An op other than an increment would replace the birth of a container or counter.
-    #[error("the change replaces a container or counter")]
-    ReplacesBirth,
-    /// A derived actor that is not the digest of its change.
-    #[error("the change claims a derived actor that is not its own")]
-    ForgedActor,
-}
-
 /// A change that has been read, and whose hash has been computed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Change {
@@ -276,38 +233,6 @@ impl Change {
     pub const fn rewrite_of(&self) -> Option<Rewrite> {
         self.rewrites
     }
-}
-
-/// What a rewrite was written from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rewrite {
-    /// The change that somebody wrote; if a rewrite had to be written again, it is still that of the first.
-    pub original: ChangeHash,
-    /// Which part of it this is, from 0 on: one that names very many writers comes in several.
-    pub part: u32,
-}
-
-impl std::fmt::Display for Rewrite {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{REWRITE_NOTE}{}", self.original)?;
-        if self.part > 0 { write!(f, "+{}", self.part) } else { Ok(()) }
-    }
-}
-
-/// What a change was written from, and what that said of itself, by the message.
-pub(crate) fn rewritten(message: &str) -> Option<(Rewrite, &str)> {
-    let rest = message.strip_prefix(REWRITE_NOTE)?;
-    let (name, said) = rest.split_once(' ').unwrap_or((rest, ""));
-    let (digits, part) = name.split_once('+').unwrap_or((name, "0"));
-    let rewrite = Rewrite { original: digits.parse().ok()?, part: part.parse().ok()? };
-    // One spelling only.
-    (rewrite.to_string().get(REWRITE_NOTE.len()..) == Some(name)).then_some((rewrite, said))
-}
-
-pub(crate) fn purged_version(message: &str) -> Option<Digest> {
-    let digits = message.strip_prefix(PURGE_NOTE)?;
-    // One spelling only: with two, there would be two markers of one version.
-    digits.parse().ok().filter(|version: &Digest| version.to_string() == digits)
 }
 
 fn read_ops<'a>(

@@ -2,6 +2,9 @@
 
 mod first_sync;
 mod give_way;
+mod link;
+mod pull;
+mod push;
 mod reconcile;
 mod step;
 
@@ -11,12 +14,8 @@ use crate::environment::{Entropy, UnixMillis};
 use crate::id::Lineage;
 use crate::name::SpaceName;
 use crate::sync::backoff::Backoff;
-use crate::sync::schedule::MAX_RETRY_AFTER_MILLIS;
 use crate::sync::server::Showing;
-use crate::wire::{
-    ClientMessage, Cursor, Envelope, Hello, Limits, MAX_CURSOR_BYTES, Mark, Pull, Push, Pushed, RefusalCode,
-    ServerMessage, Welcome,
-};
+use crate::wire::{ClientMessage, Cursor, Limits, Mark, ServerMessage};
 
 use self::reconcile::Reconciling;
 
@@ -234,57 +233,6 @@ impl ClientSession {
         self.spaces.insert(name, space);
     }
 
-    fn open(&mut self, step: &mut ClientStep) {
-        self.link = Link::Opening;
-        step.link = Some(LinkCommand::Open);
-    }
-
-    fn halt(&mut self, halt: Halt, step: &mut ClientStep) {
-        self.link = Link::Halted;
-        step.link = Some(LinkCommand::Close);
-        step.events.push(SyncEvent::Halted(halt));
-    }
-
-    /// Says everything in one flight: hello, and a pull per space. One round trip tells whether anything is new.
-    fn on_connected(&mut self, step: &mut ClientStep) {
-        if self.link != Link::Opening {
-            return;
-        }
-        self.link = Link::Greeting;
-        self.told_caught_up = false;
-        let ClientConfig { replica, actor, schema_version, .. } = self.config.clone();
-        step.send.push(ClientMessage::Hello(Hello { replica, actor, schema_version, lineage: self.lineage }));
-        for (name, space) in &mut self.spaces {
-            space.pulled = false;
-            space.verified = space.has_no_marks();
-            space.reconciling = None;
-            space.has_reconciled = false;
-            space.first.begin_link();
-            space.outbox = Outbox::Unknown;
-            step.send.push(space.pull(name));
-        }
-    }
-
-    fn on_disconnected(
-        &mut self,
-        now: UnixMillis,
-        entropy: &mut dyn Entropy,
-        reason: String,
-        retry_after_millis: Option<u32>,
-        step: &mut ClientStep,
-    ) {
-        if matches!(self.link, Link::Halted | Link::Idle | Link::Waiting { .. }) {
-            return;
-        }
-        // Whatever a server asks for: what is further away is taken for a clock that was set back.
-        let longest = u32::try_from(MAX_RETRY_AFTER_MILLIS).unwrap_or(u32::MAX);
-        let retry_after_millis = retry_after_millis.map(|millis| millis.min(longest));
-        let until = now.saturating_add(self.backoff.fail(retry_after_millis, entropy));
-        self.asked_until = retry_after_millis.map(|millis| now.saturating_add(i64::from(millis)));
-        self.link = Link::Waiting { until };
-        step.events.push(SyncEvent::Offline { reason, retry_at: until, failures: self.backoff.failures() });
-    }
-
     fn on_message(
         &mut self,
         now: UnixMillis,
@@ -324,189 +272,6 @@ impl ClientSession {
             (_, Link::Greeting) => self.halt(Halt::Protocol("the server did not say welcome".to_owned()), step),
             // Late words of a link that is already given up.
             _ => {}
-        }
-    }
-
-    fn on_welcome(&mut self, welcome: &Welcome, step: &mut ClientStep) {
-        let limits = Limits {
-            push_changes: welcome.limits.push_changes.clamp(1, MAX_PUSH_CHANGES),
-            push_bytes: welcome.limits.push_bytes.clamp(1, self.push_bytes),
-        };
-        self.link = Link::Open { limits };
-        self.lineage = Some(welcome.lineage);
-        self.adopted = false;
-        step.events.push(SyncEvent::Online { server_now: welcome.now });
-        for (name, space) in &mut self.spaces {
-            space.read_outbox(name, limits, step);
-        }
-    }
-
-    fn on_refused(
-        &mut self,
-        now: UnixMillis,
-        entropy: &mut dyn Entropy,
-        code: RefusalCode,
-        message: String,
-        retry_after_millis: Option<u32>,
-        step: &mut ClientStep,
-    ) {
-        match code {
-            RefusalCode::OtherLineage { lineage, empty } if empty || self.may_adopt(lineage) => {
-                self.adopt(lineage, empty, step);
-                if std::mem::replace(&mut self.adopted, true) {
-                    // A server that keeps changing its mind is not followed in a hot loop.
-                    step.link = Some(LinkCommand::Close);
-                    self.on_disconnected(now, entropy, message, retry_after_millis, step);
-                } else {
-                    self.open(step);
-                }
-            }
-            RefusalCode::OtherLineage { lineage, .. } => self.halt(Halt::OtherLineage(lineage), step),
-            RefusalCode::Forbidden | RefusalCode::Expired => self.halt(Halt::Forbidden(message), step),
-            RefusalCode::Unavailable | RefusalCode::Damaged => {
-                step.link = Some(LinkCommand::Close);
-                self.on_disconnected(now, entropy, message, retry_after_millis, step);
-            }
-            RefusalCode::Protocol => self.halt(Halt::Protocol(message), step),
-        }
-    }
-
-    fn may_adopt(&self, lineage: Lineage) -> bool {
-        match self.config.adopt {
-            Adopt::Nothing => false,
-            Adopt::Only(wanted) => wanted == lineage,
-            Adopt::Any => true,
-        }
-    }
-
-    /// The server was wiped, or is a new one and empty: it is ours to fill again. Or it has another history, and a
-    /// person has accepted that: it does not know our cursors, so each space is reconciled.
-    fn adopt(&mut self, lineage: Lineage, empty: bool, step: &mut ClientStep) {
-        self.lineage = Some(lineage);
-        if !empty {
-            self.config.adopt = Adopt::Nothing;
-        }
-        for (name, space) in self.spaces.iter_mut().filter(|_| empty) {
-            space.cursor = None;
-            space.ack = None;
-            space.first.forget();
-            step.events.push(SyncEvent::ServerLostHistory(name.clone()));
-        }
-        if let Some(name) = self.spaces.keys().next() {
-            let mut batch = WriteBatch::empty(name.clone(), lineage);
-            if empty {
-                batch.reoffer = Reoffer::Everything;
-            }
-            step.batch = Some(batch);
-        }
-    }
-
-    fn on_outbox(
-        &mut self,
-        name: SpaceName,
-        items: Vec<OutboxItem>,
-        retry_at: Option<UnixMillis>,
-        step: &mut ClientStep,
-    ) {
-        let Link::Open { limits } = self.link else { return };
-        let Some(space) = self.spaces.get_mut(&name) else { return };
-        let Outbox::Reading { again } = space.outbox else { return };
-        space.retry_at = retry_at;
-        if items.is_empty() {
-            space.outbox = Outbox::Empty;
-            if again {
-                space.read_outbox(&name, limits, step);
-            }
-            return;
-        }
-        let id = self.next_push;
-        self.next_push += 1;
-        let agreed = (0..).zip(&items).filter(|(_, item)| item.agreed).map(|(place, _)| place).collect();
-        let bytes = items.iter().map(|item| item.envelope.change.len()).sum();
-        let (keys, changes) = items.into_iter().map(|item| (item.key, item.envelope)).unzip();
-        space.outbox = Outbox::Pushing { id, keys, bytes };
-        step.send.push(ClientMessage::Push(Push { id, space: name, changes, agreed }));
-    }
-
-    fn on_local_write(&mut self, name: &SpaceName, step: &mut ClientStep) {
-        let Some(space) = self.spaces.get_mut(name) else { return };
-        match (&mut space.outbox, self.link) {
-            (Outbox::Reading { again }, _) => *again = true,
-            (Outbox::Empty, Link::Open { limits }) => {
-                self.told_caught_up = false;
-                space.read_outbox(name, limits, step);
-            }
-            // After the push in flight, or after the welcome, the outbox is read anyway.
-            _ => {}
-        }
-    }
-
-    fn on_pushed(&mut self, pushed: Pushed, step: &mut ClientStep) {
-        let (Link::Open { limits }, Some(lineage)) = (self.link, self.lineage) else { return };
-        let Pushed { id, space: name, answers, mark, cursor } = pushed;
-        let Some(space) = self.spaces.get_mut(&name) else { return };
-        let keys = match &mut space.outbox {
-            Outbox::Pushing { id: expected, keys, .. } if *expected == id && keys.len() == answers.len() => {
-                std::mem::take(keys)
-            }
-            _ => return self.halt(Halt::Protocol("the server answered what was not asked".to_owned()), step),
-        };
-        if mark.is_some() {
-            // Not before: a server that says welcome and then fails at once is not well.
-            self.backoff.succeed();
-        }
-        // While a space is reconciled, the old ones stay: they tell the next session that it was not finished.
-        let going_on = space.reconciling.is_none();
-        let owes = space.first.owes_reconcile();
-        let stands = going_on && !owes && !space.first.is_wider();
-        let cursor = cursor.filter(|cursor| stands && cursor.0.len() <= MAX_CURSOR_BYTES);
-        // Nor does a mark give way to one of a log that has not been seen to hold it.
-        let mark = mark.filter(|_| going_on && !owes && (space.verified || space.ack.is_none()));
-        space.ack = mark.or(space.ack);
-        space.cursor = cursor.clone().or_else(|| space.cursor.take());
-        let mut batch = WriteBatch::empty(name.clone(), lineage);
-        batch.answered = keys.into_iter().zip(answers).collect();
-        batch.ack = mark;
-        batch.cursor = cursor;
-        step.batch = Some(batch);
-        if going_on {
-            space.read_outbox(&name, limits, step);
-        } else {
-            space.outbox = Outbox::Unknown;
-        }
-    }
-
-    fn on_changes(
-        &mut self,
-        name: SpaceName,
-        changes: Vec<Envelope>,
-        cursor: Cursor,
-        more: bool,
-        step: &mut ClientStep,
-    ) {
-        let Some(lineage) = self.lineage else { return };
-        let Some(space) = self.spaces.get_mut(&name) else { return };
-        if cursor.0.len() > MAX_CURSOR_BYTES {
-            return self.halt(Halt::Protocol("the server sent a cursor that is too long".to_owned()), step);
-        }
-        if !changes.is_empty() {
-            self.told_caught_up = false;
-            step.send.push(ClientMessage::Received { space: name.clone() });
-        }
-        space.verified = true;
-        space.pulled = !more && space.reconciling.is_none();
-        space.first.reached();
-        space.count_down(changes.len());
-        let reconciles = !more && space.first.owes_reconcile() && space.reconciling.is_none();
-        if space.cursor.as_ref() != Some(&cursor) || !changes.is_empty() {
-            space.cursor = Some(cursor.clone());
-            let mut batch = WriteBatch::empty(name.clone(), lineage);
-            batch.incoming = changes;
-            batch.cursor = Some(cursor);
-            step.batch = Some(batch);
-        }
-        if reconciles && let Some(space) = self.spaces.get_mut(&name) {
-            space.begin_reconcile(&name, step);
         }
     }
 
@@ -553,27 +318,5 @@ impl SpaceSync {
     /// Nothing is known of the server's log that it could contradict.
     const fn has_no_marks(&self) -> bool {
         self.cursor.is_none() && self.ack.is_none()
-    }
-
-    fn pull(&mut self, name: &SpaceName) -> ClientMessage {
-        self.first.ask_nothing();
-        if self.verified
-            && let Some(digest) = self.first.ask()
-        {
-            return ClientMessage::Segment { space: name.clone(), digest };
-        }
-        let (begins, owes) = (self.cursor.is_none() || self.first.is_wider(), self.first.owes_reconcile());
-        let segments = begins && self.first.wants_segments();
-        // What the server has lost is not named again, or it would say so again.
-        let cursor = if begins && (owes || !segments) { None } else { self.cursor.clone() };
-        let ack = self.ack.filter(|_| !owes);
-        let collections = self.first.collections.clone();
-        ClientMessage::Pull(Pull { collections, segments, ..Pull::all(name.clone(), cursor, ack) })
-    }
-
-    fn read_outbox(&mut self, name: &SpaceName, limits: Limits, step: &mut ClientStep) {
-        self.outbox = Outbox::Reading { again: false };
-        let Limits { push_changes: changes, push_bytes: bytes } = limits;
-        step.reads.push(OutboxRead { space: name.clone(), changes, bytes });
     }
 }
