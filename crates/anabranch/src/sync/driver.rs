@@ -6,23 +6,21 @@ mod carry;
 mod connect;
 mod credentials;
 mod presence;
+mod remembered;
 mod tell;
 mod turn;
+mod waiting;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::future::pending;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anabranch_core::sync::{
-    Adopt, Backoff, ClientConfig, ClientEvent, ClientSession, Conditions, Deferral, Scheduler, SpaceProgress, Trigger,
-    Watchdog,
-};
+use anabranch_core::sync::{Backoff, ClientEvent, ClientSession, Conditions, Deferral, Scheduler, Trigger, Watchdog};
 use anabranch_core::wire::{self, ServerMessage};
 use anabranch_core::{Environment as _, SpaceName, UnixMillis};
-use anabranch_store::{Promise, RemoteKey, Store, StoreError};
-use tokio::sync::{Notify, mpsc, watch};
+use anabranch_store::{Promise, RemoteKey, Store};
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::environment::SharedEnvironment;
@@ -42,6 +40,9 @@ pub(crate) use turn::Turns;
 use agreed::Agreed;
 use connect::Connecting;
 use credentials::Credentials;
+use remembered::{Remembered, remembered};
+use waiting::{connected, next_frame, wait_until};
+use written::{Written, listen};
 
 /// How long a sync goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,14 +118,6 @@ pub(super) struct Driver {
     /// A flight has been sent and nothing of the answer has come.
     awaiting_answer: bool,
     outcome: Option<Result<(), SyncError>>,
-}
-
-/// Spaces that have been written to since the driver last looked. A set, so it cannot grow without bound.
-#[derive(Default)]
-struct Written {
-    spaces: Mutex<BTreeSet<SpaceName>>,
-    signed_out: AtomicBool,
-    notify: Notify,
 }
 
 impl Driver {
@@ -298,37 +291,6 @@ impl Driver {
         }
     }
 
-    /// What was written here is pushed at once over a link that is open, unless writes are gathered.
-    fn written_spaces(&mut self) -> Vec<ClientEvent> {
-        if self.written.signed_out.load(Ordering::Relaxed) {
-            self.start_over(&StoreError::SignedOut);
-            return Vec::new();
-        }
-        let is_empty = self.written.spaces.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if is_empty {
-            return Vec::new();
-        }
-        if self.link.is_some() && !self.scheduler.gathers_writes() {
-            return self.take_written();
-        }
-        self.scheduler.ask(self.environment.now(), Trigger::LocalWrite);
-        Vec::new()
-    }
-
-    fn take_written(&mut self) -> Vec<ClientEvent> {
-        let spaces = std::mem::take(&mut *self.written.spaces.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut events = Vec::new();
-        for space in spaces {
-            if self.followed.insert(space.clone()) {
-                let progress = SpaceProgress::begin(space);
-                events.push(ClientEvent::Follow(progress));
-            } else {
-                events.push(ClientEvent::LocalWrite { space });
-            }
-        }
-        events
-    }
-
     fn read(&mut self, frame: &[u8]) -> ClientEvent {
         let bytes = u64::try_from(frame.len()).unwrap_or(u64::MAX);
         self.report.bytes_received += bytes;
@@ -369,82 +331,9 @@ impl Drop for Driver {
     }
 }
 
-/// Notes which spaces are written to, as long as the result lives.
-fn listen(store: &Store) -> Arc<Written> {
-    let written = Arc::new(Written::default());
-    let listener = Arc::downgrade(&written);
-    store.on_commit(move |committed| {
-        let Some(written) = listener.upgrade() else { return false };
-        if committed.signed_out {
-            written.signed_out.store(true, Ordering::Relaxed);
-            written.notify.notify_one();
-        }
-        if !committed.pushable.is_empty() {
-            let mut spaces = written.spaces.lock().unwrap_or_else(PoisonError::into_inner);
-            spaces.extend(committed.pushable.iter().cloned());
-            drop(spaces);
-            written.notify.notify_one();
-        }
-        true
-    });
-    written
-}
-
-/// What the file knows of a remote.
-struct Remembered {
-    session: ClientSession,
-    followed: BTreeSet<SpaceName>,
-    agreed_at: Option<UnixMillis>,
-    clock_is_off: bool,
-}
-
-fn remembered(
-    store: &Store,
-    remote: RemoteKey,
-    now: UnixMillis,
-    adopt: Adopt,
-    scheduler: &mut Scheduler,
-) -> Result<Remembered, StoreError> {
-    let remotes = store.read(|read| read.snapshot(|read| read.remotes()))?;
-    let (replica, actor) = (store.replica(), store.actor());
-    let config = ClientConfig { replica, actor, schema_version: store.schema().version, adopt };
-    let Some(state) = remotes.into_iter().find(|state| state.key == remote) else {
-        let session = ClientSession::new(config, None, Vec::new(), 0);
-        return Ok(Remembered { session, followed: BTreeSet::new(), agreed_at: None, clock_is_off: false });
-    };
-    let followed = state.spaces.iter().map(|progress| progress.space.clone()).collect();
-    let session = ClientSession::new(config, state.lineage, state.spaces, state.failures);
-    if let Some(retry_at) = state.next_attempt_at {
-        scheduler.failed(now, retry_at, state.server_asked_until, session.is_circuit_open());
-    }
-    let clock_is_off = state.clock_skew_millis.is_some();
-    Ok(Remembered { session, followed, agreed_at: state.last_success_at, clock_is_off })
-}
-
 fn disconnected(error: LinkError) -> ClientEvent {
     match error.class {
         anabranch_core::sync::ErrorClass::TooLarge => ClientEvent::TooLarge { reason: error.reason },
         _ => ClientEvent::Disconnected { reason: error.reason, retry_after_millis: error.retry_after_millis },
-    }
-}
-
-async fn next_frame(link: &mut Option<Link>) -> Result<Vec<u8>, LinkError> {
-    match link {
-        Some(link) => link.incoming.recv().await.unwrap_or_else(|| Err(LinkError::new("the connection was closed"))),
-        None => pending().await,
-    }
-}
-
-async fn connected(connecting: &mut Option<Connecting>) -> Result<Link, LinkError> {
-    match connecting {
-        Some(connecting) => connecting.outcome().await,
-        None => pending().await,
-    }
-}
-
-async fn wait_until(environment: &SharedEnvironment, at: Option<UnixMillis>) {
-    match at {
-        Some(at) => environment.wait_until(at).await,
-        None => pending().await,
     }
 }
