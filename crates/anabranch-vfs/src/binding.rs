@@ -4,17 +4,20 @@
 //! [`Opened`] from `xOpen` to `xClose`; the registered VFS and its methods live as long as the process. SQLite
 //! calls no method of a file after closing it, and never two at once on one file.
 
+mod shared;
+
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_vfs};
 
-use crate::{Code, Lock, OpenOptions, Region, SlotLock, Vfs, VfsFile};
+use crate::{Code, Lock, OpenOptions, Region, Vfs, VfsFile};
+
+use self::shared::{shm_barrier, shm_lock, shm_map, shm_unmap};
 
 /// What is written replaces nothing beside it, not even in the same sector: what SQLite assumes of disks by default.
 const CHARACTERISTICS: c_int = ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE;
@@ -284,58 +287,6 @@ unsafe extern "C" fn sector_size(_: *mut sqlite3_file) -> c_int {
 
 unsafe extern "C" fn device_characteristics(_: *mut sqlite3_file) -> c_int {
     CHARACTERISTICS
-}
-
-unsafe extern "C" fn shm_map<V: Vfs>(
-    file: *mut sqlite3_file,
-    region: c_int,
-    size: c_int,
-    extend: c_int,
-    address: *mut *mut c_void,
-) -> c_int {
-    guarded(|| {
-        let (region, size): (usize, usize) = (number(region)?, number(size)?);
-        // SAFETY: the file is open.
-        let opened = unsafe { opened::<V>(file) };
-        let found = opened.file.map(region, size, extend != 0)?;
-        if found.as_ref().is_some_and(|region| region.bytes() < size) {
-            return Err(Code::SHARED_MEMORY);
-        }
-        let place = found.as_ref().map_or(ptr::null_mut(), |region| region.address());
-        opened.regions.extend(found);
-        // SAFETY: SQLite's place for the answer. The region is kept until SQLite says that it is done with it.
-        unsafe { *address = place };
-        Ok(())
-    })
-}
-
-unsafe extern "C" fn shm_lock<V: Vfs>(file: *mut sqlite3_file, first: c_int, count: c_int, flags: c_int) -> c_int {
-    guarded(|| {
-        let how = if flags & ffi::SQLITE_SHM_UNLOCK != 0 {
-            SlotLock::Release
-        } else if flags & ffi::SQLITE_SHM_SHARED != 0 {
-            SlotLock::Share
-        } else {
-            SlotLock::Own
-        };
-        let first: usize = number(first)?;
-        let end = first + number::<_, usize>(count)?;
-        // SAFETY: the file is open.
-        unsafe { opened::<V>(file) }.file.lock_slots(first..end, how)
-    })
-}
-
-unsafe extern "C" fn shm_barrier(_: *mut sqlite3_file) {
-    fence(Ordering::SeqCst);
-}
-
-unsafe extern "C" fn shm_unmap<V: Vfs>(file: *mut sqlite3_file, delete: c_int) -> c_int {
-    guarded(|| {
-        // SAFETY: the file is open.
-        let opened = unsafe { opened::<V>(file) };
-        opened.regions.clear();
-        opened.file.unmap(delete != 0)
-    })
 }
 
 unsafe extern "C" fn delete<V: Vfs>(vfs: *mut sqlite3_vfs, path: *const c_char, sync: c_int) -> c_int {
