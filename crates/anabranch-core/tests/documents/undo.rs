@@ -1,36 +1,12 @@
 //! Undo, redo and imports among random edits: what is undone alone is undone exactly, what others write is left
 //! alone, and replicas converge.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
-
 use anabranch_core::document::{Document, Edit, Page, Path, State, Step, TextSplice};
-use anabranch_core::{Actor, Change, Collection, CollectionName, FieldName, Heads, Schema, Stamp};
+use anabranch_core::{Change, Heads, Stamp};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-const SCHEMA: &str = r#"
-    version = 1
-    [collections.notes.fields]
-    title = { kind = "register" }
-    level = { kind = "register", policy = "max" }
-    body = { kind = "text" }
-    votes = { kind = "counter" }
-    tags = { kind = "set" }
-    steps = { kind = "list" }
-    facts = { kind = "map" }
-"#;
-
-fn notes() -> Collection {
-    Schema::from_toml(SCHEMA).unwrap().collections["notes"].clone()
-}
-
-fn field(name: &str) -> FieldName {
-    FieldName::new(name).unwrap()
-}
-
-fn actor(index: usize) -> Actor {
-    Actor::from_bytes(&[1, u8::try_from(index).unwrap()]).unwrap()
-}
+use crate::{actor, field, name, notes};
 
 fn stamp(raw: usize) -> Stamp {
     Stamp::from_raw(i64::try_from(raw).unwrap()).unwrap()
@@ -136,8 +112,7 @@ impl Replica {
 
     fn created(fields: &Value) -> Self {
         let mut replica = Self::new(0);
-        let name = CollectionName::new("notes").unwrap();
-        replica.document.create(&name, &notes(), stamp(1), fields.as_object().unwrap()).unwrap();
+        replica.document.create(&name(), &notes(), stamp(1), fields.as_object().unwrap()).unwrap();
         replica
     }
 

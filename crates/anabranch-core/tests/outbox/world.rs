@@ -1,5 +1,4 @@
-//! The outbox as a state machine, against a model of the store, of the network and of a server, under random faults:
-//! never stuck, never out of order, never twice in flight, nothing accepted twice.
+//! A model of the store, of the network and of a server around one session.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,71 +11,22 @@ use anabranch_core::wire::{
     ServerMessage, Welcome,
 };
 use anabranch_core::{Actor, CollectionName, Digest, EntityId, Lineage, ReplicaId, SpaceName, SplitMix64};
-use proptest::prelude::*;
+
+use super::Happening;
 
 const NOW: i64 = 1_800_000_000_000;
 const LINEAGE: Lineage = Lineage::from_bytes([1; 16]);
 const SPACES: [&str; 2] = ["a", "b"];
 
-#[derive(Clone, Copy, Debug)]
-enum Happening {
-    /// Something is written to an entity of a space.
-    Write(usize, u8),
-    /// The link that is being opened is there, or not.
-    Connect(bool),
-    /// The server takes in the next message.
-    Serve(Mood),
-    /// The next answer arrives.
-    Deliver,
-    /// The connection breaks; what is under way is lost.
-    Cut,
-    /// Something on the way finds the last push too large.
-    TooLarge,
-    /// The store looks into the outbox for the oldest read.
-    Read,
-    /// What it has found arrives; more may have been written meanwhile.
-    Found,
-    /// Time passes, or the clock is set back.
-    Pass(i64),
-    Suspend,
-    Start,
-    /// The process dies and begins again from what was stored.
-    Restart,
-}
-
 /// What the server makes of a push.
 #[derive(Clone, Copy, Debug)]
-enum Mood {
+pub(super) enum Mood {
     Takes,
     /// It takes it, and the answer is lost with the connection.
     TakesAndBreaks,
     Rejects(bool),
     Holds,
     Unavailable,
-}
-
-fn happening() -> impl Strategy<Value = Happening> {
-    let mood = prop_oneof![
-        6 => Just(Mood::Takes),
-        1 => Just(Mood::TakesAndBreaks),
-        1 => any::<bool>().prop_map(Mood::Rejects),
-        1 => Just(Mood::Holds),
-        1 => Just(Mood::Unavailable),
-    ];
-    prop_oneof![
-        6 => (0usize..2, 0u8..4).prop_map(|(space, entity)| Happening::Write(space, entity)),
-        4 => prop::bool::weighted(0.8).prop_map(Happening::Connect),
-        8 => mood.prop_map(Happening::Serve),
-        8 => Just(Happening::Deliver),
-        1 => Just(Happening::Cut),
-        1 => Just(Happening::TooLarge),
-        8 => Just(Happening::Read),
-        8 => Just(Happening::Found),
-        4 => (-100_000_000i64..400_000).prop_map(Happening::Pass),
-        1 => Just(Happening::Suspend),
-        2 => Just(Happening::Start),
-        1 => Just(Happening::Restart),
-    ]
 }
 
 /// A change in the store.
@@ -89,14 +39,14 @@ struct Item {
     not_before: i64,
 }
 
-struct World {
+pub(super) struct World {
     now: i64,
     entropy: SplitMix64,
-    session: ClientSession,
-    deadline: Option<i64>,
+    pub(super) session: ClientSession,
+    pub(super) deadline: Option<i64>,
     /// What waits in the outbox, by its place in the log.
-    outbox: BTreeMap<i64, Item>,
-    next_key: i64,
+    pub(super) outbox: BTreeMap<i64, Item>,
+    pub(super) next_key: i64,
     reads: VecDeque<OutboxRead>,
     found: VecDeque<ClientEvent>,
     connecting: bool,
@@ -106,15 +56,15 @@ struct World {
     /// Pushed over this connection and not answered.
     in_flight: BTreeSet<i64>,
     /// The server's log, per space: the keys in order.
-    log: Vec<Vec<i64>>,
+    pub(super) log: Vec<Vec<i64>>,
     /// What each change builds on: the change before it of the same entity.
     before: BTreeMap<i64, i64>,
     failures: u32,
     /// The scheduler does not allow a session now.
-    suspended: bool,
+    pub(super) suspended: bool,
 }
 
-fn space(place: usize) -> SpaceName {
+pub(super) fn space(place: usize) -> SpaceName {
     SpaceName::new(SPACES[place]).expect("a space name")
 }
 
@@ -131,7 +81,7 @@ fn session(entropy: &mut SplitMix64, failures: u32) -> ClientSession {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let mut entropy = SplitMix64::new(seed);
         let session = session(&mut entropy, 0);
         let mut world = Self {
@@ -157,7 +107,7 @@ impl World {
         world
     }
 
-    fn handle(&mut self, event: ClientEvent) {
+    pub(super) fn handle(&mut self, event: ClientEvent) {
         let step = self.session.handle(self.now, &mut self.entropy, event);
         self.deadline = step.deadline;
         if let Some(batch) = step.batch {
@@ -348,7 +298,7 @@ impl World {
         self.handle(ClientEvent::Start);
     }
 
-    fn happen(&mut self, happening: Happening) {
+    pub(super) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Write(of, entity) => self.write(of, entity),
             Happening::Connect(there) => self.connect(there),
@@ -375,19 +325,19 @@ impl World {
     }
 
     /// Whether something is under way that will call the session again.
-    fn is_under_way(&self) -> bool {
+    pub(super) fn is_under_way(&self) -> bool {
         let (sent, found) = (self.to_server.len() + self.to_client.len(), self.reads.len() + self.found.len());
         self.connecting || sent + found > 0
     }
 
     /// What a server would take now or later.
-    fn is_pending(&self) -> bool {
+    pub(super) fn is_pending(&self) -> bool {
         let parked: BTreeSet<_> = self.outbox.values().filter(|item| item.parked).map(|item| item.entity).collect();
         self.outbox.values().any(|item| !parked.contains(&item.entity))
     }
 
     /// From now on everything works. Whatever can be sent is sent, at the latest at the times that the session names.
-    fn heal(&mut self) {
+    pub(super) fn heal(&mut self) {
         for _ in 0..5_000 {
             self.connect(true);
             self.serve(Mood::Takes);
@@ -424,31 +374,4 @@ fn envelope(key: i64, item: &Item) -> OutboxItem {
 
 fn key_of(envelope: &Envelope) -> i64 {
     i64::from_le_bytes(envelope.change.as_slice().try_into().expect("a key"))
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
-    #[test]
-    fn g07_the_outbox_is_never_stuck_never_out_of_order_and_never_twice_in_flight(
-        seed: u64,
-        happenings in prop::collection::vec(happening(), 0..250),
-    ) {
-        let mut world = World::new(seed);
-        for happening in happenings {
-            world.happen(happening);
-            if world.is_pending() && !world.is_under_way() && !world.suspended {
-                prop_assert!(world.deadline.is_some(), "no next attempt after {:?}", happening);
-            }
-        }
-        world.handle(ClientEvent::Start);
-        world.heal();
-        for log in &world.log {
-            let once: BTreeSet<_> = log.iter().collect();
-            prop_assert_eq!(once.len(), log.len(), "something was stored twice");
-        }
-        let sent: usize = world.log.iter().map(Vec::len).sum();
-        let written = usize::try_from(world.next_key - 1).expect("small");
-        prop_assert!(sent + world.outbox.len() >= written, "something is nowhere");
-    }
 }

@@ -1,41 +1,13 @@
 //! Documents under random edits and random delivery: they converge, and a small model of registers agrees.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
-
 use std::collections::BTreeMap;
 
 use anabranch_core::document::{ApplyError, Document, Edit, Path, State, Step, canonical_json};
-use anabranch_core::{Actor, Change, ChangeHash, Collection, CollectionName, FieldName, Heads, Schema, Stamp};
+use anabranch_core::{Change, ChangeHash, Heads, Stamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-const SCHEMA: &str = r#"
-    version = 1
-    [collections.notes.fields]
-    title = { kind = "register" }
-    first = { kind = "register", policy = "causal" }
-    body = { kind = "text" }
-    votes = { kind = "counter" }
-    tags = { kind = "set" }
-    steps = { kind = "list" }
-    facts = { kind = "map" }
-"#;
-
-fn notes() -> Collection {
-    Schema::from_toml(SCHEMA).unwrap().collections["notes"].clone()
-}
-
-fn name() -> CollectionName {
-    CollectionName::new("notes").unwrap()
-}
-
-fn field(name: &str) -> FieldName {
-    FieldName::new(name).unwrap()
-}
-
-fn actor(index: usize) -> Actor {
-    Actor::from_bytes(&[1, u8::try_from(index).unwrap()]).unwrap()
-}
+use crate::{actor, field, name, notes};
 
 /// What a replica does next. Numbers are taken modulo whatever there is.
 #[derive(Clone, Debug)]
