@@ -31,7 +31,7 @@ pub(super) enum Mood {
 
 /// A change in the store.
 #[derive(Debug)]
-struct Item {
+pub(super) struct Item {
     space: usize,
     entity: EntityId,
     parked: bool,

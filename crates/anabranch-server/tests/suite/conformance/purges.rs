@@ -1,5 +1,6 @@
 //! What every backend must do about purge markers, and changes that were written again.
 
+use anabranch_core::CollectionName;
 use anabranch_core::sync::SpaceDigest;
 use anabranch_core::wire::{Answer, Envelope, RejectCode};
 
