@@ -12,9 +12,15 @@ use rusqlite::{Connection, OpenFlags, Row, params};
 use crate::failure::{Failure, broken};
 use crate::model::{Item, hash_of};
 
+/// Prepared statements that a reader keeps: more than there are.
+const STATEMENTS: usize = 64;
+
 /// Opens a second connection that only reads.
 pub(crate) fn reader(path: &Path) -> Result<Connection, Failure> {
-    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(broken("opening a reader"))
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let connection = Connection::open_with_flags(path, flags).map_err(broken("opening a reader"))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
 }
 
 /// What one entity's row says, all that replicas must agree on.
@@ -183,7 +189,8 @@ pub(crate) fn quarantined(connection: &Connection) -> Result<BTreeSet<Item>, Fai
 }
 
 pub(crate) fn number(connection: &Connection, sql: &str) -> Result<i64, Failure> {
-    connection.query_row(sql, [], |row| row.get(0)).map_err(broken("reading a client's file"))
+    let mut statement = connection.prepare_cached(sql).map_err(broken("reading a client's file"))?;
+    statement.query_row([], |row| row.get(0)).map_err(broken("reading a client's file"))
 }
 
 /// Every entity's heads in a space, those of fragments included.

@@ -79,11 +79,11 @@ impl Write<'_> {
     pub fn note_attempt(&mut self, remote: RemoteKey, attempt: &Attempt) -> Result<(), StoreError> {
         self.pending.sync_state = true;
         let Attempt { failures, reason, class, next_attempt_at, server_asked_until } = attempt;
-        self.engine.connection.execute(
+        let mut update = self.engine.connection.prepare_cached(
             "UPDATE remotes SET failures = ?, last_error = ?, error_class = ?, next_attempt_at = ?, \
              server_asked_until = ? WHERE key = ?",
-            params![failures, reason, class_name(*class), next_attempt_at, server_asked_until, remote],
         )?;
+        update.execute(params![failures, reason, class_name(*class), next_attempt_at, server_asked_until, remote])?;
         Ok(())
     }
 
@@ -93,10 +93,10 @@ impl Write<'_> {
     /// If the database fails.
     pub fn note_agreement(&mut self, remote: RemoteKey, at: UnixMillis) -> Result<(), StoreError> {
         self.pending.sync_state = true;
-        self.engine.connection.execute(
+        let mut update = self.engine.connection.prepare_cached(
             "UPDATE sync_state SET last_success_at = max(coalesce(last_success_at, ?1), ?1) WHERE remote = ?2",
-            params![at, remote],
         )?;
+        update.execute(params![at, remote])?;
         Ok(())
     }
 
@@ -119,19 +119,18 @@ impl Write<'_> {
     /// If the database fails.
     pub fn note_clock_skew(&mut self, remote: RemoteKey, ahead_millis: Option<i64>) -> Result<(), StoreError> {
         self.pending.sync_state = true;
-        self.engine
-            .connection
-            .execute("UPDATE remotes SET clock_skew = ? WHERE key = ?", params![ahead_millis, remote])?;
+        let mut update = self.engine.connection.prepare_cached("UPDATE remotes SET clock_skew = ? WHERE key = ?")?;
+        update.execute(params![ahead_millis, remote])?;
         Ok(())
     }
 
     /// The outbox of a remote is in order again: nothing fails.
     pub(crate) fn forget_attempts(&self, remote: RemoteKey) -> Result<(), StoreError> {
-        self.engine.connection.execute(
+        let mut update = self.engine.connection.prepare_cached(
             "UPDATE remotes SET failures = 0, last_error = NULL, error_class = NULL, next_attempt_at = NULL, \
              server_asked_until = NULL WHERE key = ?",
-            [remote],
         )?;
+        update.execute([remote])?;
         Ok(())
     }
 }

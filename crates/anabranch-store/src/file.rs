@@ -2,19 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anabranch_core::{ErrorKind, Schema};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::StoreError;
+use crate::rows;
 use crate::seal::{self, Seals};
-use crate::{rows, views};
+use crate::views::{self, Definition};
 
 /// Marks the file as an Anabranch replica (SQLite's `application_id`).
 const APPLICATION_ID: i32 = 0x416e_6162;
 /// How long a writer waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Prepared statements that the connection that writes keeps: more than this crate has of them.
+const STATEMENTS: usize = 256;
 /// Older SQLite libraries can corrupt a WAL file when it is reset.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
@@ -29,6 +34,8 @@ const MIGRATIONS: &[&[&str]] = &[
     ],
     &[include_str!("tables-4-damage.sql")],
 ];
+/// The one row that they write.
+const FIRST_REMOTE: &str = "INSERT INTO remotes (key) VALUES (1)";
 /// Since this version a file has seals, and says its version a second time, in `meta`.
 const FIRST_SEALED: usize = 4;
 /// The row of `meta` with the version.
@@ -50,7 +57,10 @@ pub(crate) fn open_writer(path: &Path, seals: &Seals) -> Result<Connection, Stor
     connection.pragma_update(None, "foreign_keys", true)?;
     // A savepoint notes the pages that it changes; that need not go through the file system.
     connection.pragma_update(None, "temp_store", "memory")?;
-    connection.set_prepared_statement_cache_capacity(128);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Without this, a statement is planned anew whenever a value is bound that some plan might depend on. None does:
+    // wherever an index is partial, its condition is spelt out.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     migrate(&mut connection)?;
     seals.attach(&mut connection)?;
     Ok(connection)
@@ -136,8 +146,9 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
         return Err(StoreError::NotAReplica("it was written by a newer release"));
     };
     if !pending.is_empty() {
-        for migration in pending.iter().copied().flatten() {
-            transaction.execute_batch(migration)?;
+        match version {
+            0 => Tables::get()?.statements.iter().try_for_each(|statement| transaction.execute_batch(statement))?,
+            _ => pending.iter().copied().flatten().try_for_each(|migration| transaction.execute_batch(migration))?,
         }
         let version = i64::try_from(MIGRATIONS.len())?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -152,12 +163,43 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
 
 /// What the tables and indexes of a replica look like, and the views of its schema.
 pub(crate) fn expected(schema: &Schema) -> Result<BTreeMap<String, String>, StoreError> {
-    let connection = Connection::open_in_memory()?;
-    for migration in MIGRATIONS.iter().copied().flatten() {
-        connection.execute_batch(migration)?;
+    let mut all = Tables::get()?.definitions.clone();
+    for Definition { name, of, sql } in views::definitions(schema) {
+        let definition = match of {
+            Some(table) => format!("index {table} {sql}"),
+            None => format!("view {name} {sql}"),
+        };
+        all.insert(name, definition);
     }
-    views::rebuild(&connection, schema)?;
-    definitions(&connection)
+    Ok(all)
+}
+
+/// What the migrations come to.
+struct Tables {
+    definitions: BTreeMap<String, String>,
+    /// What makes them in an empty file, in one go.
+    statements: Vec<String>,
+}
+
+impl Tables {
+    /// Found out once.
+    fn get() -> Result<&'static Self, StoreError> {
+        static TABLES: OnceLock<Tables> = OnceLock::new();
+        if let Some(known) = TABLES.get() {
+            return Ok(known);
+        }
+        let connection = Connection::open_in_memory()?;
+        for migration in MIGRATIONS.iter().copied().flatten() {
+            connection.execute_batch(migration)?;
+        }
+        // SQLite makes its own tables and indexes by itself.
+        let sql = "SELECT sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite#_%' ESCAPE '#' ORDER BY rowid";
+        let mut select = connection.prepare(sql)?;
+        let made = select.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+        let statements = made.into_iter().chain([FIRST_REMOTE.to_owned()]).collect();
+        let found = Self { definitions: definitions(&connection)?, statements };
+        Ok(TABLES.get_or_init(|| found))
+    }
 }
 
 /// The tables, indexes and views of a file, by name.
@@ -177,4 +219,63 @@ pub(crate) fn plan(sql: &str) -> Vec<String> {
     let parameters = vec![rusqlite::types::Null; statement.parameter_count()];
     let steps = statement.query_map(rusqlite::params_from_iter(parameters), |row| row.get(3)).unwrap();
     steps.map(Result::unwrap).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    /// All rows of all tables, in their order in the file.
+    fn rows(connection: &Connection) -> Vec<(String, Vec<rusqlite::types::Value>)> {
+        let tables = definitions(connection).unwrap();
+        let tables = tables.iter().filter(|(_, definition)| definition.starts_with("table ")).map(|(name, _)| name);
+        let mut all = Vec::new();
+        for name in tables {
+            let mut select = connection.prepare(&format!("SELECT * FROM \"{name}\"")).unwrap();
+            let columns = select.column_count();
+            let found = select.query_map([], |row| (0..columns).map(|column| row.get(column)).collect()).unwrap();
+            all.extend(found.map(|row| (name.clone(), row.unwrap())));
+        }
+        all
+    }
+
+    /// A new file has its tables made in one go, and looks no different for it.
+    #[test]
+    fn a_new_file_is_what_the_migrations_make_of_an_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let anew = new_tables(&folder.path().join("new.db")).unwrap();
+        let mut old = Connection::open(folder.path().join("old.db")).unwrap();
+        MIGRATIONS[0].iter().for_each(|migration| old.execute_batch(migration).unwrap());
+        old.pragma_update(None, "user_version", 1).unwrap();
+        migrate(&mut old).unwrap();
+        assert_eq!(definitions(&anew).unwrap(), definitions(&old).unwrap());
+        assert_eq!(rows(&anew), rows(&old));
+        assert!(rows(&anew).iter().any(|(table, _)| table == "remotes"), "there is the first remote");
+    }
+
+    /// What is expected of the views is not read from a file that SQLite wrote: it must be what SQLite writes.
+    #[test]
+    fn a_file_has_the_definitions_that_are_expected() {
+        let schema = "version = 1\n[collections.notes.fields]\n\
+                      title = { kind = \"register\", indexed = true }\nsteps = { kind = \"list\" }\n";
+        let schema = Schema::from_toml(schema).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let connection = new_tables(&folder.path().join("a.db")).unwrap();
+        views::rebuild(&connection, &schema).unwrap();
+        assert_eq!(definitions(&connection).unwrap(), expected(&schema).unwrap());
+    }
+
+    /// SQLite plans a statement anew for every value that a partial index might have to do with, unless told not to.
+    #[test]
+    fn statements_are_planned_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = open_writer(&folder.path().join("a.db"), &Seals::default()).unwrap();
+        let mut statement = connection.prepare("SELECT bytes FROM changes WHERE seq = ?").unwrap();
+        for seq in 0..10 {
+            assert!(!statement.exists([seq]).unwrap());
+        }
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+    }
 }

@@ -75,10 +75,9 @@ impl Write<'_> {
     /// If the database fails.
     pub fn note_failure(&mut self, remote: RemoteKey, failures: u32, reason: &str) -> Result<(), StoreError> {
         self.pending.sync_state = true;
-        self.engine.connection.execute(
-            "UPDATE remotes SET failures = ?, last_error = ? WHERE key = ?",
-            params![failures, reason, remote],
-        )?;
+        let mut update =
+            self.engine.connection.prepare_cached("UPDATE remotes SET failures = ?, last_error = ? WHERE key = ?")?;
+        update.execute(params![failures, reason, remote])?;
         Ok(())
     }
 
@@ -127,11 +126,11 @@ impl Write<'_> {
 
     /// A server that has lost its history has lost its refusals, too.
     pub(crate) fn forget_refusals(&mut self, remote: RemoteKey, space: SpaceKey) -> Result<(), StoreError> {
-        self.engine.connection.execute(
+        let mut update = self.engine.connection.prepare_cached(
             "UPDATE outbox SET state = 'pending', attempts = 0, not_before = 0 \
              WHERE remote = ? AND entity IN (SELECT key FROM entities WHERE space = ?)",
-            [remote, space],
         )?;
+        update.execute([remote, space])?;
         Ok(())
     }
 
@@ -145,10 +144,11 @@ impl Write<'_> {
         if folded {
             self.unfold(row)?;
         }
-        self.engine.connection.execute(
+        let mut insert = self.engine.connection.prepare_cached(
             "INSERT OR IGNORE INTO outbox (remote, change, entity) SELECT ?, seq, entity FROM changes WHERE entity = ?",
-            [remote, row.key],
         )?;
+        insert.execute([remote, row.key])?;
+        drop(insert);
         self.dirty(row.key).recount = true;
         self.pending.pushable.insert(row.space);
         Ok(())
@@ -191,8 +191,8 @@ impl Write<'_> {
             [],
             |row| row.get(0),
         )?;
-        connection.execute("UPDATE changes SET seq = ? WHERE seq = ?", [end, seq])?;
-        connection.execute("UPDATE outbox SET change = ? WHERE change = ?", [end, seq])?;
+        connection.prepare_cached("UPDATE changes SET seq = ? WHERE seq = ?")?.execute([end, seq])?;
+        connection.prepare_cached("UPDATE outbox SET change = ? WHERE change = ?")?.execute([end, seq])?;
         Ok(())
     }
 }

@@ -78,7 +78,9 @@ impl Write<'_> {
         }
         self.take_answers(remote, space, answered)?;
         let connection = &self.engine.connection;
-        connection.execute("UPDATE remotes SET lineage = ? WHERE key = ?", params![lineage.as_bytes(), remote])?;
+        let mut update = connection.prepare_cached("UPDATE remotes SET lineage = ? WHERE key = ?")?;
+        update.execute(params![lineage.as_bytes(), remote])?;
+        drop(update);
         let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO sync_state (remote, space) VALUES (?, ?)")?;
         insert.execute([remote, space])?;
         drop(insert);
@@ -127,7 +129,9 @@ impl Write<'_> {
         if let Some(at) = caught_up_at {
             self.drop_unwanted(remote)?;
             let connection = &self.engine.connection;
-            connection.execute("UPDATE sync_state SET last_success_at = ? WHERE remote = ?", [at, remote])?;
+            let mut update = connection.prepare_cached("UPDATE sync_state SET last_success_at = ? WHERE remote = ?")?;
+            update.execute([at, remote])?;
+            drop(update);
             self.forget_attempts(remote)?;
         }
         Ok(received)

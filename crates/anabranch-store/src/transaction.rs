@@ -34,7 +34,7 @@ impl Write<'_> {
     ) -> Result<T, E> {
         // What this write has done so far goes into the rows, which a deletion inside looks at.
         self.flush_rows()?;
-        self.execute("SAVEPOINT part")?;
+        self.run("SAVEPOINT part")?;
         let outer = self.transaction.clone();
         if outer.is_none() {
             let now = self.now();
@@ -55,9 +55,9 @@ impl Write<'_> {
             for key in self.used.split_off(used) {
                 drop(self.engine.cache.take(key));
             }
-            self.execute("ROLLBACK TO part")?;
+            self.run("ROLLBACK TO part")?;
         }
-        self.execute("RELEASE part")?;
+        self.run("RELEASE part")?;
         done
     }
 
@@ -79,17 +79,17 @@ impl Write<'_> {
         Ok(Some(open.id))
     }
 
+    fn run(&self, sql: &'static str) -> Result<(), StoreError> {
+        Ok(self.engine.run(sql)?)
+    }
+
     fn close_transaction(&mut self) -> Result<(), StoreError> {
         if let Some(OpenTransaction { id, changes: 1, .. }) = self.transaction.take() {
             // A change alone is whole anyway.
             let connection = &self.engine.connection;
-            connection.execute("UPDATE changes SET txn = NULL WHERE txn = ?", [id.as_bytes()])?;
+            connection.prepare_cached("UPDATE changes SET txn = NULL WHERE txn = ?")?.execute([id.as_bytes()])?;
         }
         Ok(())
-    }
-
-    fn execute(&self, sql: &str) -> Result<(), StoreError> {
-        Ok(self.engine.connection.execute_batch(sql)?)
     }
 }
 

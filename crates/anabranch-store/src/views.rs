@@ -7,35 +7,55 @@ use rusqlite::Connection;
 
 use crate::error::StoreError;
 
-/// Makes views and field indexes match the schema.
+/// A view or the index of a field.
+pub(crate) struct Definition {
+    pub(crate) name: String,
+    /// The table that it is of; a view is of itself.
+    pub(crate) of: Option<&'static str>,
+    pub(crate) sql: String,
+}
+
+/// The views and field indexes of a schema.
 ///
 /// Names need no escaping beyond quotes: they are checked identifiers.
-pub(crate) fn rebuild(connection: &Connection, schema: &Schema) -> Result<(), StoreError> {
-    drop_all(connection, "true")?;
+pub(crate) fn definitions(schema: &Schema) -> Vec<Definition> {
+    let mut all = Vec::new();
     for (name, collection) in &schema.collections {
-        connection.execute_batch(&view(name, collection))?;
+        all.push(Definition { name: name.to_string(), of: None, sql: view(name, collection) });
         for field in collection.fields.iter().filter(|(_, field)| field.indexed).map(|(field, _)| field) {
-            connection.execute_batch(&format!(
-                "CREATE INDEX \"field:{name}.{field}\" ON entities (json_extract(state, '$.{field}')) \
+            let index = format!("field:{name}.{field}");
+            let sql = format!(
+                "CREATE INDEX \"{index}\" ON entities (json_extract(state, '$.{field}')) \
                  WHERE collection = '{name}' AND deleted = 0 AND born = 1"
-            ))?;
+            );
+            all.push(Definition { name: index, of: Some("entities"), sql });
         }
     }
-    connection.execute_batch(
-        "CREATE VIEW \"$log\" AS \
-         SELECT c.seq, s.name AS space, e.collection, e.id, lower(hex(c.hash)) AS hash, c.origin, \
-                strftime('%Y-%m-%dT%H:%M:%fZ', (c.stamp >> 16) / 1000.0, 'unixepoch') AS written_at, \
-                length(c.bytes) AS bytes, \
-                EXISTS (SELECT 1 FROM outbox o WHERE o.change = c.seq) AS pending \
-         FROM changes c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space",
-    )?;
-    connection.execute_batch(
-        "CREATE VIEW \"$conflicts\" AS \
-         SELECT s.name AS space, e.collection, e.id, lower(hex(c.id)) AS conflict, c.kind, c.open, c.field, c.reason, \
-                json_extract(c.detail, '$.value') AS value, json_extract(c.detail, '$.contenders') AS contenders \
-         FROM conflicts c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space \
-         WHERE e.collection <> '$schema'",
-    )?;
+    for (name, sql) in [("$log", LOG), ("$conflicts", CONFLICTS)] {
+        all.push(Definition { name: name.to_owned(), of: None, sql: sql.to_owned() });
+    }
+    all
+}
+
+const LOG: &str = "CREATE VIEW \"$log\" AS \
+     SELECT c.seq, s.name AS space, e.collection, e.id, lower(hex(c.hash)) AS hash, c.origin, \
+            strftime('%Y-%m-%dT%H:%M:%fZ', (c.stamp >> 16) / 1000.0, 'unixepoch') AS written_at, \
+            length(c.bytes) AS bytes, \
+            EXISTS (SELECT 1 FROM outbox o WHERE o.change = c.seq) AS pending \
+     FROM changes c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space";
+
+const CONFLICTS: &str = "CREATE VIEW \"$conflicts\" AS \
+     SELECT s.name AS space, e.collection, e.id, lower(hex(c.id)) AS conflict, c.kind, c.open, c.field, c.reason, \
+            json_extract(c.detail, '$.value') AS value, json_extract(c.detail, '$.contenders') AS contenders \
+     FROM conflicts c JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space \
+     WHERE e.collection <> '$schema'";
+
+/// Makes views and field indexes match the schema.
+pub(crate) fn rebuild(connection: &Connection, schema: &Schema) -> Result<(), StoreError> {
+    drop_all(connection, "true")?;
+    for definition in definitions(schema) {
+        connection.execute_batch(&definition.sql)?;
+    }
     Ok(())
 }
 

@@ -81,7 +81,7 @@ impl Engine {
     }
 
     fn run_job(&mut self, job: &mut dyn Job, pending: &mut Pending) -> Result<(), StoreError> {
-        self.connection.execute_batch("SAVEPOINT job")?;
+        self.run("SAVEPOINT job")?;
         let mut own = Pending::default();
         let mut write = Write::of(self, &mut own);
         let result = catch_unwind(AssertUnwindSafe(|| job.run(&mut write))).unwrap_or(Err(Undo));
@@ -97,9 +97,9 @@ impl Engine {
                 // After some failures of the disk SQLite undoes all of it by itself, savepoints included.
                 return Err(StoreError::Aborted("the disk failed, and the database has undone it".to_owned()));
             }
-            self.connection.execute_batch("ROLLBACK TO job")?;
+            self.run("ROLLBACK TO job")?;
         }
-        Ok(self.connection.execute_batch("RELEASE job")?)
+        Ok(self.run("RELEASE job")?)
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
@@ -112,8 +112,8 @@ impl Engine {
             self.data_version = 0;
         }
         // IMMEDIATE: a transaction that reads first and upgrades later fails at once when another is writing.
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
-        let version: i64 = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        self.run("BEGIN IMMEDIATE")?;
+        let version: i64 = self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         if version != self.data_version {
             // Another process has written: what is in memory may be old.
             self.cache.clear();
@@ -156,7 +156,7 @@ impl Engine {
             self.roll_back();
             return Err(error);
         }
-        let Err(failure) = self.connection.execute_batch("COMMIT") else {
+        let Err(failure) = self.run("COMMIT") else {
             if self.sign_out == SignOut::UnderWay {
                 self.sign_out = SignOut::Done;
                 self.part_with_witness();
@@ -167,6 +167,11 @@ impl Engine {
         self.roll_back();
         self.broken = true;
         Err(StoreError::CommitUnknown(failure.to_string()))
+    }
+
+    /// Runs a statement that has no parameters, and that is prepared once.
+    pub(crate) fn run(&self, sql: &'static str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(drop)
     }
 
     fn roll_back(&mut self) {

@@ -174,24 +174,24 @@ impl Write<'_> {
     /// What is held may wait for something that is held as well, here: they are tried again together, or each
     /// would find the other waiting whenever its own turn comes.
     fn retry_together(&mut self, remote: RemoteKey, space: SpaceKey) -> Result<(), StoreError> {
-        self.engine.connection.execute(
+        let mut update = self.engine.connection.prepare_cached(
             "WITH held AS (SELECT o.change, o.not_before FROM outbox o JOIN entities e ON e.key = o.entity \
                  WHERE o.remote = ?1 AND e.space = ?2 AND o.state = 'pending' AND o.not_before > 0 \
                    AND o.last_error IN (?4, ?5, ?6)) \
              UPDATE outbox SET not_before = coalesce((SELECT min(not_before) FROM held WHERE not_before > ?3), not_before) \
              WHERE remote = ?1 AND change IN (SELECT change FROM held)",
-            params![remote, space, self.now(), HELD, FOLLOWS, NOT_ALONE],
         )?;
+        update.execute(params![remote, space, self.now(), HELD, FOLLOWS, NOT_ALONE])?;
         Ok(())
     }
 
     fn retry_later(&mut self, remote: RemoteKey, seq: i64, attempts: u32, error: &str) -> Result<(), StoreError> {
         let wait = Backoff::after(attempts).fail(None, self.engine.environment.entropy());
         let not_before = self.now().saturating_add(wait);
-        self.engine.connection.execute(
+        let mut update = self.engine.connection.prepare_cached(
             "UPDATE outbox SET attempts = attempts + 1, not_before = ?, last_error = ? WHERE remote = ? AND change = ?",
-            params![not_before, error, remote, seq],
         )?;
+        update.execute(params![not_before, error, remote, seq])?;
         Ok(())
     }
 
@@ -205,11 +205,12 @@ impl Write<'_> {
     ) -> Result<(), StoreError> {
         let code = code.map(|code| format!("{code:?}"));
         let error = code.as_ref().map_or_else(|| message.to_owned(), |code| format!("{code}: {message}"));
-        self.engine.connection.execute(
+        let mut update = self.engine.connection.prepare_cached(
             "UPDATE outbox SET state = 'parked', attempts = attempts + 1, last_error = ?, code = ?, refused_at = ? \
              WHERE remote = ? AND change = ?",
-            params![error, code, self.now(), remote, seq],
         )?;
+        update.execute(params![error, code, self.now(), remote, seq])?;
+        drop(update);
         self.dirty(entity);
         Ok(())
     }

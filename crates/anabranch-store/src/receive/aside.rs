@@ -49,7 +49,7 @@ impl Write<'_> {
             orphans.push(Arrival { change, transaction: orphan.get(1)?, orphaned: true });
         }
         if !orphans.is_empty() {
-            connection.execute("DELETE FROM orphans WHERE entity = ?", [row.key])?;
+            connection.prepare_cached("DELETE FROM orphans WHERE entity = ?")?.execute([row.key])?;
         }
         Ok(orphans)
     }
