@@ -39,6 +39,8 @@ pub const MAX_CHANGE_PREDECESSORS: usize = 110_000;
 pub const MAX_KEY_BYTES: usize = 1 << 16;
 /// The most bytes that the keys of a change's ops may have, all together, repeats included.
 pub const MAX_KEYS_BYTES: usize = 1 << 22;
+/// The deepest nesting of arrays and objects in a field: deeper values would overflow a thread's stack.
+pub const MAX_DEPTH: usize = 32;
 
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 const CHUNK_TYPE_CHANGE: u8 = 1;
@@ -73,6 +75,12 @@ pub enum ChangeError {
     /// Its ops replace more than [`MAX_CHANGE_PREDECESSORS`].
     #[error("the ops of the change replace more than 110000 others")]
     TooManyPredecessors,
+    /// It makes an object that is nested deeper than [`MAX_DEPTH`], whatever the document holds.
+    #[error("the change nests a value too deeply")]
+    TooDeep,
+    /// It builds on nothing, and is not the first change of its actor, or its first op is not the first of all.
+    #[error("the change builds on nothing, and {0} is not 1")]
+    NotFirst(&'static str),
     /// Something that is no part of this version of the protocol.
     #[error("the change has {0} that the protocol does not know")]
     Unknown(&'static str),
@@ -155,6 +163,9 @@ impl Change {
         }
         if start_op == 0 || start_op > MAX_OP {
             return Err(ChangeError::OutOfRange("the first op"));
+        }
+        if dependencies.is_empty() {
+            check_first(seq, start_op)?;
         }
         let stamp = Stamp::from_raw(reader.signed()?).ok_or(ChangeError::OutOfRange("the stamp"))?;
         let message = reader.message()?;
@@ -308,6 +319,16 @@ pub(crate) fn purged_version(message: &str) -> Option<Digest> {
     let digits = message.strip_prefix(PURGE_NOTE)?;
     // One spelling only: with two, there would be two markers of one version.
     digits.parse().ok().filter(|version: &Digest| version.to_string() == digits)
+}
+
+/// What builds on nothing comes first: the actor's previous change would be a dependency, and every op of another
+/// change would come later.
+const fn check_first(seq: u64, start_op: u64) -> Result<(), ChangeError> {
+    match (seq, start_op) {
+        (1, 1) => Ok(()),
+        (1, _) => Err(ChangeError::NotFirst("its first op")),
+        _ => Err(ChangeError::NotFirst("its sequence number")),
+    }
 }
 
 fn read_ops<'a>(

@@ -3,7 +3,7 @@
 use super::columns::{Column, Columns};
 use super::reader::Reader;
 use super::runs::{Booleans, Deltas, Runs, Text};
-use super::{ChangeError, MAX_CHANGE_OPS, MAX_CHANGE_PREDECESSORS, MAX_KEYS_BYTES, MAX_OP};
+use super::{ChangeError, MAX_CHANGE_OPS, MAX_CHANGE_PREDECESSORS, MAX_DEPTH, MAX_KEYS_BYTES, MAX_OP};
 use crate::id::Actor;
 
 /// The name of an op: its counter, and its actor as a place among the change's actors, where 0 is its own.
@@ -156,12 +156,15 @@ impl Ops {
             return if actors.len() > 1 { Err(UNUSED) } else { Ok(ops) };
         }
         let mut rows = Rows::new(&columns, actors.len())?;
+        let mut depths = Vec::new();
         while rows.action.has_more() {
             if ops.ops.len() == MAX_CHANGE_OPS {
                 return Err(ChangeError::TooManyOps);
             }
             let op = rows.next(&mut ops.predecessors)?;
-            Within { chunk, start_op, actors, ops: &ops }.check(&op)?;
+            let within = Within { chunk, start_op, actors, ops: &ops, depths: &depths };
+            within.check(&op)?;
+            depths.push(within.depth(&op)?);
             ops.ops.push(op);
         }
         rows.end()?;
@@ -347,6 +350,8 @@ struct Within<'a> {
     start_op: u64,
     actors: &'a [&'a [u8]],
     ops: &'a Ops,
+    /// How deep what each of those before it makes is nested at least; 0 if it makes nothing.
+    depths: &'a [u8],
 }
 
 impl Within<'_> {
@@ -413,6 +418,21 @@ impl Within<'_> {
         } else {
             Err(ChangeError::Inconsistent("an op replaces what stands elsewhere"))
         }
+    }
+
+    /// How deep what the op makes is nested, in an object of another change at least two levels; 0 if it makes nothing.
+    fn depth(&self, op: &Op) -> Result<u8, ChangeError> {
+        let parent = match (op.action, op.object) {
+            (Action::Make(_), None) => 0,
+            (Action::Make(_), Some(parent)) => self.depth_of(parent),
+            _ => return Ok(0),
+        };
+        if usize::from(parent) < MAX_DEPTH { Ok(parent + 1) } else { Err(ChangeError::TooDeep) }
+    }
+
+    fn depth_of(&self, object: OpName) -> u8 {
+        let place = u64::from(object.counter).checked_sub(self.start_op).and_then(|place| usize::try_from(place).ok());
+        place.and_then(|place| self.depths.get(place)).copied().unwrap_or(1)
     }
 
     /// The op of this name, if it is one of this change; an error if it is not from before the op at hand.
