@@ -1,4 +1,4 @@
-//! Foreign changes: admission, orphans and quarantine.
+//! Foreign changes: what is read, what is merged, and what is not.
 
 mod forks;
 pub(crate) mod sift;
@@ -8,18 +8,14 @@ use std::collections::HashMap;
 use anabranch_core::document::Document;
 use anabranch_core::sync::{FirstSyncStep, Reoffer, WriteBatch};
 use anabranch_core::wire::Envelope;
-use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, Digest, EntityId, SpaceName};
+use anabranch_core::{Change, ChangeHash, ClockSkew, CollectionName, EntityId, SpaceName};
 use rusqlite::params;
-use tracing::warn;
 
 use self::forks::Settled;
 use crate::engine::{SignOut, Write};
 use crate::error::{QuarantineReason, StoreError};
 use crate::rows::{self, EntityRow, Origin, RemoteKey, SpaceKey};
 use crate::{first_sync, subset};
-
-/// Orphans that one entity may have; what comes beyond is quarantined.
-const MAX_ORPHANS: i64 = 1_000;
 
 /// What became of a batch of foreign changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -343,71 +339,12 @@ impl Write<'_> {
         // Whoever brought an orphan need not be who brought what it waited for: it is offered to every server.
         let origin = if *orphaned { Origin::Peer } else { origin };
         let seq = rows::insert_change(&self.engine.connection, row.key, change, transaction.as_deref(), origin)?;
+        self.forget_quarantined(row, &change.hash())?;
         let except = if let Origin::Remote(remote) = origin { Some(remote) } else { None };
         self.offer(row, seq, except)?;
         let dirty = self.dirty(row.key);
         dirty.document = true;
         dirty.added_bytes += change.bytes().len();
-        Ok(())
-    }
-
-    fn orphan(
-        &mut self,
-        row: &EntityRow,
-        arrival: &Arrival,
-        origin: Origin,
-        received: &mut Received,
-    ) -> Result<(), StoreError> {
-        let connection = &self.engine.connection;
-        let mut count = connection.prepare_cached("SELECT count(*) FROM orphans WHERE entity = ?")?;
-        let count: i64 = count.query_row([row.key], |row| row.get(0))?;
-        let hash = arrival.change.hash();
-        if count >= MAX_ORPHANS {
-            let reason = QuarantineReason::Refused("too many changes wait for others".to_owned());
-            return self.quarantine(row, Some(hash), arrival.change.bytes(), &reason, received);
-        }
-        let mut insert = connection.prepare_cached(
-            "INSERT OR IGNORE INTO orphans (entity, hash, origin, received_at, txn, bytes) VALUES (?, ?, ?, ?, ?, ?)",
-        )?;
-        let (bytes, transaction) = (arrival.change.bytes(), &arrival.transaction);
-        insert.execute(params![row.key, hash.as_bytes(), origin.as_str(), self.now(), transaction, bytes])?;
-        received.orphaned += 1;
-        Ok(())
-    }
-
-    /// Takes the entity's orphans out, to be tried again with what has just come.
-    fn take_orphans(&self, row: &EntityRow) -> Result<Vec<Arrival>, StoreError> {
-        let connection = &self.engine.connection;
-        let mut select = connection.prepare_cached("SELECT bytes, txn FROM orphans WHERE entity = ?")?;
-        let mut found = select.query([row.key])?;
-        let mut orphans = Vec::new();
-        while let Some(orphan) = found.next()? {
-            let change =
-                Change::parse(orphan.get(0)?).map_err(|_| StoreError::DamagedRow("an orphan cannot be read"))?;
-            orphans.push(Arrival { change, transaction: orphan.get(1)?, orphaned: true });
-        }
-        if !orphans.is_empty() {
-            connection.execute("DELETE FROM orphans WHERE entity = ?", [row.key])?;
-        }
-        Ok(orphans)
-    }
-
-    pub(crate) fn quarantine(
-        &self,
-        row: &EntityRow,
-        hash: Option<ChangeHash>,
-        bytes: &[u8],
-        reason: &QuarantineReason,
-        received: &mut Received,
-    ) -> Result<(), StoreError> {
-        // Bytes that are no change have no hash of their own.
-        let hash = hash.map_or_else(|| *Digest::of(bytes).as_bytes(), |hash| *hash.as_bytes());
-        warn!(entity = %row.id, %reason, "a foreign change was quarantined");
-        let mut insert = self.engine.connection.prepare_cached(
-            "INSERT OR IGNORE INTO quarantine (entity, hash, reason, received_at, bytes) VALUES (?, ?, ?, ?, ?)",
-        )?;
-        insert.execute(params![row.key, hash, reason.to_string(), self.now(), bytes])?;
-        received.quarantined += 1;
         Ok(())
     }
 }
