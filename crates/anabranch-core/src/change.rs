@@ -44,6 +44,8 @@ pub const MAX_CHANGE_PREDECESSORS: usize = 110_000;
 pub const MAX_KEY_BYTES: usize = 1 << 16;
 /// The most bytes that the keys of a change's ops may have, all together, repeats included.
 pub const MAX_KEYS_BYTES: usize = 1 << 22;
+/// The deepest nesting of arrays and objects in a field: deeper values would overflow a thread's stack.
+pub const MAX_DEPTH: usize = 32;
 
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 const CHUNK_TYPE_CHANGE: u8 = 1;
@@ -112,6 +114,9 @@ impl Change {
         }
         if start_op == 0 || start_op > MAX_OP {
             return Err(ChangeError::OutOfRange("the first op"));
+        }
+        if dependencies.is_empty() {
+            check_first(seq, start_op)?;
         }
         let stamp = Stamp::from_raw(reader.signed()?).ok_or(ChangeError::OutOfRange("the stamp"))?;
         let message = reader.message()?;
@@ -232,6 +237,16 @@ impl Change {
     #[must_use]
     pub const fn rewrite_of(&self) -> Option<Rewrite> {
         self.rewrites
+    }
+}
+
+/// What builds on nothing comes first: the actor's previous change would be a dependency, and every op of another
+/// change would come later.
+const fn check_first(seq: u64, start_op: u64) -> Result<(), ChangeError> {
+    match (seq, start_op) {
+        (1, 1) => Ok(()),
+        (1, _) => Err(ChangeError::NotFirst("its first op")),
+        _ => Err(ChangeError::NotFirst("its sequence number")),
     }
 }
 

@@ -23,8 +23,8 @@ pub mod sync;
 pub mod wire;
 
 pub use change::{
-    Change, ChangeError, MAX_CHANGE_BYTES, MAX_CHANGE_OPS, MAX_CHANGE_PREDECESSORS, MAX_DEPENDENCIES, MAX_KEY_BYTES,
-    MAX_KEYS_BYTES, MAX_MESSAGE_BYTES, MAX_OP, MAX_OTHER_ACTORS, Rewrite,
+    Change, ChangeError, MAX_CHANGE_BYTES, MAX_CHANGE_OPS, MAX_CHANGE_PREDECESSORS, MAX_DEPENDENCIES, MAX_DEPTH,
+    MAX_KEY_BYTES, MAX_KEYS_BYTES, MAX_MESSAGE_BYTES, MAX_OP, MAX_OTHER_ACTORS, Rewrite,
 };
 pub use environment::{Entropy, Environment, SplitMix64, UnixMillis};
 pub use error::ErrorKind;

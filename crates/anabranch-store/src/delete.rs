@@ -258,18 +258,4 @@ impl Write<'_> {
         }
         Ok(())
     }
-
-    /// Puts a change that is no part of the entity any more into the quarantine.
-    pub(crate) fn set_aside(
-        &self,
-        row: &EntityRow,
-        change: &Change,
-        reason: &QuarantineReason,
-    ) -> Result<(), StoreError> {
-        let mut insert = self.engine.connection.prepare_cached(
-            "INSERT OR IGNORE INTO quarantine (entity, hash, reason, received_at, bytes) VALUES (?, ?, ?, ?, ?)",
-        )?;
-        insert.execute(params![row.key, change.hash().as_bytes(), reason.to_string(), self.now(), change.bytes()])?;
-        Ok(())
-    }
 }

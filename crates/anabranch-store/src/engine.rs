@@ -65,6 +65,8 @@ pub struct Engine {
     pub(crate) sign_out: SignOut,
     /// Spaces of which something has to be fetched again, and sessions may be under way that do not know.
     pub(crate) outdated: BTreeSet<SpaceKey>,
+    /// This transaction has added to what is set aside, which has bounds.
+    pub(crate) aside_grew: bool,
     /// The replica's id is the file's.
     is_prepared: bool,
     stats: Arc<Stats>,
@@ -159,6 +161,7 @@ impl Engine {
             projecting: false,
             sign_out: SignOut::No,
             outdated: BTreeSet::new(),
+            aside_grew: false,
             is_prepared: false,
             stats: Arc::default(),
         };

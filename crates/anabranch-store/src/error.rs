@@ -306,6 +306,9 @@ pub enum QuarantineReason {
     /// The collection is local-only here. It is taken in once a later schema says that it no longer is.
     #[error("the collection stays in this file")]
     LocalOnly,
+    /// It waits for others, as do too many.
+    #[error("too many changes wait for others")]
+    TooManyWait,
     /// Too many that came with it were such that the document had to be put together again.
     #[error("not tried: too many changes that came with it do harm")]
     NotTried,

@@ -8,6 +8,7 @@
 //! SQLite, and any SQLite tool can read its views. For simulations the same code runs without the thread:
 //! [`Engine`].
 
+mod aside;
 mod attempts;
 mod cache;
 mod check;
@@ -44,6 +45,9 @@ mod views;
 mod wal;
 mod witness;
 
+pub use aside::{
+    MAX_ALL_ORPHANS, MAX_ORPHAN_BYTES, MAX_ORPHAN_MILLIS, MAX_ORPHANS, MAX_QUARANTINED, MAX_QUARANTINED_BYTES,
+};
 pub use attempts::{Attempt, FirstRefusal, Unsent};
 pub use cache::EntityKey;
 pub use check::{Finding, check};

@@ -44,6 +44,10 @@ impl Engine {
     }
 
     fn release(&mut self, name: &CollectionName, pending: &mut Pending) -> Result<(), StoreError> {
+        // No server knows such a cursor: then each space is compared, and what the quarantine had no room for comes.
+        let forget = "UPDATE sync_state SET cursor = x'' WHERE cursor IS NOT NULL \
+                      AND space IN (SELECT space FROM entities WHERE collection = ?)";
+        self.connection.execute(forget, [name.as_str()])?;
         self.connection.execute("DELETE FROM local_collections WHERE name = ?", [name.as_str()])?;
         self.local_only.remove(name.as_str());
         let mut statement = self.connection.prepare("SELECT key FROM entities WHERE collection = ?")?;
@@ -62,7 +66,7 @@ impl Write<'_> {
     /// Sets aside what others wrote under the id of an entity that is nobody else's, as ids made from names can be
     /// the same: it must not change what is here.
     pub(crate) fn keep_out(
-        &self,
+        &mut self,
         row: &EntityRow,
         envelopes: Vec<Envelope>,
         received: &mut Received,
@@ -82,7 +86,10 @@ impl Write<'_> {
         let mut kept_out =
             connection.prepare_cached("DELETE FROM quarantine WHERE entity = ? AND reason = ? RETURNING bytes")?;
         let reason = QuarantineReason::LocalOnly.to_string();
-        let changes = kept_out.query_map(params![key, reason], |found| found.get(0))?.collect::<Result<Vec<_>, _>>()?;
+        let mut changes =
+            kept_out.query_map(params![key, reason], |found| found.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+        // Not all may have been kept: those are fetched again.
+        changes.retain(|bytes| !bytes.is_empty());
         drop(kept_out);
         let envelope = |change| Envelope {
             entity: row.id,

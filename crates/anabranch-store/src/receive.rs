@@ -1,6 +1,5 @@
-//! Foreign changes: admission, orphans and quarantine.
+//! Foreign changes: what is read, what is merged, and what is not.
 
-mod aside;
 mod forks;
 mod order;
 pub(crate) mod sift;
@@ -347,6 +346,7 @@ impl Write<'_> {
         // Whoever brought an orphan need not be who brought what it waited for: it is offered to every server.
         let origin = if *orphaned { Origin::Peer } else { origin };
         let seq = rows::insert_change(&self.engine.connection, row.key, change, transaction.as_deref(), origin)?;
+        self.forget_quarantined(row, &change.hash())?;
         let except = if let Origin::Remote(remote) = origin { Some(remote) } else { None };
         self.offer(row, seq, except)?;
         let dirty = self.dirty(row.key);

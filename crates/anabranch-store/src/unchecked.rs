@@ -3,7 +3,6 @@
 
 use anabranch_core::document::Document;
 use anabranch_core::{Change, ErrorKind};
-use rusqlite::params;
 use tracing::warn;
 
 use crate::cache::EntityKey;
@@ -64,17 +63,11 @@ impl Engine {
         Ok(document)
     }
 
-    fn refuse_logged(&self, row: &EntityRow, change: &Change, reason: &QuarantineReason) -> Result<(), StoreError> {
-        let hash = change.hash();
-        let seq = rows::change_seq(&self.connection, row.key, &hash)?;
+    fn refuse_logged(&mut self, row: &EntityRow, change: &Change, reason: &QuarantineReason) -> Result<(), StoreError> {
+        let seq = rows::change_seq(&self.connection, row.key, &change.hash())?;
         self.connection.prepare_cached("DELETE FROM outbox WHERE change = ?")?.execute([seq])?;
         self.connection.prepare_cached("DELETE FROM changes WHERE seq = ?")?.execute([seq])?;
-        let mut insert = self.connection.prepare_cached(
-            "INSERT OR IGNORE INTO quarantine (entity, hash, reason, received_at, bytes) VALUES (?, ?, ?, ?, ?)",
-        )?;
-        let now = self.environment.now();
-        insert.execute(params![row.key, hash.as_bytes(), reason.to_string(), now, change.bytes()])?;
-        Ok(())
+        self.quarantine_logged(row, change, reason)
     }
 
     /// Looks at a few entities that have not been looked at, unless a first sync is under way. `None` if there are

@@ -25,6 +25,12 @@ pub enum ChangeError {
     /// Its ops replace more than [`MAX_CHANGE_PREDECESSORS`].
     #[error("the ops of the change replace more than 110000 others")]
     TooManyPredecessors,
+    /// It makes an object that is nested deeper than [`MAX_DEPTH`], whatever the document holds.
+    #[error("the change nests a value too deeply")]
+    TooDeep,
+    /// It builds on nothing, and is not the first change of its actor, or its first op is not the first of all.
+    #[error("the change builds on nothing, and {0} is not 1")]
+    NotFirst(&'static str),
     /// Something that is no part of this version of the protocol.
     #[error("the change has {0} that the protocol does not know")]
     Unknown(&'static str),

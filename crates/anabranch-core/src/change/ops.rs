@@ -159,12 +159,15 @@ impl Ops {
             return if actors.len() > 1 { Err(UNUSED) } else { Ok(ops) };
         }
         let mut rows = Rows::new(&columns, actors.len())?;
+        let mut depths = Vec::new();
         while rows.action.has_more() {
             if ops.ops.len() == MAX_CHANGE_OPS {
                 return Err(ChangeError::TooManyOps);
             }
             let op = rows.next(&mut ops.predecessors)?;
-            Within { chunk, start_op, actors, ops: &ops }.check(&op)?;
+            let within = Within { chunk, start_op, actors, ops: &ops, depths: &depths };
+            within.check(&op)?;
+            depths.push(within.depth(&op)?);
             ops.ops.push(op);
         }
         rows.end()?;

@@ -7,8 +7,7 @@ use std::fmt::Write as _;
 use automerge::{ScalarValue, hydrate};
 use serde_json::{Map, Number, Value};
 
-/// The deepest nesting of arrays and objects in a field: deeper values would overflow a thread's stack.
-pub const MAX_DEPTH: usize = 32;
+pub use crate::change::MAX_DEPTH;
 
 /// The first byte of an array or object that is written as a whole, into a register.
 const OPAQUE_JSON: u8 = 0x01;

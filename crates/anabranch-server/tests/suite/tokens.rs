@@ -82,6 +82,32 @@ struct Stolen {
     segment: Digest,
 }
 
+/// Lists the kinds of messages: whoever adds one to the protocol adds it here to compile, and then has to send it.
+macro_rules! kinds {
+    ($($message:pat => $kind:literal,)+) => {
+        const KINDS: &[&str] = &[$($kind),+];
+
+        const fn kind(message: &ClientMessage) -> &'static str {
+            match message {
+                $($message => $kind,)+
+            }
+        }
+    };
+}
+
+kinds! {
+    ClientMessage::Hello(_) => "hello",
+    ClientMessage::Push(_) => "push",
+    ClientMessage::Pull(_) => "pull",
+    ClientMessage::Received { .. } => "received",
+    ClientMessage::Reconcile { ask: Ask::Sketch(_), .. } => "sketch",
+    ClientMessage::Reconcile { ask: Ask::SketchOf { .. }, .. } => "sketch of some collections",
+    ClientMessage::Reconcile { ask: Ask::Heads(_), .. } => "heads",
+    ClientMessage::Reconcile { ask: Ask::Changes { .. }, .. } => "changes",
+    ClientMessage::Segment { .. } => "segment",
+    ClientMessage::Presence { .. } => "presence",
+}
+
 /// Everything that a session can say of a space, as one that is to find something out would say it.
 fn every_message(space: &SpaceName, stolen: &Stolen) -> Vec<ClientMessage> {
     let mut author = Author::new(9);
@@ -92,6 +118,7 @@ fn every_message(space: &SpaceName, stolen: &Stolen) -> Vec<ClientMessage> {
     malformed.change.truncate(20);
     let presence = |data| ClientMessage::Presence { space: space.clone(), data };
     let reconcile = |ask| ClientMessage::Reconcile { space: space.clone(), ask };
+    let sketch_of = |names, message| reconcile(Ask::SketchOf { collections: vec![notes(); names], message });
     let wanted = |known| Wanted { entity: stolen.change.entity, known };
     let known = Change::parse(stolen.change.change.clone()).unwrap().hash();
     let subset = |names: usize, segments| {
@@ -122,6 +149,9 @@ fn every_message(space: &SpaceName, stolen: &Stolen) -> Vec<ClientMessage> {
         fetch(Digest::from_bytes([7; 32])),
         reconcile(Ask::Sketch(Ranges::of(Vec::new()).unwrap().open().unwrap())),
         reconcile(Ask::Sketch(vec![0; MAX_SKETCH_BYTES + 1])),
+        sketch_of(1, Ranges::of(Vec::new()).unwrap().open().unwrap()),
+        sketch_of(MAX_PULL_COLLECTIONS + 1, Vec::new()),
+        sketch_of(1, vec![0; MAX_SKETCH_BYTES + 1]),
         reconcile(Ask::Heads(vec![entity(1), entity(2)])),
         reconcile(Ask::Heads(vec![entity(1); MAX_ASKED + 1])),
         reconcile(Ask::Heads(Vec::new())),
@@ -132,18 +162,8 @@ fn every_message(space: &SpaceName, stolen: &Stolen) -> Vec<ClientMessage> {
         presence(Some(vec![0; MAX_PRESENCE_BYTES + 1])),
         presence(None),
     ];
-    for message in &messages {
-        // Whoever adds a message adds it to the list above.
-        match message {
-            ClientMessage::Hello(_)
-            | ClientMessage::Push(_)
-            | ClientMessage::Pull(_)
-            | ClientMessage::Received { .. }
-            | ClientMessage::Reconcile { .. }
-            | ClientMessage::Segment { .. }
-            | ClientMessage::Presence { .. } => {}
-        }
-    }
+    let said: BTreeSet<_> = messages.iter().map(kind).collect();
+    assert_eq!(said, KINDS.iter().copied().collect(), "each kind of message");
     messages
 }
 
@@ -181,10 +201,11 @@ async fn everything_said(address: SocketAddr, token: &str, space: &SpaceName, st
         said.push([status.to_string().into_bytes(), answer].concat());
     }
     let path = format!("/v1/spaces/{space}");
+    let odd = ["/", "/segments/", "/changes", "?live=true", "/segments?digest=x"].map(|more| format!("{path}{more}"));
     let segments = [stolen.segment.to_string(), Digest::from_bytes([7; 32]).to_string(), "nonsense".to_owned()];
     let segments = segments.map(|name| format!("{path}/segments/{name}"));
-    for path in [path.clone(), format!("{path}/segments")].iter().chain(&segments) {
-        for method in ["GET", "HEAD", "POST"] {
+    for path in [path.clone(), format!("{path}/segments")].iter().chain(&segments).chain(&odd) {
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"] {
             for more in ["", "range: bytes=0-1\r\n", "if-none-match: *\r\n"] {
                 let (status, answer) = request(address, method, path, &[&header, more].concat(), b"").await;
                 said.push([status.to_string().into_bytes(), answer].concat());

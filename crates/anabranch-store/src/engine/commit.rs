@@ -70,6 +70,9 @@ impl Engine {
         }
         late.extend(jobs.drain(done..));
         self.flush(&mut pending)?;
+        if self.aside_grew {
+            self.bound_aside()?;
+        }
         pending.committed.entities.append(&mut self.repaired);
         pending.committed.signed_out = self.sign_out == SignOut::UnderWay;
         if pending.committed.has_changes()

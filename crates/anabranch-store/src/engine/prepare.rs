@@ -67,6 +67,7 @@ impl Engine {
             }
         }
         self.choose_actor()?;
+        self.bound_aside()?;
         self.reload_clock()
     }
 

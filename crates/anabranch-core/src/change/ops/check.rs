@@ -1,7 +1,7 @@
 //! Whether an op fits to those before it in its change.
 
 use super::{Action, Key, ObjectKind, Op, OpName, Ops};
-use crate::change::ChangeError;
+use crate::change::{ChangeError, MAX_DEPTH};
 use crate::id::Actor;
 
 /// An op among those before it in its change.
@@ -10,6 +10,8 @@ pub(super) struct Within<'a> {
     pub(super) start_op: u64,
     pub(super) actors: &'a [&'a [u8]],
     pub(super) ops: &'a Ops,
+    /// How deep what each of those before it makes is nested at least; 0 if it makes nothing.
+    pub(super) depths: &'a [u8],
 }
 
 impl Within<'_> {
@@ -76,6 +78,21 @@ impl Within<'_> {
         } else {
             Err(ChangeError::Inconsistent("an op replaces what stands elsewhere"))
         }
+    }
+
+    /// How deep what the op makes is nested, in an object of another change at least two levels; 0 if it makes nothing.
+    pub(super) fn depth(&self, op: &Op) -> Result<u8, ChangeError> {
+        let parent = match (op.action, op.object) {
+            (Action::Make(_), None) => 0,
+            (Action::Make(_), Some(parent)) => self.depth_of(parent),
+            _ => return Ok(0),
+        };
+        if usize::from(parent) < MAX_DEPTH { Ok(parent + 1) } else { Err(ChangeError::TooDeep) }
+    }
+
+    fn depth_of(&self, object: OpName) -> u8 {
+        let place = u64::from(object.counter).checked_sub(self.start_op).and_then(|place| usize::try_from(place).ok());
+        place.and_then(|place| self.depths.get(place)).copied().unwrap_or(1)
     }
 
     /// The op of this name, if it is one of this change; an error if it is not from before the op at hand.

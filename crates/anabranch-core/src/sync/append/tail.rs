@@ -124,16 +124,24 @@ impl<I: LogIndex> Tail<'_, I> {
             let message = "the same is here already, in another form".to_owned();
             return Ok(Some(Answer::Rejected { code: RejectCode::Superseded, message, retryable: true }));
         }
-        let key = (entity, change.actor().clone(), change.seq());
-        let other = match self.recent.by_actor.get(&key) {
-            Some(hash) => Some(*hash),
-            None => self.index.hash_at(&key.0, &key.1, key.2)?,
-        };
-        if other.is_some() {
+        if self.hash_at(entity, change.actor(), change.seq())?.is_some() {
             return Ok(Some(rejected(RejectCode::Fork, "the writer has written something else in this place")));
+        }
+        if !self.follows(entity, change)? {
+            let message = "the change does not build on the previous change of its actor";
+            return Ok(Some(rejected(RejectCode::Malformed, message)));
         }
         let added = self.recent.bytes.get(&entity).copied().unwrap_or_default();
         self.index.policy(offered, Added { entity: added, space: self.recent.all_bytes })
+    }
+
+    /// Whether its actor's previous change is one of its dependencies, if it is not the first: else no replica takes it.
+    fn follows(&mut self, entity: EntityId, change: &Change) -> Result<bool, I::Error> {
+        if change.seq() == 1 {
+            return Ok(true);
+        }
+        let previous = self.hash_at(entity, change.actor(), change.seq() - 1)?;
+        Ok(previous.is_some_and(|previous| change.dependencies().binary_search(&previous).is_ok()))
     }
 
     /// Of a change and all that was written from it, only one is taken.
@@ -167,6 +175,14 @@ impl<I: LogIndex> Tail<'_, I> {
         match self.recent.seqs.get(&(entity, hash)) {
             Some(seq) => Ok(Some(*seq)),
             None => self.index.seq_of(&entity, &hash),
+        }
+    }
+
+    fn hash_at(&mut self, entity: EntityId, actor: &Actor, seq: u64) -> Result<Option<ChangeHash>, I::Error> {
+        let key = (entity, actor.clone(), seq);
+        match self.recent.by_actor.get(&key) {
+            Some(hash) => Ok(Some(*hash)),
+            None => self.index.hash_at(&entity, actor, seq),
         }
     }
 
