@@ -95,6 +95,13 @@ impl SqliteBackend {
         Self::open_source(source, environment)
     }
 
+    /// Bounds the file's size, in bytes, from the next append on and until it is closed: what does not fit is refused
+    /// as by a full disk, and clients try again. Never less than the file has; the write-ahead log comes on top. `None`
+    /// takes the bound away.
+    pub fn limit_file(&self, bytes: Option<u64>) {
+        self.writer.bound(bytes);
+    }
+
     fn open_source(source: Source, mut environment: Box<dyn Environment>) -> Result<Self, OpenError> {
         let mut connection = source.writer()?;
         let lineage = schema::migrate(&mut connection, environment.as_mut())?;

@@ -9,6 +9,7 @@ mod meaning;
 mod peers;
 mod repair;
 mod restored_servers;
+mod secrets;
 mod subsets;
 mod support;
 mod tokens;

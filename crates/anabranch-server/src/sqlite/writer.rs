@@ -1,6 +1,8 @@
 //! Writing: one thread, one connection, and one commit for all appends that wait (group commit).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anabranch_core::sync::{AppendOutcome, Pushable};
@@ -18,6 +20,10 @@ use crate::error::BackendError;
 const QUEUE: usize = 256;
 /// Appends that share a commit.
 const GROUP: usize = 128;
+/// No bound for the file: more bytes than SQLite can address.
+const NO_BOUND: u64 = u64::MAX;
+/// The most pages that a database can have.
+const MOST_PAGES: u64 = 4_294_967_294;
 
 /// An append on its way to the writer.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ pub(super) struct Job {
 pub(super) struct Writer {
     queue: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
+    /// How large the file may become, in bytes.
+    bound: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -43,9 +51,16 @@ impl Writer {
         commits: broadcast::Sender<Commit>,
     ) -> std::io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let state = State { connection, trusted: true, source, environment, commits };
+        let bound = Arc::new(AtomicU64::new(NO_BOUND));
+        let asked = Arc::clone(&bound);
+        let state = State { connection, trusted: true, bound: NO_BOUND, asked, source, environment, commits };
         let thread = thread::Builder::new().name("anabranch-writer".to_owned()).spawn(move || state.run(jobs))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Some(queue), thread: Some(thread), bound })
+    }
+
+    /// From the next commit on.
+    pub(super) fn bound(&self, bytes: Option<u64>) {
+        self.bound.store(bytes.unwrap_or(NO_BOUND), Ordering::Relaxed);
     }
 
     pub(super) async fn append(
@@ -78,6 +93,9 @@ struct State {
     connection: Connection,
     /// Not after a failed commit: what a connection says then is not to be trusted.
     trusted: bool,
+    /// How large the file may become, in bytes, as this connection knows it, and as it has been asked for.
+    bound: u64,
+    asked: Arc<AtomicU64>,
     source: Source,
     environment: Box<dyn Environment>,
     commits: broadcast::Sender<Commit>,
@@ -138,8 +156,9 @@ impl State {
             // The old one is closed only when the new one is open. Nobody in between would have to recover the log, and
             // find in it the commit whose sync has failed: it would be there, and might never reach the disk.
             self.connection = self.source.writer().map_err(failed("reopening the file"))?;
-            self.trusted = true;
+            (self.trusted, self.bound) = (true, NO_BOUND);
         }
+        self.keep_bound().map_err(failed("bounding the file"))?;
         let mut transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -160,6 +179,18 @@ impl State {
         }
         transaction.commit().map_err(failed("committing"))?;
         Ok(outcomes)
+    }
+
+    /// A bound is the connection's, so a new one has to be told.
+    fn keep_bound(&mut self) -> rusqlite::Result<()> {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if asked != self.bound {
+            let page: u64 = self.connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+            let pages = (asked / page.max(1)).clamp(1, MOST_PAGES);
+            self.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+            self.bound = asked;
+        }
+        Ok(())
     }
 }
 

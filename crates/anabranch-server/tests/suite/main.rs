@@ -6,6 +6,7 @@ mod authors;
 mod changes;
 mod client;
 mod conformance;
+mod full;
 mod limits;
 mod policies;
 mod segments;
