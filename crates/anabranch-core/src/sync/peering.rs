@@ -9,6 +9,7 @@ use std::fmt;
 
 use hmac::digest::KeyInit as _;
 use hmac::{Hmac, Mac as _};
+use secrecy::{ExposeSecret as _, SecretSlice};
 use sha2::Sha256;
 
 use crate::wire::PeerHello;
@@ -25,9 +26,9 @@ pub const SEAL_BYTES: usize = 32;
 #[error("a peer's token has {MIN_TOKEN_BYTES} to {MAX_TOKEN_BYTES} bytes")]
 pub struct PeerTokenError;
 
-/// What peers that trust each other share. It is never shown.
+/// What peers that trust each other share. It is never shown, and wiped from memory when it is dropped.
 #[derive(Clone)]
-pub struct PeerToken(Vec<u8>);
+pub struct PeerToken(SecretSlice<u8>);
 
 /// Which side of a session somebody is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +47,13 @@ impl PeerToken {
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, PeerTokenError> {
         let bytes = bytes.into();
         let fits = (MIN_TOKEN_BYTES..=MAX_TOKEN_BYTES).contains(&bytes.len());
-        if fits { Ok(Self(bytes)) } else { Err(PeerTokenError) }
+        if fits { Ok(Self(bytes.into())) } else { Err(PeerTokenError) }
     }
 }
 
 impl fmt::Debug for PeerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PeerToken(…)")
+        f.write_str("PeerToken([redacted])")
     }
 }
 
@@ -114,12 +115,12 @@ impl Handshake {
     /// What seals the frames that a side sends.
     #[must_use]
     pub fn seal(&self, role: PeerRole) -> PeerSeal {
-        let key: [u8; 32] = self.keyed(b"anabranch peer seal ", role).finalize().into_bytes().into();
-        PeerSeal { key, frames: 0 }
+        let key = self.keyed(b"anabranch peer seal ", role).finalize().into_bytes();
+        PeerSeal { key: key.to_vec().into(), frames: 0 }
     }
 
     fn keyed(&self, purpose: &[u8], role: PeerRole) -> Hmac<Sha256> {
-        let mut keyed = keyed(&self.token.0);
+        let mut keyed = keyed(self.token.0.expose_secret());
         keyed.update(purpose);
         keyed.update(role.label());
         keyed.update(&self.hellos);
@@ -130,7 +131,7 @@ impl Handshake {
 /// Seals the frames of one direction, one after the other: none can be altered, left out, repeated or added.
 #[derive(Clone)]
 pub struct PeerSeal {
-    key: [u8; 32],
+    key: SecretSlice<u8>,
     frames: u64,
 }
 
@@ -153,7 +154,7 @@ impl PeerSeal {
     }
 
     fn over(&mut self, frame: &[u8]) -> Hmac<Sha256> {
-        let mut over = keyed(&self.key);
+        let mut over = keyed(self.key.expose_secret());
         over.update(&self.frames.to_le_bytes());
         over.update(frame);
         self.frames += 1;

@@ -40,6 +40,7 @@ macro_rules! conformance {
             what_misses_something_is_held,
             another_collection_is_rejected,
             a_fork_is_rejected,
+            what_skips_its_actors_previous_change_is_rejected,
             an_answer_that_is_already_there_is_kept,
             a_transaction_is_all_or_nothing,
             a_transaction_has_a_size,
@@ -215,6 +216,39 @@ pub(crate) async fn what_misses_something_is_held(storage: impl Storage) {
 
     let (answers, _) = push(&backend, &home, vec![first, second, child]).await;
     assert_eq!(answers.iter().map(accepted).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+/// Each change by itself is fine, and so is what it builds on; no replica takes such a one.
+pub(crate) async fn what_skips_its_actors_previous_change_is_rejected(storage: impl Storage) {
+    let backend = storage.open();
+    let home = space("home");
+    let (mut ann, mut bob) = (Author::new(1), Author::new(2));
+    let (first, others) = (ann.edit(entity(1), "a"), bob.edit(entity(1), "b"));
+    ann.learn(&others);
+    let second = ann.edit(entity(1), "c");
+    assert_eq!(Change::parse(second.change.clone()).unwrap().dependencies().len(), 2);
+    let others_hash = Change::parse(others.change.clone()).unwrap().hash();
+    let lies = [
+        relabelled(&second, |change| change.deps = vec![automerge::ChangeHash(*others_hash.as_bytes())]),
+        relabelled(&second, |change| change.seq = 3),
+    ];
+    // In one batch with what comes before, and once that is stored.
+    let (answers, _) = push(&backend, &home, vec![first, others, lies[0].clone(), lies[1].clone()]).await;
+    assert_eq!((accepted(&answers[0]), accepted(&answers[1])), (1, 2));
+    let (later, marks) = push(&backend, &home, lies.to_vec()).await;
+    for answer in answers[2..].iter().chain(&later) {
+        assert_eq!(rejected_as(answer), RejectCode::Malformed);
+    }
+    assert!(marks.is_empty());
+    assert_eq!(accepted(&push(&backend, &home, vec![second]).await.0[0]), 3);
+}
+
+/// The same change with another header.
+fn relabelled(envelope: &Envelope, lie: impl FnOnce(&mut automerge::ExpandedChange)) -> Envelope {
+    let mut change = automerge::Change::from_bytes(envelope.change.clone()).unwrap().decode();
+    change.hash = None;
+    lie(&mut change);
+    Envelope { change: automerge::Change::from(change).raw_bytes().to_vec(), ..envelope.clone() }
 }
 
 pub(crate) async fn another_collection_is_rejected(storage: impl Storage) {

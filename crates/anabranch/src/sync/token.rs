@@ -6,43 +6,52 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use anabranch_core::sync::ErrorClass;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::link::LinkError;
 
 /// A bearer token. It goes into the `Authorization` header and nowhere else: it has no `Display`, and `Debug` does not
-/// show it.
+/// show it. It is wiped from memory when the last copy is dropped.
 ///
 /// ```
 /// # use anabranch::Token;
 /// let token = Token::from("correct-horse");
-/// assert_eq!(format!("{token:?}"), "Token(…)");
+/// assert_eq!(format!("{token:?}"), "Token([redacted])");
 /// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(Arc<str>);
+#[derive(Clone)]
+pub struct Token(Arc<SecretString>);
 
 impl Token {
     /// The text, for a transport that sends it.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        self.0.expose_secret()
     }
 }
 
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for Token {}
+
 impl From<&str> for Token {
     fn from(text: &str) -> Self {
-        Self(text.into())
+        Self(Arc::new(text.into()))
     }
 }
 
 impl From<String> for Token {
     fn from(text: String) -> Self {
-        Self(text.into())
+        Self(Arc::new(text.into()))
     }
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
+        f.write_str("Token([redacted])")
     }
 }
 
