@@ -6,7 +6,17 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crate::bug::Bug;
+use crate::failure::Failure;
 use crate::run::{Report, Run};
+
+/// Lets the threads of this process get out of each other's way; nothing else may use SQLite meanwhile, so this is for
+/// the beginning of `main`.
+///
+/// # Errors
+/// [`Failure`] if something has used it before.
+pub fn set_up_process() -> Result<(), Failure> {
+    anabranch_vfs::keep_no_memory_statistics().map_err(|code| Failure::new(format!("setting up SQLite: {code:?}")))
+}
 
 /// Makes the runs of `count` seeds from `first` on, on all processors. `make` says what to run; `each` hears of every run
 /// that has ended, one at a time and in no particular order, and says whether to go on.

@@ -17,7 +17,7 @@ const STATEMENTS: usize = 64;
 
 /// Opens a second connection that only reads.
 pub(crate) fn reader(path: &Path) -> Result<Connection, Failure> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(broken("opening a reader"))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)

@@ -49,7 +49,7 @@ mod verdict;
 mod workload;
 mod write;
 
-pub use batch::{find, run_all};
+pub use batch::{find, run_all, set_up_process};
 pub use bug::Bug;
 pub use crash::Effort;
 pub use dice::Dice;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_sim::{
     Bug, Effort, Keep, PowerBug, PowerReport, Report, Run, STANDARD_STEPS, Story, Workload, find, run_all,
+    set_up_process,
 };
 use clap::Parser;
 use serde_json::json;
@@ -77,6 +78,10 @@ fn seeds(text: &str) -> Result<Seeds, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(failure) = set_up_process() {
+        eprintln!("{failure}");
+        return ExitCode::FAILURE;
+    }
     let failures = if arguments.power {
         lose_power(&arguments)
     } else if arguments.planted {

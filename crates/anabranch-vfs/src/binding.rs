@@ -86,6 +86,17 @@ pub fn register<V: Vfs>(name: &str, vfs: V) -> Result<(), Code> {
     check(unsafe { ffi::sqlite3_vfs_register(registered, 0) })
 }
 
+/// Has SQLite keep no statistics of its memory, in the whole process: every allocation takes a lock for them that all
+/// threads share. For the beginning of `main`: nothing else may use SQLite meanwhile.
+///
+/// # Errors
+/// SQLite's code, if it has been used already; then nothing changes.
+pub fn keep_no_memory_statistics() -> Result<(), Code> {
+    // SAFETY: the option takes one integer. That nothing else uses SQLite is what is asked of the caller; whoever has
+    // used it before is refused.
+    check(unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_MEMSTATUS, 0 as c_int) })
+}
+
 fn methods<V: Vfs>() -> sqlite3_io_methods {
     sqlite3_io_methods {
         iVersion: 2,

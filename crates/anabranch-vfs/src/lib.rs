@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use rusqlite::ffi;
 
-pub use binding::register;
+pub use binding::{keep_no_memory_statistics, register};
 pub use region::Region;
 
 /// An error code of SQLite's.
