@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cache::EntityKey;
+use crate::damage::KNOWN_PLACE;
 use crate::error::StoreError;
 use crate::rows::{self, EntityRow};
 use crate::seal::{self, ENTITY};
@@ -195,12 +196,11 @@ fn change_is_sound(row: &Row<'_>) -> Result<Option<&'static str>, StoreError> {
 }
 
 fn check_outbox(connection: &Connection, findings: &mut Findings) -> Result<(), StoreError> {
-    let odd: i64 = connection.query_row(
+    let odd = format!(
         "SELECT count(*) FROM outbox o LEFT JOIN changes c ON c.seq = o.change \
-         WHERE c.seq IS NULL OR c.entity <> o.entity OR o.state NOT IN ('pending', 'parked')",
-        [],
-        |row| row.get(0),
-    )?;
+         WHERE c.seq IS NULL OR c.entity <> o.entity OR NOT ({KNOWN_PLACE})"
+    );
+    let odd: i64 = connection.query_row(&odd, [], |row| row.get(0))?;
     if odd > 0 {
         findings.add("outbox", None, format!("{odd} of its rows name no change of theirs"));
     }

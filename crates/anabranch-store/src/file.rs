@@ -62,12 +62,13 @@ pub(crate) fn open_writer(path: &Path, seals: &Seals) -> Result<Connection, Stor
     // wherever an index is partial, its condition is spelt out.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     migrate(&mut connection)?;
-    seals.attach(&mut connection)?;
+    seals.attach(&mut connection).map_err(of_header)?;
     Ok(connection)
 }
 
-/// What SQLite calls an error of its own is one of the file while that has not even been opened.
-fn of_header(error: StoreError) -> StoreError {
+/// What SQLite calls an error of its own is one of the file while that has not even been opened: a table, say, that
+/// does not have the columns that it was made with.
+pub(crate) fn of_header(error: StoreError) -> StoreError {
     match error.kind() {
         ErrorKind::Internal => StoreError::DamagedFile(error.to_string()),
         _ => error,

@@ -1,14 +1,14 @@
 //! Collections that stay in this file: never pushed, never exchanged, in no digest that others compare with. Nor does
 //! anything come in from outside.
 
+use anabranch_core::CollectionName;
 use anabranch_core::wire::Envelope;
-use anabranch_core::{Change, CollectionName};
 use rusqlite::params;
 
 use crate::cache::EntityKey;
 use crate::engine::{Engine, Pending, Write};
 use crate::error::{QuarantineReason, StoreError};
-use crate::receive::{Received, same_collection};
+use crate::receive::{Incoming, Received, same_collection};
 use crate::rows::{self, EntityRow, Origin};
 
 /// In SQL: an entity `e` that others may see.
@@ -68,13 +68,12 @@ impl Write<'_> {
     pub(crate) fn keep_out(
         &mut self,
         row: &EntityRow,
-        envelopes: Vec<Envelope>,
+        incoming: Vec<Incoming>,
         received: &mut Received,
     ) -> Result<(), StoreError> {
-        for Envelope { collection, change, .. } in envelopes {
-            let hash = Change::parse(change.clone()).ok().map(|change| change.hash());
-            let reason = same_collection(&row.collection, &collection).err().unwrap_or(QuarantineReason::LocalOnly);
-            self.quarantine(row, hash, &change, &reason, received)?;
+        for one in incoming {
+            let reason = same_collection(&row.collection, &one.collection).err().unwrap_or(QuarantineReason::LocalOnly);
+            self.quarantine(row, one.hash(), one.bytes(), &reason, received)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use anabranch_core::document::Document;
 use anabranch_core::sync::{FirstSyncStep, Reoffer, WriteBatch};
 use anabranch_core::wire::Envelope;
-use anabranch_core::{Change, ClockSkew, CollectionName, EntityId, SpaceName};
+use anabranch_core::{Change, ChangeError, ChangeHash, ClockSkew, CollectionName, EntityId, SpaceName, TransactionId};
 use rusqlite::params;
 
 use self::forks::Settled;
@@ -33,6 +33,32 @@ pub struct Received {
     pub quarantined: usize,
     /// A stamp was too far ahead; the local clock did not follow it.
     pub skew: Option<ClockSkew>,
+}
+
+/// What an envelope brings, read once: reading a hostile change takes its time.
+pub(crate) struct Incoming {
+    pub(crate) collection: CollectionName,
+    transaction: Option<TransactionId>,
+    change: Result<Change, (ChangeError, Vec<u8>)>,
+}
+
+impl Incoming {
+    fn read(envelope: Envelope) -> Self {
+        let Envelope { collection, transaction, change, .. } = envelope;
+        let change = Change::parse(change.clone()).map_err(|error| (error, change));
+        Self { collection, transaction, change }
+    }
+
+    pub(crate) fn hash(&self) -> Option<ChangeHash> {
+        self.change.as_ref().ok().map(Change::hash)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.change {
+            Ok(change) => change.bytes(),
+            Err((_, bytes)) => bytes,
+        }
+    }
 }
 
 /// A change with what its envelope said.
@@ -177,8 +203,9 @@ impl Write<'_> {
         received: &mut Received,
     ) -> Result<(), StoreError> {
         // What cannot be read must not decide anything, such as the collection.
-        let readable = envelopes.iter().find(|envelope| Change::parse(envelope.change.clone()).is_ok());
-        let Some(first) = readable.or_else(|| envelopes.first()) else { return Ok(()) };
+        let incoming: Vec<Incoming> = envelopes.into_iter().map(Incoming::read).collect();
+        let readable = incoming.iter().find(|it| it.change.is_ok());
+        let Some(first) = readable.or_else(|| incoming.first()) else { return Ok(()) };
         let row = match rows::find_entity(&self.engine.connection, space, id)? {
             Some(row) => rows::with_collection(&self.engine.connection, row, &first.collection)?,
             None => {
@@ -188,12 +215,12 @@ impl Write<'_> {
             }
         };
         if self.engine.is_local(&row.collection) {
-            return self.keep_out(&row, envelopes, received);
+            return self.keep_out(&row, incoming, received);
         }
-        let envelopes = self.take_markers(&row, envelopes, origin, received)?;
-        let mut arrivals = Vec::with_capacity(envelopes.len());
-        for envelope in envelopes {
-            if let Some(arrival) = self.admit(&row, envelope, origin, received)? {
+        let incoming = self.take_markers(&row, incoming, origin, received)?;
+        let mut arrivals = Vec::with_capacity(incoming.len());
+        for one in incoming {
+            if let Some(arrival) = self.admit(&row, one, origin, received)? {
                 arrivals.push(arrival);
             }
         }
@@ -213,43 +240,41 @@ impl Write<'_> {
     fn take_markers(
         &mut self,
         row: &EntityRow,
-        mut envelopes: Vec<Envelope>,
+        mut incoming: Vec<Incoming>,
         origin: Origin,
         received: &mut Received,
-    ) -> Result<Vec<Envelope>, StoreError> {
-        let marker = |envelope: &Envelope| {
-            let change = Change::parse(envelope.change.clone()).ok()?;
-            change.purge_of().is_some().then_some(change)
-        };
-        let markers: Vec<Change> = envelopes.iter().filter_map(marker).collect();
-        for marker in &markers {
+    ) -> Result<Vec<Incoming>, StoreError> {
+        let changes = incoming.iter().filter_map(|one| one.change.as_ref().ok());
+        let mut markers = 0;
+        for marker in changes.filter(|change| change.purge_of().is_some()) {
             let counter =
                 if self.take_marker(row, marker, origin)? { &mut received.applied } else { &mut received.known };
             *counter += 1;
+            markers += 1;
         }
         if self.is_purged(row)? {
-            received.known += envelopes.len() - markers.len();
-            envelopes.clear();
+            received.known += incoming.len() - markers;
+            incoming.clear();
         }
-        Ok(envelopes)
+        Ok(incoming)
     }
 
-    /// Reads one envelope. `None` if there is nothing to apply: it is here already, or was refused.
+    /// Looks at one change. `None` if there is nothing to apply: it is here already, or was refused.
     fn admit(
         &mut self,
         row: &EntityRow,
-        envelope: Envelope,
+        incoming: Incoming,
         origin: Origin,
         received: &mut Received,
     ) -> Result<Option<Arrival>, StoreError> {
-        let Envelope { collection, change: bytes, transaction, .. } = envelope;
-        if let Err(reason) = same_collection(&row.collection, &collection) {
-            self.quarantine(row, None, &bytes, &reason, received)?;
+        if let Err(reason) = same_collection(&row.collection, &incoming.collection) {
+            self.quarantine(row, incoming.hash(), incoming.bytes(), &reason, received)?;
             return Ok(None);
         }
-        let change = match Change::parse(bytes.clone()) {
+        let Incoming { change, transaction, .. } = incoming;
+        let change = match change {
             Ok(change) => change,
-            Err(error) => {
+            Err((error, bytes)) => {
                 self.quarantine(row, None, &bytes, &error.into(), received)?;
                 return Ok(None);
             }

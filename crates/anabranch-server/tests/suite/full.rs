@@ -107,7 +107,7 @@ async fn a_client_of_a_full_server_is_told_to_come_back_and_reads_meanwhile() {
     let refused = client.receive().await;
     assert!(matches!(refused, ServerMessage::Refused { code: RefusalCode::Unavailable, .. }), "{refused:?}");
     let (mut reader, _) = Client::connect(server.local_addr(), 2).await;
-    assert_eq!(reader.pull(None).await.0, [first.clone()]);
+    assert_eq!(reader.pull(None).await.0, std::slice::from_ref(&first));
     backend.limit_file(None);
     let (mut client, _) = Client::connect(server.local_addr(), 1).await;
     assert_eq!(accepted(&client.push(1, vec![large.clone()]).await.answers[0]), 2);

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use tracing::warn;
 
 use super::log::Log;
-use super::{Known, LostChange};
+use super::{KNOWN_PLACE, Known, LostChange};
 use crate::cache::EntityKey;
 use crate::engine::{Engine, Write};
 use crate::error::StoreError;
@@ -54,6 +54,13 @@ impl Write<'_> {
     /// The row says that something is pending which is not in the outbox: all of it is offered again. A server knows
     /// what it has.
     fn offer_what_is_pending(&mut self, row: &EntityRow) -> Result<(), StoreError> {
+        let connection = &self.engine.connection;
+        let unknown = format!("FROM outbox AS o WHERE o.entity = ? AND NOT ({KNOWN_PLACE})");
+        if connection.prepare(&format!("SELECT 1 {unknown}"))?.exists([row.key])? {
+            // An index may not know what the row says.
+            connection.execute_batch("REINDEX outbox")?;
+            connection.execute(&format!("DELETE {unknown}"), [row.key])?;
+        }
         let fewer = "SELECT pending > (SELECT count(DISTINCT change) FROM outbox WHERE entity = ?1) FROM entities \
                      WHERE key = ?1";
         if self.engine.connection.query_row(fewer, [row.key], |row| row.get(0))? {

@@ -17,7 +17,7 @@ const PROJECTION: i64 = 2;
 impl Engine {
     /// Brings a file that has just been opened up to date with the schema, and this replica with the file.
     pub(super) fn prepare(&mut self, given: Option<Schema>, functions: &Functions) -> Result<(), StoreError> {
-        if let Some(table) = seal::broken_table(&self.connection)? {
+        if let Some(table) = seal::broken_table(&self.connection).map_err(file::of_header)? {
             return Err(StoreError::DamagedFile(format!("the table {table} is not what was written")));
         }
         let stored: Option<String> = rows::meta(&self.connection, "schema")?;
