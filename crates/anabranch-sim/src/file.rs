@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anabranch_core::sync::SpaceProgress;
-use anabranch_core::wire::{Cursor, Mark};
+use anabranch_core::wire::{Cursor, Envelope, Mark};
 use anabranch_core::{CollectionName, Digest, EntityId, Heads, Lineage, SpaceName};
 use anabranch_store::RemoteKey;
 use rusqlite::{Connection, OpenFlags, Row, params};
@@ -186,6 +186,22 @@ pub(crate) fn quarantined(connection: &Connection) -> Result<BTreeSet<Item>, Fai
         Ok((space(row, 0)?, id(row, 1)?, hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?)))
     })?;
     Ok(found.into_iter().collect())
+}
+
+/// The changes that wait in the outbox, as they would be pushed.
+pub(crate) fn unsent(connection: &Connection) -> Result<Vec<(SpaceName, Envelope)>, Failure> {
+    let sql = "SELECT s.name, e.id, e.collection, c.bytes FROM outbox o JOIN changes c ON c.seq = o.change \
+               JOIN entities e ON e.key = o.entity JOIN spaces s ON s.key = e.space ORDER BY c.seq";
+    rows(connection, sql, [], |row| {
+        let envelope = Envelope {
+            entity: id(row, 1)?,
+            collection: CollectionName::new(row.get::<_, String>(2)?).map_err(unreadable)?,
+            parent: None,
+            transaction: None,
+            change: row.get(3)?,
+        };
+        Ok((space(row, 0)?, envelope))
+    })
 }
 
 pub(crate) fn number(connection: &Connection, sql: &str) -> Result<i64, Failure> {

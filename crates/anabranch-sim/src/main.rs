@@ -47,6 +47,9 @@ struct Arguments {
     /// Loses the power at every write and sync of the workloads instead, and looks at what that may leave.
     #[arg(long, conflicts_with_all = ["seed", "seeds"])]
     power: bool,
+    /// Plants this bug, such as `CursorOffByOne`, in every run; needs the feature `planted`.
+    #[arg(long, value_name = "NAME", value_parser = bug)]
+    bug: Option<Bug>,
     /// Of these workloads, or of the planted bugs, only those whose name contains this.
     #[arg(long)]
     only: Option<String>,
@@ -74,6 +77,13 @@ fn seeds(text: &str) -> Result<Seeds, String> {
             Ok(Seeds { first: Some(first), count: end.saturating_sub(first) })
         }
     }
+}
+
+fn bug(name: &str) -> Result<Bug, String> {
+    if cfg!(not(feature = "planted")) {
+        return Err("it takes the feature `planted`".to_owned());
+    }
+    Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name).ok_or_else(|| format!("there is no bug `{name}`"))
 }
 
 fn main() -> ExitCode {
@@ -114,8 +124,8 @@ fn run_seeds(arguments: &Arguments) -> u64 {
         (None, None) => (arguments.from, if until.is_some() { u64::MAX } else { 100 }),
     };
     let make = |seed| {
-        let Arguments { steps, replicas, trace, .. } = *arguments;
-        Run { seed, replicas, steps, keep: arguments.keep.clone(), trace, bug: None }
+        let Arguments { steps, replicas, trace, bug, .. } = *arguments;
+        Run { seed, replicas, steps, keep: arguments.keep.clone(), trace, bug }
     };
     let mut summary = Summary::default();
     let mut told = begun;

@@ -140,11 +140,15 @@ impl Report {
     /// The one command that replays the run with a readable trace.
     #[must_use]
     pub fn command(&self) -> String {
-        let Run { seed, steps, keep, .. } = &self.run;
+        let Run { seed, steps, keep, bug, .. } = &self.run;
+        let features = if bug.is_some() { " --features planted" } else { "" };
         let mut command = format!(
-            "cargo run --release -p anabranch-sim -- --seed {seed} --replicas {} --steps {steps}",
+            "cargo run --release -p anabranch-sim{features} -- --seed {seed} --replicas {} --steps {steps}",
             self.replicas
         );
+        if let Some(bug) = bug {
+            command += &format!(" --bug {bug:?}");
+        }
         if let Some(keep) = keep {
             command += &format!(" --keep {keep}");
         }
