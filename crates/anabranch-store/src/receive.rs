@@ -268,7 +268,8 @@ impl Write<'_> {
         received: &mut Received,
     ) -> Result<Option<Arrival>, StoreError> {
         if let Err(reason) = same_collection(&row.collection, &incoming.collection) {
-            self.quarantine(row, incoming.hash(), incoming.bytes(), &reason, received)?;
+            // The envelope is what is wrong: the same change may come in a right one.
+            self.quarantine(row, None, incoming.bytes(), &reason, received)?;
             return Ok(None);
         }
         let Incoming { change, transaction, .. } = incoming;

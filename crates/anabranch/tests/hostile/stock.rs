@@ -49,6 +49,19 @@ pub(crate) fn honest(number: usize) -> Vec<Envelope> {
     changes.into_iter().map(envelope).collect()
 }
 
+/// The last change of an honest note under another writer's name. It claims to be that one's third change: by itself it
+/// is fine, and the two before it are nowhere.
+pub(crate) fn out_of_place(number: usize) -> Vec<u8> {
+    let mut bytes = honest(number).pop().expect("a change").change;
+    let actor = [2, 1, u8::try_from(number).expect("a small number")];
+    let at = bytes.windows(3).position(|it| it == actor).expect("its actor, after the length");
+    bytes[at + 1] = 9;
+    let checksum = Digest::of(&bytes[8..]);
+    bytes[4..8].copy_from_slice(&checksum.as_bytes()[..4]);
+    assert!(Change::parse(bytes.clone()).is_ok_and(|change| change.seq() > 1));
+    bytes
+}
+
 /// The changes of one note, some of them hostile.
 #[derive(Clone)]
 pub(crate) struct Batch {
