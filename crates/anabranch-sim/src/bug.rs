@@ -19,6 +19,8 @@ pub enum Bug {
     ForgetAckMark,
     /// The client reconciles, and does not offer what the server has lost.
     ForgetOffers,
+    /// The honest server that takes the place of a liar goes on under the liar's lineage.
+    KeepLineage,
     /// The log leaves a place empty, as a sequence does when its transaction is rolled back.
     SequenceGap,
     /// The chain covers the hash alone, not what came before.
@@ -37,6 +39,8 @@ pub enum Bug {
     FlagNoOrphans,
     /// A client's write-ahead log is not synced before a write is reported as done.
     SkipSync,
+    /// The server's write-ahead log is not synced before a push is answered.
+    SkipServerSync,
     /// Of a push that is taken in part, nothing is stored: the good half goes with the bad.
     DropGoodHalf,
     /// The server does not look whether an entity's parent is there.
@@ -49,7 +53,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::AcknowledgeBeforeStoring,
         Self::CursorOffByOne,
         Self::CursorBeforeChanges,
@@ -57,6 +61,7 @@ impl Bug {
         Self::ForgetHeld,
         Self::ForgetAckMark,
         Self::ForgetOffers,
+        Self::KeepLineage,
         Self::SequenceGap,
         Self::ChainOverHashAlone,
         Self::StoreDuplicates,
@@ -66,12 +71,24 @@ impl Bug {
         Self::DeleteOtherwise,
         Self::FlagNoOrphans,
         Self::SkipSync,
+        Self::SkipServerSync,
         Self::DropGoodHalf,
         Self::ForgetToHold,
         Self::SettleByArrival,
         Self::AdmitAnyName,
     ];
 }
+
+const IN_LOG: [Bug; 8] = [
+    Bug::AcknowledgeBeforeStoring,
+    Bug::CursorOffByOne,
+    Bug::SequenceGap,
+    Bug::ChainOverHashAlone,
+    Bug::StoreDuplicates,
+    Bug::CrossSpaceRow,
+    Bug::DropGoodHalf,
+    Bug::ForgetToHold,
+];
 
 /// What is planted, if anything.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,5 +104,10 @@ impl Planted {
 
     pub(crate) fn is(self, bug: Bug) -> bool {
         self.0 == Some(bug)
+    }
+
+    /// Whether the bug is in the log in memory, so that this must be the server's only one.
+    pub(crate) fn is_in_log(self) -> bool {
+        self.0.is_some_and(|bug| IN_LOG.contains(&bug))
     }
 }

@@ -7,6 +7,7 @@ use crate::dice::Dice;
 use crate::failure::{Failure, ensure};
 use crate::file;
 use crate::fleet::Fleet;
+use crate::server::Connection;
 
 const YEAR_MILLIS: i64 = 365 * 24 * 60 * 60 * 1_000;
 
@@ -84,8 +85,9 @@ impl Fleet {
 
     pub(crate) fn crash_server(&mut self, pick: u64) -> Result<(), Failure> {
         let mut dice = Dice::new(pick);
-        self.note(format_args!("server: dies"));
-        self.server.crash();
+        let wanted = self.connections.iter().flatten().find_map(Connection::wanted);
+        let file = self.server.crash(wanted, &mut Dice::new(!pick))?;
+        self.note(format_args!("server: dies{}{}", if file.is_some() { ", " } else { "" }, file.unwrap_or_default()));
         self.forsaken.clear();
         for connection in self.connections.iter_mut().flatten() {
             let arrives = dice.below(connection.to_client.len() + 1);

@@ -247,7 +247,7 @@ fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<EntityId> {
     row.get::<_, String>(column)?.parse().map_err(unreadable)
 }
 
-fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+pub(crate) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
 }
 

@@ -48,6 +48,8 @@ pub struct Fleet {
     pub(crate) spaces: Vec<SpaceName>,
     /// The versions of the schema.
     pub(crate) schemas: [Schema; 2],
+    /// A server has lied at some time.
+    pub(crate) has_lied: bool,
     /// A server has turned something down for good: a person has to send it again.
     pub(crate) turned_down: bool,
     /// For what is fixed neither by the operations nor by the machines: seeds of opens.
@@ -88,11 +90,12 @@ impl Fleet {
             connections: (0..options.replicas).map(|_| None).collect(),
             forsaken: Vec::new(),
             parcels: Vec::new(),
-            server: Server::new(&time, dice.any(), planted),
+            server: Server::new(&time, dice.any(), planted)?,
             model: Model::default(),
             planted,
             spaces,
             schemas: [1, 2].map(|version| workload::schema(version, planted)),
+            has_lied: false,
             turned_down: false,
             dice,
             bytes: 0,
@@ -148,6 +151,7 @@ impl Fleet {
             Op::BackUpServer => self.back_up_server(),
             Op::RestoreServer { pick } => self.restore_server(pick),
             Op::WipeServer { pick } => self.wipe_server(pick),
+            Op::Lie { pick } => self.lie(pick),
         }
     }
 

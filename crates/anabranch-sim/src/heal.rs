@@ -30,6 +30,9 @@ impl Fleet {
             }
         }
         self.server.clock.set(0, 0);
+        if self.server.lying.is_some() {
+            self.unveil(dice.any())?;
+        }
         let deadline = self.time.now() + BOUND_MINUTES * 60_000;
         for _ in 0..BOUND_STEPS {
             self.help_halted()?;
@@ -73,6 +76,10 @@ impl Fleet {
                 Some(Halt::OtherLineage(lineage)) => {
                     self.note(format_args!("client {number}: adopts the server's new history"));
                     self.clients[number].adopt(lineage)?;
+                }
+                Some(Halt::Protocol(_)) if self.has_lied => {
+                    self.note(format_args!("client {number}: tries again"));
+                    self.clients[number].begin_again()?;
                 }
                 Some(halt) => return Err(Failure::new(format!("client {number} halted: {halt:?}"))),
             }

@@ -6,9 +6,9 @@
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use anabranch_core::SpaceName;
 use anabranch_core::sync::Offered;
 use anabranch_core::wire::Envelope;
+use anabranch_core::{ReplicaId, SpaceName};
 use automerge::legacy::{ElementId, Key, Op, OpId, OpType};
 use automerge::{ActorId, Change, ExpandedChange};
 
@@ -37,7 +37,9 @@ impl Fleet {
         if !self.server.up {
             return Ok(());
         }
-        let outcome = self.server.append(&space, vec![Offered::open(forged)], &mut self.model);
+        let who = ReplicaId::from_bytes([0x66; 16]);
+        let outcome =
+            self.server.append(&space, who, vec![Offered::open(forged)], &mut self.model)?.unwrap_or_default();
         self.note(format_args!("an intruder pushes to {space}: {:?}", outcome.answers));
         let grown = outcome.marks.last().map(|mark| (space, mark.seq));
         self.spread(usize::MAX, grown);
@@ -119,7 +121,7 @@ fn naming(name: &OpId, mut op: Op) -> Option<Op> {
 }
 
 /// The same again, as the first change of somebody nobody knows.
-fn under_a_new_name(change: &Change, dice: &mut Dice) -> ExpandedChange {
+pub(crate) fn under_a_new_name(change: &Change, dice: &mut Dice) -> ExpandedChange {
     let mut forged = change.decode();
     forged.hash = None;
     forged.message = None;

@@ -11,9 +11,9 @@ use anabranch_core::{Actor, ChangeHash, CollectionName, Digest, EntityId, Heads,
 use crate::bug::{Bug, Planted};
 
 /// Rows in a page: few, so that every run sees many pages.
-const PAGE_ROWS: usize = 5;
+pub(crate) const PAGE_ROWS: usize = 5;
 /// The same, for what a reconcile brings.
-const PAGE_BYTES: usize = 2_000;
+pub(crate) const PAGE_BYTES: usize = 2_000;
 
 /// All spaces' logs. A clone is a backup.
 #[derive(Clone, Debug, Default)]

@@ -10,7 +10,7 @@ use crate::failure::{Failure, ensure};
 use crate::file;
 use crate::fleet::Fleet;
 use crate::model::Item;
-use crate::server::Disk;
+use crate::storage::Storage;
 
 impl Fleet {
     pub(crate) fn back_up_client(&mut self, client: usize, pick: u64) -> Result<(), Failure> {
@@ -81,8 +81,10 @@ impl Fleet {
     }
 
     pub(crate) fn back_up_server(&mut self) -> Result<(), Failure> {
-        self.server.backup = Some(self.server.disk.clone());
-        self.note(format_args!("server: backed up"));
+        if self.server.up {
+            self.server.backup = Some(self.server.disk.back_up());
+            self.note(format_args!("server: backed up"));
+        }
         Ok(())
     }
 
@@ -90,26 +92,29 @@ impl Fleet {
         let Some(backup) = self.server.backup.clone() else { return Ok(()) };
         self.crash_server(pick)?;
         self.note(format_args!("server: restored from its backup"));
-        self.replace_disk(backup)
+        let restored = Storage::restored(backup, self.planted)?;
+        self.replace_disk(restored)
     }
 
     /// Another server takes over that had not heard of the last few changes.
     pub(crate) fn fail_over(&mut self, pick: u64) -> Result<(), Failure> {
         let mut dice = Dice::new(pick);
+        let mut log = self.server.disk.log.clone();
+        log.lose_tail(|| dice.below(5));
+        let other = self.server.disk.with(log)?;
         self.crash_server(pick)?;
-        let mut disk = self.server.disk.clone();
-        disk.log.lose_tail(|| dice.below(5));
         self.note(format_args!("server: another takes over, which lacks the newest changes"));
-        self.replace_disk(disk)
+        self.replace_disk(other)
     }
 
     pub(crate) fn wipe_server(&mut self, pick: u64) -> Result<(), Failure> {
         self.crash_server(pick)?;
         self.note(format_args!("server: wiped"));
-        self.replace_disk(Disk::new(pick, self.planted))
+        let wiped = self.server.disk.wiped(pick, self.planted)?;
+        self.replace_disk(wiped)
     }
 
-    fn replace_disk(&mut self, disk: Disk) -> Result<(), Failure> {
+    pub(crate) fn replace_disk(&mut self, disk: Storage) -> Result<(), Failure> {
         let before = stored(&self.server.disk.log);
         self.server.disk = disk;
         self.model.server_holds_only(&stored(&self.server.disk.log));

@@ -58,6 +58,8 @@ pub enum Op {
     FailOver { pick: u64 },
     /// The server's log is replaced by an empty one.
     WipeServer { pick: u64 },
+    /// The server begins to lie; or, if it does, an honest one takes its place.
+    Lie { pick: u64 },
 }
 
 impl Op {
@@ -89,6 +91,7 @@ impl Op {
             Self::RestoreServer { .. } => "server restores",
             Self::FailOver { .. } => "server failovers",
             Self::WipeServer { .. } => "server wipes",
+            Self::Lie { .. } => "liars",
         }
     }
 }
@@ -155,6 +158,8 @@ impl Weights {
         weights.push((if dice.once_in(4) { 1 + small(dice, 4) } else { 0 }, upgrades));
         let intrusions: Make = |Drawn { client, pick, .. }| Op::Intrude { client, pick };
         weights.push((if dice.once_in(4) { 1 + small(dice, 12) } else { 0 }, intrusions));
+        let lies: Make = |Drawn { pick, .. }| Op::Lie { pick };
+        weights.push((if dice.once_in(6) { 1 + small(dice, 4) } else { 0 }, lies));
         let disasters = dice.once_in(3);
         for make in BACKUPS {
             weights.push((if disasters { 4 + small(dice, 12) } else { 0 }, make));

@@ -6,14 +6,16 @@ use anabranch_core::sync::{
     Access, AppendOutcome, Call, CallResult, Offered, Pushable, ServerConfig, ServerEvent, ServerSession, ServerStep,
 };
 use anabranch_core::wire::{self, ClientMessage, Limits, Reply, ServerMessage};
-use anabranch_core::{EntityId, Entropy as _, Lineage, SpaceName, SplitMix64, UnixMillis};
+use anabranch_core::{EntityId, ReplicaId, SpaceName, UnixMillis};
 
 use crate::bug::{Bug, Planted};
 use crate::clock::{VirtualTime, WallClock};
+use crate::dice::Dice;
 use crate::failure::Failure;
-use crate::log::Log;
+use crate::liar::instead;
 use crate::model::{Hash, Model, hash_of};
 use crate::segments::Segments;
+use crate::storage::{Backup, Storage, Wanted};
 use crate::trouble::{Trouble, turn_down};
 
 /// Small, so that every run sees an outbox that takes several pushes.
@@ -31,28 +33,15 @@ impl Access for Everything {
     }
 }
 
-/// What outlives the server's process.
-#[derive(Clone, Debug)]
-pub(crate) struct Disk {
-    pub(crate) lineage: Lineage,
-    pub(crate) log: Log,
-}
-
-impl Disk {
-    pub(crate) fn new(seed: u64, planted: Planted) -> Self {
-        let mut bytes = [0; 16];
-        SplitMix64::new(seed).fill(&mut bytes);
-        Self { lineage: Lineage::from_bytes(bytes), log: Log::new(planted) }
-    }
-}
-
 /// The one server of a fleet.
 #[derive(Debug)]
 pub(crate) struct Server {
-    pub(crate) disk: Disk,
-    pub(crate) backup: Option<Disk>,
+    pub(crate) disk: Storage,
+    pub(crate) backup: Option<Backup>,
     pub(crate) up: bool,
     pub(crate) clock: WallClock,
+    /// While it lies, what about.
+    pub(crate) lying: Option<Dice>,
     planted: Planted,
     /// In memory: a crash loses them.
     segments: Segments,
@@ -70,32 +59,46 @@ pub(crate) struct Connection {
     /// The server has closed; the client learns of it after what is still on its way.
     pub(crate) closed: bool,
     pub(crate) trouble: Option<Trouble>,
+    /// The server at its end lies.
+    pub(crate) lies: Option<Dice>,
     session: ServerSession,
     pushes: HashMap<u64, Vec<(EntityId, Hash)>>,
 }
 
 impl Server {
-    pub(crate) fn new(time: &VirtualTime, seed: u64, planted: Planted) -> Self {
+    /// One of three has its log in a file.
+    pub(crate) fn new(time: &VirtualTime, seed: u64, planted: Planted) -> Result<Self, Failure> {
         let clock = WallClock::new(time);
-        Self {
-            disk: Disk::new(seed, planted),
+        let in_file = Dice::new(seed).once_in(3) && !planted.is_in_log();
+        Ok(Self {
+            disk: Storage::new(seed, in_file, planted)?,
             backup: None,
             up: true,
             clock,
+            lying: None,
             planted,
             segments: Segments::default(),
             unstored: Vec::new(),
-        }
+        })
     }
 
-    /// The process is gone; the log stays.
-    pub(crate) fn crash(&mut self) {
+    /// The process is gone, perhaps in the middle of this append; the log stays. Returns what becomes of its file, if
+    /// it has one.
+    pub(crate) fn crash(&mut self, wanted: Option<Wanted>, dice: &mut Dice) -> Result<Option<&'static str>, Failure> {
         self.up = false;
         self.segments = Segments::default();
         self.unstored.clear();
+        self.disk.die(wanted, dice)
     }
 
-    pub(crate) fn accept(&self) -> Connection {
+    pub(crate) fn start(&mut self, model: &mut Model) -> Result<(), Failure> {
+        self.up = true;
+        self.disk.start()?;
+        self.disk.log.spaces().for_each(|(space, rows)| model.note_stored(space, rows, rows.len()));
+        Ok(())
+    }
+
+    pub(crate) fn accept(&mut self) -> Connection {
         let config = ServerConfig { lineage: self.disk.lineage, empty: self.disk.log.is_empty(), limits: LIMITS };
         Connection {
             to_server: VecDeque::new(),
@@ -104,6 +107,7 @@ impl Server {
             hints: BTreeMap::new(),
             closed: false,
             trouble: None,
+            lies: self.lying.as_mut().map(|dice| Dice::new(dice.any())),
             session: ServerSession::new(config),
             pushes: HashMap::new(),
         }
@@ -117,8 +121,13 @@ impl Server {
     ) -> Result<Option<(SpaceName, u64)>, Failure> {
         self.store_late(model);
         let Some(mut call) = connection.calls.pop_front() else { return Ok(None) };
+        let mut failing = false;
         match (connection.trouble, &mut call) {
-            (Some(Trouble::Fails), _) => {
+            (Some(Trouble::Fails { pick }), _) if self.disk.fail(pick) => {
+                connection.trouble = None;
+                failing = true;
+            }
+            (Some(Trouble::Fails { .. }), _) => {
                 connection.trouble = None;
                 connection.take(self.clock.now(), ServerEvent::Result(failed(call)), model)?;
                 return Ok(None);
@@ -129,44 +138,70 @@ impl Server {
             }
             _ => {}
         }
-        let (result, grown) = match call {
-            Call::Append { id, space, batch, .. } => {
-                let outcome = self.append(&space, batch, model);
-                let grown = outcome.marks.last().map(|mark| (space.clone(), mark.seq));
-                (CallResult::Appended { id, space, outcome: Some(outcome) }, grown)
-            }
-            Call::Reconcile { space, ask } => {
-                let outcome = Some(self.disk.log.reconcile(&space, &ask));
-                (CallResult::Reconciled { space, outcome }, None)
-            }
-            Call::Read { space, after, check } => {
-                let page = self.disk.log.page(&space, after, &check);
-                (CallResult::Read { space, outcome: Some(page) }, None)
-            }
-            Call::Manifest { space, check } => {
-                let known = self.disk.log.has(&space, &check);
-                let outcome = self.segments.manifest(self.disk.log.rows(&space)).filter(|_| known);
-                (CallResult::Manifest { space, known, outcome }, None)
-            }
-            Call::Segment { space, digest } => {
-                let outcome = self.segments.get(&digest);
-                (CallResult::Segment { space, digest, outcome }, None)
-            }
-            Call::Head { space } => {
-                let seq = u64::try_from(self.disk.log.rows(&space).len()).unwrap_or(u64::MAX);
-                let mark = wire::Mark { seq, chain: anabranch_core::Digest::from_bytes([0; 32]) };
-                (CallResult::Head { space, outcome: Some(mark) }, None)
-            }
-        };
+        let skips = connection.lies.as_mut().is_some_and(|dice| dice.once_in(4));
+        let (result, grown) = self.carry_out(call, skips, model)?;
+        if failing {
+            self.disk.mend();
+        }
         connection.take(self.clock.now(), ServerEvent::Result(result), model)?;
         Ok(grown)
     }
 
-    pub(crate) fn append(&mut self, space: &SpaceName, batch: Vec<Pushable>, model: &mut Model) -> AppendOutcome {
+    /// Carries out a call; with `skips`, stores nothing, and says that it has.
+    fn carry_out(
+        &mut self,
+        call: Call,
+        skips: bool,
+        model: &mut Model,
+    ) -> Result<(CallResult, Option<(SpaceName, u64)>), Failure> {
+        let result = match call {
+            Call::Append { id, space, batch, .. } if skips => {
+                let outcome = Some(self.disk.log.clone().append(&space, batch));
+                return Ok((CallResult::Appended { id, space, outcome }, None));
+            }
+            Call::Append { id, space, replica, batch } => {
+                let outcome = self.append(&space, replica, batch, model)?;
+                let last = outcome.as_ref().and_then(|outcome| outcome.marks.last());
+                let grown = last.map(|mark| (space.clone(), mark.seq));
+                return Ok((CallResult::Appended { id, space, outcome }, grown));
+            }
+            Call::Reconcile { space, ask } => {
+                let outcome = self.disk.reconcile(&space, ask)?;
+                CallResult::Reconciled { space, outcome }
+            }
+            Call::Read { space, after, check } => {
+                let outcome = self.disk.page(&space, after, check)?;
+                CallResult::Read { space, outcome }
+            }
+            Call::Manifest { space, check } => {
+                let known = self.disk.log.has(&space, &check);
+                let outcome = self.segments.manifest(self.disk.log.rows(&space)).filter(|_| known);
+                CallResult::Manifest { space, known, outcome }
+            }
+            Call::Segment { space, digest } => {
+                let outcome = self.segments.get(&digest);
+                CallResult::Segment { space, digest, outcome }
+            }
+            Call::Head { space } => {
+                let outcome = self.disk.head(&space)?;
+                CallResult::Head { space, outcome }
+            }
+        };
+        Ok((result, None))
+    }
+
+    /// Stores a batch. `None` if the disk has failed.
+    pub(crate) fn append(
+        &mut self,
+        space: &SpaceName,
+        who: ReplicaId,
+        batch: Vec<Pushable>,
+        model: &mut Model,
+    ) -> Result<Option<AppendOutcome>, Failure> {
         if self.planted.is(Bug::AcknowledgeBeforeStoring) {
             let outcome = self.disk.log.clone().append(space, batch.clone());
             self.unstored.push((space.clone(), batch));
-            return outcome;
+            return Ok(Some(outcome));
         }
         let batch = match self.planted.is(Bug::ForgetToHold) {
             true => {
@@ -175,11 +210,12 @@ impl Server {
             false => batch,
         };
         if self.planted.is(Bug::DropGoodHalf) && batch.iter().any(Result::is_err) {
-            return self.disk.log.clone().append(space, batch);
+            return Ok(Some(self.disk.log.clone().append(space, batch)));
         }
-        let outcome = self.disk.log.append(space, batch);
-        model.note_stored(space, self.disk.log.rows(space), outcome.marks.len());
-        outcome
+        let outcome = self.disk.append(space, who, batch)?;
+        let added = outcome.as_ref().map_or(0, |outcome| outcome.marks.len());
+        model.note_stored(space, self.disk.log.rows(space), added);
+        Ok(outcome)
     }
 
     fn store_late(&mut self, model: &mut Model) {
@@ -235,7 +271,10 @@ impl Connection {
             match &message {
                 ServerMessage::Pushed(pushed) => {
                     let names = self.pushes.remove(&pushed.id).unwrap_or_default();
-                    model.note_answers(&pushed.space, &names, &pushed.answers)?;
+                    // A liar's word is worth nothing.
+                    if self.lies.is_none() {
+                        model.note_answers(&pushed.space, &names, &pushed.answers)?;
+                    }
                 }
                 ServerMessage::Changes { space, changes, .. }
                 | ServerMessage::Reconciled { space, reply: Reply::Changes { changes, .. }, .. } => {
@@ -243,6 +282,10 @@ impl Connection {
                 }
                 _ => {}
             }
+            let message = match &mut self.lies {
+                Some(dice) => instead(dice, message, model),
+                None => message,
+            };
             let frame = wire::encode(&message).map_err(|error| Failure::new(format!("a server's frame: {error}")))?;
             self.to_client.push_back(frame);
         }
@@ -250,6 +293,14 @@ impl Connection {
             self.close();
         }
         Ok(())
+    }
+
+    /// The append that would be carried out next.
+    pub(crate) fn wanted(&self) -> Option<Wanted> {
+        match self.calls.front() {
+            Some(Call::Append { space, replica, batch, .. }) => Some((space.clone(), *replica, batch.clone())),
+            _ => None,
+        }
     }
 
     pub(crate) fn close(&mut self) {

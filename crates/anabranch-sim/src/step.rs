@@ -77,7 +77,7 @@ impl Fleet {
             }
             Ready::StartServer => {
                 self.note(format_args!("server: starts"));
-                self.server.up = true;
+                self.server.start(&mut self.model)?;
                 self.check_server()?;
             }
         }

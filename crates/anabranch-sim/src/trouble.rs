@@ -13,8 +13,8 @@ use crate::server::Connection;
 /// What is wrong with the next thing that the server does for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// Its storage fails.
-    Fails,
+    /// Its storage fails; how, if it has a disk.
+    Fails { pick: u64 },
     /// It turns down a part of a push: for now, or for good.
     Turns { pick: u64, for_good: bool },
 }
@@ -48,7 +48,7 @@ impl Fleet {
                 "unavailable"
             }
             5 => {
-                connection.trouble = Some(Trouble::Fails);
+                connection.trouble = Some(Trouble::Fails { pick: dice.any() });
                 "the storage will fail"
             }
             _ => {

@@ -7,13 +7,14 @@ const SEEDS: u64 = 60;
 
 /// Bugs that take more seeds than a daily test has time for. The full table, within 2,000 seeds, is printed by
 /// `cargo run --release -p anabranch-sim --features planted -- --planted`; that takes too long for `.ci/run` as well.
-const SLOW: [Bug; 6] = [
+const SLOW: [Bug; 7] = [
     Bug::ForgetAckMark,
     Bug::ForgetToHold,
     Bug::ForgetOffers,
     Bug::ReuseActorAfterRestore,
     Bug::DropGoodHalf,
     Bug::AdmitAnyName,
+    Bug::KeepLineage,
 ];
 
 /// How many seeds to try: `ANABRANCH_SEEDS` for all bugs.
