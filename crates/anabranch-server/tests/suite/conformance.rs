@@ -278,6 +278,10 @@ pub(crate) async fn a_fork_is_rejected(storage: impl Storage) {
     assert!(matches!(answers[1], Answer::Held { .. }));
     assert_eq!(accepted(&answers[2]), 3);
     assert_eq!(marks.len(), 1);
+    // Both in one push: the first of them is taken.
+    let mut twin = author.clone();
+    let (answers, _) = push(&backend, &home, vec![author.edit(entity(3), "f"), twin.edit(entity(3), "g")]).await;
+    assert_eq!((accepted(&answers[0]), rejected_as(&answers[1])), (4, RejectCode::Fork));
     verify(&log(&backend, &home).await);
 }
 

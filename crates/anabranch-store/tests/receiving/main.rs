@@ -1,6 +1,7 @@
 //! Foreign changes, answers of a server, the outbox and compaction.
 
 mod answers;
+mod refusing;
 #[path = "../support/mod.rs"]
 mod support;
 

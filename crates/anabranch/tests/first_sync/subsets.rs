@@ -1,11 +1,10 @@
 //! Some collections of a space only.
 
 use anabranch::{Difference, Error, Replica};
-use anabranch_server::SegmentOptions;
 use serde_json::json;
 
 use crate::fleet::{none, of, past, replica, rows, small};
-use crate::support::{Folder, GUARD, TestServer};
+use crate::support::{Folder, GUARD, TestServer, main_space};
 
 fn sync_some(server: &TestServer, replica: &Replica, names: &[&str]) -> Result<u64, Error> {
     Ok(server.sync(replica).collections(names)?.now(GUARD).wait()?.pulled)
@@ -22,31 +21,39 @@ fn entities(replica: &Replica, collection: &str) -> Result<Vec<serde_json::Map<S
     Ok(entities)
 }
 
-fn with_and_without_segments(work: impl Fn(SegmentOptions) -> Result<(), Error>) -> Result<(), Error> {
-    work(small())?;
-    work(none())
+/// A server with a past and without segments.
+fn server_with_a_past() -> Result<(Folder, TestServer), Error> {
+    let folder = Folder::new();
+    let server = TestServer::start_with(folder.path("server.db"), none());
+    past(&server, &folder, 20)?;
+    Ok((folder, server))
+}
+
+/// What must hold of a server with a past, be it sent by segments or not.
+fn with_and_without_segments(work: impl Fn(&Folder, &TestServer) -> Result<(), Error>) -> Result<(), Error> {
+    let folder = Folder::new();
+    let server = TestServer::start_with(folder.path("server.db"), small());
+    past(&server, &folder, 20)?;
+    server.segments_reach(50);
+    work(&folder, &server)?;
+    let (folder, server) = server_with_a_past()?;
+    work(&folder, &server)
 }
 
 #[test]
 fn a_subset_is_what_was_asked_for_and_is_remembered() -> Result<(), Error> {
-    with_and_without_segments(|segments| {
-        let folder = Folder::new();
-        let server = TestServer::start_with(folder.path("server.db"), segments.clone());
-        past(&server, &folder, 20)?;
-        if segments.min_changes < 10 {
-            server.segments_reach(50);
-        }
-        let some = replica(&folder, "some.db");
-        sync_some(&server, &some, &["folders"])?;
+    with_and_without_segments(|folder, server| {
+        let some = replica(folder, "some.db");
+        sync_some(server, &some, &["folders"])?;
         assert_eq!((count(&some, "folders")?, count(&some, "notes")?), (3, 0));
         assert_eq!(count(&some, "$schema")?, 1);
         drop(some);
         // Syncs that say nothing keep to it.
-        let a = replica(&folder, "a.db");
+        let a = replica(folder, "a.db");
         of(&a, "folders").create(json!({ "name": "new" })).wait()?;
         of(&a, "notes").create(json!({ "title": "new" })).wait()?;
         server.sync(&a).now(GUARD).wait()?;
-        let some = replica(&folder, "some.db");
+        let some = replica(folder, "some.db");
         server.sync(&some).now(GUARD).wait()?;
         assert_eq!((count(&some, "folders")?, count(&some, "notes")?), (4, 0));
         Ok(())
@@ -55,21 +62,15 @@ fn a_subset_is_what_was_asked_for_and_is_remembered() -> Result<(), Error> {
 
 #[test]
 fn a_collection_that_is_added_comes_from_its_beginning() -> Result<(), Error> {
-    with_and_without_segments(|segments| {
-        let folder = Folder::new();
-        let server = TestServer::start_with(folder.path("server.db"), segments.clone());
-        past(&server, &folder, 20)?;
-        if segments.min_changes < 10 {
-            server.segments_reach(50);
-        }
-        let (some, all) = (replica(&folder, "some.db"), replica(&folder, "all.db"));
-        sync_some(&server, &some, &["folders"])?;
+    with_and_without_segments(|folder, server| {
+        let (some, all) = (replica(folder, "some.db"), replica(folder, "all.db"));
+        sync_some(server, &some, &["folders"])?;
         // Both before and after the place of the segments.
-        let a = replica(&folder, "a.db");
+        let a = replica(folder, "a.db");
         of(&a, "folders").create(json!({ "name": "new" })).wait()?;
         of(&a, "notes").create(json!({ "title": "new" })).wait()?;
         server.sync(&a).now(GUARD).wait()?;
-        sync_some(&server, &some, &["folders", "notes"])?;
+        sync_some(server, &some, &["folders", "notes"])?;
         server.sync(&all).now(GUARD).wait()?;
         assert_eq!(entities(&some, "folders")?, entities(&all, "folders")?);
         assert_eq!(entities(&some, "notes")?, entities(&all, "notes")?);
@@ -80,7 +81,7 @@ fn a_collection_that_is_added_comes_from_its_beginning() -> Result<(), Error> {
         server.sync(&all).now(GUARD).wait()?;
         assert_eq!(entities(&some, "notes")?, entities(&all, "notes")?);
         server.sync(&some).all_collections().now(GUARD).wait()?;
-        let space = crate::support::main_space();
+        let space = main_space();
         assert_eq!(some.space_digest(&space)?, all.space_digest(&space)?);
         Ok(())
     })
@@ -88,9 +89,7 @@ fn a_collection_that_is_added_comes_from_its_beginning() -> Result<(), Error> {
 
 #[test]
 fn what_was_missed_of_the_other_collections_meanwhile_is_not_lost() -> Result<(), Error> {
-    let folder = Folder::new();
-    let mut server = TestServer::start_with(folder.path("server.db"), none());
-    past(&server, &folder, 20)?;
+    let (folder, mut server) = server_with_a_past()?;
     let some = replica(&folder, "some.db");
     sync_some(&server, &some, &["folders"])?;
     // Folders that this replica has not seen, older than the segments that will bring it the notes.
@@ -101,7 +100,7 @@ fn what_was_missed_of_the_other_collections_meanwhile_is_not_lost() -> Result<()
     server.segments_reach(50);
     let report = server.sync(&some).collections(["folders", "notes"])?.now(GUARD).wait()?;
     assert!(report.segments > 0);
-    let space = crate::support::main_space();
+    let space = main_space();
     assert_eq!(some.space_digest(&space)?, a.space_digest(&space)?);
     Ok(())
 }
@@ -130,7 +129,7 @@ fn a_collection_that_is_dropped_goes_once_its_edits_are_safe() -> Result<(), Err
     assert!(of(&a, "notes").get(ids[0])?.is_some_and(|note| note.state["title"] == "unsynced" || note.conflicts > 0));
     // Wanted again, it comes back whole.
     server.sync(&some).all_collections().now(GUARD).wait()?;
-    let space = crate::support::main_space();
+    let space = main_space();
     assert_eq!(some.space_digest(&space)?, a.space_digest(&space)?);
     assert_eq!(some.state_digest(&space)?, a.state_digest(&space)?);
     Ok(())
@@ -145,14 +144,8 @@ fn nowhere() -> anabranch::testing::Link {
 
 #[test]
 fn g07_what_a_sync_brings_that_began_with_a_smaller_subset_stands_for_that_one_only() -> Result<(), Error> {
-    with_and_without_segments(|segments| {
-        let folder = Folder::new();
-        let server = TestServer::start_with(folder.path("server.db"), segments.clone());
-        past(&server, &folder, 20)?;
-        if segments.min_changes < 10 {
-            server.segments_reach(50);
-        }
-        let (some, a) = (replica(&folder, "some.db"), replica(&folder, "a.db"));
+    with_and_without_segments(|folder, server| {
+        let (some, a) = (replica(folder, "some.db"), replica(folder, "a.db"));
         let live = server.sync(&some).collections(["folders"])?.start()?;
         live.caught_up().wait()?;
         // All are wanted from now on, but the server cannot be reached; and the older sync goes on.
@@ -168,7 +161,7 @@ fn g07_what_a_sync_brings_that_began_with_a_smaller_subset_stands_for_that_one_o
         assert_eq!(count(&some, "notes")?, 0);
         server.sync(&some).now(GUARD).wait()?;
         server.sync(&a).now(GUARD).wait()?;
-        let space = crate::support::main_space();
+        let space = main_space();
         assert_eq!(some.space_digest(&space)?, a.space_digest(&space)?);
         Ok(())
     })
@@ -176,9 +169,7 @@ fn g07_what_a_sync_brings_that_began_with_a_smaller_subset_stands_for_that_one_o
 
 #[test]
 fn a_sync_that_does_not_get_its_turn_changes_nothing_of_what_is_wanted() -> Result<(), Error> {
-    let folder = Folder::new();
-    let server = TestServer::start_with(folder.path("server.db"), none());
-    past(&server, &folder, 20)?;
+    let (folder, server) = server_with_a_past()?;
     let (some, other) = (replica(&folder, "some.db"), replica(&folder, "some.db"));
     let live = server.sync(&some).collections(["folders"])?.start()?;
     live.caught_up().wait()?;
@@ -200,9 +191,7 @@ fn a_sync_that_does_not_get_its_turn_changes_nothing_of_what_is_wanted() -> Resu
 
 #[test]
 fn a_subset_is_verified_as_a_subset() -> Result<(), Error> {
-    let folder = Folder::new();
-    let server = TestServer::start_with(folder.path("server.db"), none());
-    past(&server, &folder, 20)?;
+    let (folder, server) = server_with_a_past()?;
     let some = replica(&folder, "some.db");
     sync_some(&server, &some, &["folders"])?;
     let report = server.sync(&some).verify(GUARD).wait()?;
@@ -221,9 +210,7 @@ fn a_subset_is_verified_as_a_subset() -> Result<(), Error> {
 /// Only what differs in the subset is offered and pulled.
 #[test]
 fn g10_a_restored_server_gets_back_what_a_subset_has_and_sends_it_nothing_else() -> Result<(), Error> {
-    let folder = Folder::new();
-    let mut server = TestServer::start_with(folder.path("server.db"), none());
-    past(&server, &folder, 20)?;
+    let (folder, mut server) = server_with_a_past()?;
     let some = replica(&folder, "some.db");
     sync_some(&server, &some, &["folders"])?;
     server.kill();

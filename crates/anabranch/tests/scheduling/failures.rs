@@ -2,20 +2,26 @@
 
 use std::time::Duration;
 
-use anabranch::{Error, ErrorClass, ErrorKind, Event, Phase, Reason, Trigger};
+use anabranch::{Error, ErrorClass, ErrorKind, Event, Events, Phase, Reason, Replica, SyncHandle, Trigger};
 
 use crate::support::{
     Guard, NOW, World, caught_up, expect, expect_caught_up, expect_offline, until, until_live, write,
 };
 
-#[test]
-fn g07_a_failed_attempt_is_repeated_when_its_time_has_come() -> Result<(), Error> {
+/// A replica with something to send, and its sync, which finds no network.
+fn cut_off() -> Result<(World, Replica, Events, SyncHandle), Error> {
     let world = World::new();
     let phone = world.open("phone.db");
-    let mut events = phone.events();
+    let events = phone.events();
     write(&phone, "one");
     world.link.go_offline();
-    let _sync = world.sync(&phone).start()?;
+    let sync = world.sync(&phone).start()?;
+    Ok((world, phone, events, sync))
+}
+
+#[test]
+fn g07_a_failed_attempt_is_repeated_when_its_time_has_come() -> Result<(), Error> {
+    let (world, phone, mut events, _sync) = cut_off()?;
     let mut longest = 0;
     for attempt in 1..=6 {
         let (failures, retry_at) = expect_offline(&mut events);
@@ -41,12 +47,7 @@ fn g07_a_failed_attempt_is_repeated_when_its_time_has_come() -> Result<(), Error
 
 #[test]
 fn g09_a_restart_forgets_neither_failures_nor_the_wait() -> Result<(), Error> {
-    let world = World::new();
-    let phone = world.open("phone.db");
-    let mut events = phone.events();
-    write(&phone, "one");
-    world.link.go_offline();
-    let sync = world.sync(&phone).start()?;
+    let (world, phone, mut events, sync) = cut_off()?;
     let mut retry_at = 0;
     for _ in 0..7 {
         world.clock.set(retry_at.max(world.clock.now()));
@@ -74,12 +75,7 @@ fn g09_a_restart_forgets_neither_failures_nor_the_wait() -> Result<(), Error> {
 
 #[test]
 fn a_network_that_is_back_is_used_at_once_and_so_is_a_person_s_wish() -> Result<(), Error> {
-    let world = World::new();
-    let phone = world.open("phone.db");
-    let mut events = phone.events();
-    write(&phone, "one");
-    world.link.go_offline();
-    let sync = world.sync(&phone).start()?;
+    let (world, phone, mut events, sync) = cut_off()?;
     expect_offline(&mut events);
     sync.retry_now();
     assert_eq!(expect_offline(&mut events).0, 2);

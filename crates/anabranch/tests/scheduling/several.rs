@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anabranch::{Error, ErrorKind, Phase};
+use serde_json::json;
 
 use crate::support::{World, caught_up, expect_offline, until, until_live, write};
 
@@ -81,5 +82,20 @@ fn a_sync_that_could_not_begin_keeps_nothing_to_itself() -> Result<(), Error> {
     let corrected = phone.sync("memory:other").transport(world.link.clone());
     assert_eq!(corrected.now(SOON).wait().expect_err("offline").kind(), ErrorKind::Retry);
     assert_eq!(phone.store().read(|read| read.remotes())?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn g07_a_space_that_is_first_written_to_while_a_sync_goes_on_is_pushed_over_the_same_connection() -> Result<(), Error> {
+    let world = World::new();
+    let phone = world.open("phone.db");
+    write(&phone, "one");
+    let sync = world.sync(&phone).start()?;
+    caught_up(&sync)?;
+    let connections = world.link.connections();
+    phone.space("work")?.untyped("notes")?.create(json!({ "title": "two" })).wait()?;
+    caught_up(&sync)?;
+    assert!(world.server.changes("work") > 0);
+    assert_eq!((phone.status()?.pending, world.link.connections()), (0, connections));
     Ok(())
 }
