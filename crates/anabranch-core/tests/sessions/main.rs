@@ -1,5 +1,8 @@
 //! The client's session under clocks and servers that cannot be relied on.
 
+mod rights;
+mod unexpected;
+
 use anabranch_core::sync::{Access, Call, CallResult, LogPage, ServerConfig, ServerEvent, ServerSession};
 use anabranch_core::sync::{
     Adopt, ClientConfig, ClientEvent, ClientSession, Conditions, Decision, Deferral, LinkCommand, MAX_BACKOFF_MILLIS,
