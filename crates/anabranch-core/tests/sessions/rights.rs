@@ -43,7 +43,7 @@ fn mark(seq: u64) -> Mark {
 
 fn refusal(step: &ServerStep) -> Option<RefusalCode> {
     match &step.send[..] {
-        [ServerMessage::Refused { code, .. }] if step.close => Some(code.clone()),
+        [ServerMessage::Refused { code, .. }] if step.close => Some(*code),
         _ => None,
     }
 }
@@ -129,7 +129,7 @@ fn own_changes_are_skipped_once_the_page_under_way_has_been_sent() {
     let mut server = server();
     let pull = asked(&mut server, ClientMessage::Pull(Pull::all(main_space(), None, None)));
     assert!(matches!(pull.calls[..], [Call::Read { .. }]));
-    let mut push = |server: &mut ServerSession, id, seqs: std::ops::RangeInclusive<u64>| {
+    let push = |server: &mut ServerSession, id, seqs: std::ops::RangeInclusive<u64>| {
         let push = Push { id, space: main_space(), changes: Vec::new(), agreed: Vec::new() };
         drop(asked(server, ClientMessage::Push(push)));
         let marks: Vec<_> = seqs.map(mark).collect();

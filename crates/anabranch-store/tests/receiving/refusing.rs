@@ -16,8 +16,10 @@ fn only_so_many_changes_of_an_entity_wait_for_others() -> Result<(), StoreError>
     let folder = Folder::new();
     let (one, two) = (folder.open("1.db"), folder.open("2.db"));
     let id = create(&one, json!({ "title": "0" }))?;
-    one.write(move |write| (1..=MOST + 1).try_for_each(|n| write.edit(&space("main"), id, &set(&n.to_string())).map(drop)))
-        .wait()?;
+    one.write(move |write| {
+        (1..=MOST + 1).try_for_each(|n| write.edit(&space("main"), id, &set(&n.to_string())).map(drop))
+    })
+    .wait()?;
     let mut changes = all_changes(&one, id)?;
     let creation = changes.remove(0);
     assert_eq!(changes.len(), MOST + 1);
@@ -82,7 +84,7 @@ fn g07_what_a_server_holds_for_ever_is_for_a_person_to_decide() -> Result<(), St
     let missing = Missing::Parent(EntityId::from_bytes([9; 16]));
     let mut tries = 0;
     while store.read(|read| read.totals())?.parked == 0 {
-        answer(&store, vec![(key, Answer::Held { missing: missing.clone() })])?;
+        answer(&store, vec![(key, Answer::Held { missing })])?;
         tries += 1;
         assert!(tries < 100, "it is tried for ever");
     }
