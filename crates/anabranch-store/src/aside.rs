@@ -1,15 +1,16 @@
 //! What comes from others and is not merged: changes that are refused (the *quarantine*), and changes that wait for what
 //! they build on (*orphans*). Whoever sends them decides how many there are, so both have bounds.
 
+use anabranch_core::wire::Envelope;
 use anabranch_core::{Change, ChangeHash, Digest};
 use rusqlite::{Connection, params};
 use tracing::warn;
 
 use crate::cache::EntityKey;
-use crate::engine::{Engine, Write};
+use crate::engine::{Engine, Pending, Write};
 use crate::error::{QuarantineReason, StoreError};
 use crate::receive::{Arrival, Received};
-use crate::rows::{EntityRow, Origin};
+use crate::rows::{self, EntityRow, Origin};
 
 /// Refused changes that a file knows of: of more, the oldest are forgotten.
 pub const MAX_QUARANTINED: u32 = 10_000;
@@ -131,7 +132,60 @@ impl Write<'_> {
     }
 }
 
+impl Write<'_> {
+    /// Takes in, as if they came now, the changes of an entity that were set aside for this reason. Those of which the
+    /// bytes were not kept are only forgotten.
+    pub(crate) fn try_again(&mut self, key: EntityKey, reason: &str) -> Result<(), StoreError> {
+        let connection = &self.engine.connection;
+        let Some(row) = rows::entity_by_key(connection, key)? else { return Ok(()) };
+        let mut aside =
+            connection.prepare_cached("DELETE FROM quarantine WHERE entity = ? AND reason = ? RETURNING bytes")?;
+        let mut changes =
+            aside.query_map(params![key, reason], |found| found.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+        changes.retain(|bytes| !bytes.is_empty());
+        drop(aside);
+        let envelope = |change| Envelope {
+            entity: row.id,
+            collection: row.collection.clone(),
+            parent: None,
+            transaction: None,
+            change,
+        };
+        let envelopes = changes.into_iter().map(envelope).collect();
+        // Who brought it is forgotten, so every server is offered it.
+        self.receive_entity(row.space, row.id, envelopes, Origin::Peer, &mut Received::default())
+    }
+}
+
 impl Engine {
+    /// Judges again what an earlier release has refused. Spaces in which not all of that was kept are compared with the
+    /// server's, entity by entity.
+    pub(crate) fn judge_again(&mut self) -> Result<(), StoreError> {
+        // These say nothing of the change itself: it was in the wrong place, or had to make way.
+        let [purged, lost] = our_reasons();
+        let stay =
+            [purged, lost, QuarantineReason::WrongCollection.to_string(), QuarantineReason::LocalOnly.to_string()];
+        // No server knows such a cursor.
+        let forget = "UPDATE sync_state SET cursor = x'' WHERE cursor IS NOT NULL AND space IN \
+                      (SELECT e.space FROM quarantine q JOIN entities e ON e.key = q.entity \
+                      WHERE q.bytes = x'' AND q.reason NOT IN (?, ?, ?, ?))";
+        self.connection.execute(forget, stay.each_ref())?;
+        let select = "SELECT DISTINCT entity, reason FROM quarantine WHERE reason NOT IN (?, ?, ?, ?) ORDER BY entity";
+        let mut select = self.connection.prepare(select)?;
+        let refused: Vec<(EntityKey, String)> =
+            select.query_map(stay.each_ref(), |found| Ok((found.get(0)?, found.get(1)?)))?.collect::<Result<_, _>>()?;
+        drop(select);
+        let mut pending = Pending::default();
+        for (key, reason) in refused {
+            // A damaged entity must not keep the file from being opened; its changes stay where they are.
+            let Some(row) = rows::entity_by_key(&self.connection, key)? else { continue };
+            let Ok(document) = self.take_document(&row) else { continue };
+            self.cache.put(key, document);
+            Write::of(self, &mut pending).try_again(key, &reason)?;
+        }
+        self.flush(&mut pending)
+    }
+
     /// Refuses a change that is in the log already.
     pub(crate) fn quarantine_logged(
         &mut self,

@@ -2,14 +2,12 @@
 //! anything come in from outside.
 
 use anabranch_core::CollectionName;
-use anabranch_core::wire::Envelope;
-use rusqlite::params;
 
 use crate::cache::EntityKey;
 use crate::engine::{Engine, Pending, Write};
 use crate::error::{QuarantineReason, StoreError};
 use crate::receive::{Incoming, Received, same_collection};
-use crate::rows::{self, EntityRow, Origin};
+use crate::rows::{self, EntityRow};
 
 /// In SQL: an entity `e` that others may see.
 pub(crate) const NOT_LOCAL: &str = "e.collection NOT IN (SELECT name FROM local_collections)";
@@ -55,7 +53,7 @@ impl Engine {
         drop(statement);
         let mut write = Write::of(self, pending);
         for key in keys {
-            write.let_in(key)?;
+            write.try_again(key, &QuarantineReason::LocalOnly.to_string())?;
             write.offer_everywhere(key)?;
         }
         Ok(())
@@ -76,30 +74,6 @@ impl Write<'_> {
             self.quarantine(row, one.hash(), one.bytes(), &reason, received)?;
         }
         Ok(())
-    }
-
-    /// Takes in what was kept out while the collection was local-only.
-    fn let_in(&mut self, key: EntityKey) -> Result<(), StoreError> {
-        let connection = &self.engine.connection;
-        let Some(row) = rows::entity_by_key(connection, key)? else { return Ok(()) };
-        let mut kept_out =
-            connection.prepare_cached("DELETE FROM quarantine WHERE entity = ? AND reason = ? RETURNING bytes")?;
-        let reason = QuarantineReason::LocalOnly.to_string();
-        let mut changes =
-            kept_out.query_map(params![key, reason], |found| found.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
-        // Not all may have been kept: those are fetched again.
-        changes.retain(|bytes| !bytes.is_empty());
-        drop(kept_out);
-        let envelope = |change| Envelope {
-            entity: row.id,
-            collection: row.collection.clone(),
-            parent: None,
-            transaction: None,
-            change,
-        };
-        let envelopes = changes.into_iter().map(envelope).collect();
-        // Who brought it is forgotten, so every server is offered it.
-        self.receive_entity(row.space, row.id, envelopes, Origin::Peer, &mut Received::default())
     }
 
     fn offer_everywhere(&mut self, key: EntityKey) -> Result<(), StoreError> {

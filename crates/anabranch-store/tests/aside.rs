@@ -13,7 +13,7 @@ use anabranch_store::{
     OpenMode, Received, Store, StoreError,
 };
 use serde_json::{Value, json};
-use support::{Folder, create, edit, environment, field, fields, name, space};
+use support::{Folder, create, edit, environment, field, fields, name, seal_meta, space};
 
 const LINEAGE: Lineage = Lineage::from_bytes([7; 16]);
 
@@ -235,5 +235,66 @@ fn what_the_quarantine_had_no_room_for_is_fetched_once_a_collection_is_no_longer
     pull(&ours, incoming.clone())?;
     let all = changes(&ours, id)?;
     assert!(incoming.iter().all(|change| all.contains(change)));
+    Ok(())
+}
+
+/// As if by a release that takes more than the last one that had the file.
+fn upgraded(folder: &Folder, file: &str) {
+    let connection = rusqlite::Connection::open(folder.path(file)).expect("a file");
+    let changed = connection.execute("UPDATE meta SET value = 0 WHERE key = 'admission'", []).expect("a row");
+    assert_eq!(changed, 1);
+    seal_meta(&connection);
+}
+
+#[test]
+fn what_was_refused_is_judged_again_after_an_upgrade() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let one = folder.open("1.db");
+    let (two, now) = folder.open_at("2.db", 9);
+    now.fetch_add(1_000_000, Ordering::Relaxed);
+    create(&two, json!({ "title": "written late" }))?;
+    let (first, honest) = note(&one, "last")?;
+    let mut waiting: Vec<_> = (0..MAX_ORPHANS).map(|n| forge(&honest, n)).collect();
+    waiting.push(honest.clone());
+    pull(&two, waiting)?;
+    pull(&two, first.clone())?;
+    pull(&two, vec![Envelope { collection: name("folders"), ..first[0].clone() }])?;
+    let refused = number(&two, "SELECT count(*) FROM quarantine")?;
+    assert_eq!(changes(&two, honest.entity)?, first, "there was no room for the last one");
+
+    // Nothing is tried again as long as nothing has changed.
+    drop(two);
+    let (two, _) = folder.open_at("2.db", 9);
+    assert_eq!(number(&two, "SELECT count(*) FROM quarantine")?, refused);
+    let clock = number(&two, "SELECT value FROM meta WHERE key = 'clock'")?;
+    drop(two);
+
+    upgraded(&folder, "2.db");
+    let (two, _) = folder.open_at("2.db", 9);
+    assert_eq!(changes(&two, honest.entity)?, [first, vec![honest]].concat());
+    assert_eq!(number(&two, "SELECT count(*) FROM quarantine")?, refused - 1, "the others are no better than before");
+    let misplaced = "SELECT count(*) FROM quarantine WHERE reason = 'the entity belongs to another collection'";
+    assert_eq!(number(&two, misplaced)?, 1);
+    assert!(number(&two, "SELECT value FROM meta WHERE key = 'clock'")? >= clock, "a clock that is behind stays up");
+    assert_eq!(number(&two, "SELECT value FROM meta WHERE key = 'admission'")?, 1);
+    Ok(())
+}
+
+#[test]
+fn what_was_refused_and_not_kept_is_fetched_again_after_an_upgrade() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let two = folder.open("2.db");
+    let end = WriteBatch { cursor: Some(Cursor(vec![1])), ..batch() };
+    two.write(move |write| write.apply_batch(1, end)).wait()?;
+    let id = EntityId::named(&name("notes"), "target");
+    for n in 0..u8::try_from(MAX_QUARANTINED_BYTES >> 20).expect("a few") + 1 {
+        pull(&two, vec![garbage(id, vec![n; 1 << 20])])?;
+    }
+    assert_eq!(number(&two, "SELECT count(*) FROM quarantine WHERE bytes = x''")?, 1);
+    drop(two);
+    upgraded(&folder, "2.db");
+    let two = folder.open("2.db");
+    assert_eq!(number(&two, "SELECT length(cursor) FROM sync_state")?, 0, "the space is compared with the server's");
+    assert_eq!(number(&two, "SELECT count(*) FROM quarantine WHERE bytes = x''")?, 0);
     Ok(())
 }

@@ -13,6 +13,8 @@ use crate::{file, rows, seal, views};
 
 /// How rows are derived from documents; raised whenever a release derives them differently.
 const PROJECTION: i64 = 2;
+/// How foreign changes are judged; raised whenever a release takes what those before it refused.
+const ADMISSION: i64 = 1;
 
 impl Engine {
     /// Brings a file that has just been opened up to date with the schema, and this replica with the file.
@@ -43,6 +45,8 @@ impl Engine {
         let mut schema = schema;
         schema.bind(functions)?;
         self.schema = Arc::new(schema);
+        // Before anything is taken in that moves it.
+        self.reload_clock()?;
         let projected: Option<i64> = rows::meta(&self.connection, "projection")?;
         if stored.as_ref() != Some(&*self.schema) || projected != Some(PROJECTION) {
             let json = serde_json::to_string(&*self.schema).map_err(|_| StoreError::OutOfRange)?;
@@ -67,8 +71,11 @@ impl Engine {
             }
         }
         self.choose_actor()?;
-        self.bound_aside()?;
-        self.reload_clock()
+        if rows::meta(&self.connection, "admission")? != Some(ADMISSION) {
+            self.judge_again()?;
+            rows::set_meta(&self.connection, "admission", ADMISSION)?;
+        }
+        self.bound_aside()
     }
 
     /// Tables must be what they are; views and indexes of fields can be made again.

@@ -109,29 +109,44 @@ pub(crate) fn edit(store: &Store, id: EntityId, edits: Vec<Edit>) -> Result<bool
 
 /// Seals an entity's row as it is now, as the store would: what is written to it is then no damage, but a lie.
 pub(crate) fn seal(connection: &rusqlite::Connection, id: &str) {
-    use rusqlite::types::ValueRef;
     let sealed = "key, space, id, collection, state, digest, heads, created_at, updated_at, deleted, born, pending, \
                   dirty_fields, conflicts, last_sync_at, log_bytes, items, purged, damaged";
+    let seals = row_seals(connection, &format!("SELECT {sealed} FROM entities WHERE id = '{id}'"));
+    connection.execute("UPDATE entities SET seal = ? WHERE id = ?", (seals[0], id)).expect("it takes the seal");
+}
+
+/// Seals the table of settings as it is now.
+pub(crate) fn seal_meta(connection: &rusqlite::Connection) {
+    let sum = row_seals(connection, "SELECT key, value FROM meta").into_iter().fold(0, |sum, seal| sum ^ seal);
+    connection.execute("UPDATE seals SET sum = ? WHERE name = 'meta'", [sum]).expect("it takes the seal");
+}
+
+fn row_seals(connection: &rusqlite::Connection, select: &str) -> Vec<i64> {
+    let mut select = connection.prepare(select).expect("a query");
+    let columns = select.column_count();
+    let seals = select.query_map([], |row| {
+        (0..columns).map(|place| row.get(place)).collect::<Result<Vec<_>, _>>().map(|row| seal_of(&row))
+    });
+    seals.expect("rows").map(|seal| seal.expect("a row")).collect()
+}
+
+fn seal_of(row: &[rusqlite::types::Value]) -> i64 {
+    use rusqlite::types::Value;
     let mut bytes = Vec::new();
     let mut add = |kind: u8, value: &[u8]| {
         bytes.push(kind);
         bytes.extend_from_slice(&u64::try_from(value.len()).expect("a length").to_le_bytes());
         bytes.extend_from_slice(value);
     };
-    let row = connection.query_row(&format!("SELECT {sealed} FROM entities WHERE id = ?"), [id], |row| {
-        for place in 0..19 {
-            match row.get_ref(place)? {
-                ValueRef::Null => add(0, &[]),
-                ValueRef::Integer(number) => add(1, &number.to_le_bytes()),
-                ValueRef::Real(number) => add(2, &number.to_bits().to_le_bytes()),
-                ValueRef::Text(text) => add(3, text),
-                ValueRef::Blob(blob) => add(4, blob),
-            }
+    for value in row {
+        match value {
+            Value::Null => add(0, &[]),
+            Value::Integer(number) => add(1, &number.to_le_bytes()),
+            Value::Real(number) => add(2, &number.to_bits().to_le_bytes()),
+            Value::Text(text) => add(3, text.as_bytes()),
+            Value::Blob(blob) => add(4, blob),
         }
-        Ok(())
-    });
-    row.expect("the entity's row");
+    }
     let digest = anabranch_core::Digest::of(&bytes);
-    let seal = i64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("eight bytes"));
-    connection.execute("UPDATE entities SET seal = ? WHERE id = ?", (seal, id)).expect("it takes the seal");
+    i64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("eight bytes"))
 }
