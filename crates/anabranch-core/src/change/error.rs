@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChangeError {
-    /// Larger than [`MAX_CHANGE_BYTES`].
+    /// Larger than [`MAX_CHANGE_BYTES`](super::MAX_CHANGE_BYTES).
     #[error("the change is larger than 1 MiB")]
     TooLarge,
     /// Not an (undeflated) change chunk.
@@ -19,13 +19,13 @@ pub enum ChangeError {
     /// A number in the header is not in its one canonical form, or out of range.
     #[error("{0} of the change is out of range")]
     OutOfRange(&'static str),
-    /// More ops than [`MAX_CHANGE_OPS`].
+    /// More ops than [`MAX_CHANGE_OPS`](super::MAX_CHANGE_OPS).
     #[error("the change has more than 110000 ops")]
     TooManyOps,
-    /// Its ops replace more than [`MAX_CHANGE_PREDECESSORS`].
+    /// Its ops replace more than [`MAX_CHANGE_PREDECESSORS`](super::MAX_CHANGE_PREDECESSORS).
     #[error("the ops of the change replace more than 110000 others")]
     TooManyPredecessors,
-    /// It makes an object that is nested deeper than [`MAX_DEPTH`], whatever the document holds.
+    /// It makes an object that is nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH), whatever the document holds.
     #[error("the change nests a value too deeply")]
     TooDeep,
     /// It builds on nothing, and is not the first change of its actor, or its first op is not the first of all.

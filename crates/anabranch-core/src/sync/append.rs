@@ -124,7 +124,7 @@ pub trait LogIndex {
     }
 }
 
-/// What a batch has added to a log so far, in [`stored_bytes`].
+/// What a batch has added to a log so far, in [`stored_bytes`](crate::sync::policy::stored_bytes).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Added {
     /// To the entity in question.

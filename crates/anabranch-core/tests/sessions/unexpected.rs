@@ -211,3 +211,47 @@ fn g07_a_timer_neither_reads_nor_pushes_twice_at_once() {
     assert_eq!(client.hear(found(&[], None)).reads.len(), 1, "it may have been read too early");
     assert_eq!(client.hear(found(&[], None)).events, [SyncEvent::CaughtUp]);
 }
+
+/// Such an answer would be the only trace of what the server acknowledged, were it to fail over to a log without it, in
+/// which the old marks are good again.
+#[test]
+fn g10_an_answer_whose_mark_cannot_be_kept_settles_nothing_and_the_push_is_repeated() {
+    // While it is being reconciled.
+    let mut client = Client::welcomed();
+    client.hear(nothing_new());
+    client.hear(found(&[1, 2], None));
+    client.hear(said(ServerMessage::CursorUnknown { space: main_space() }));
+    client.hear(ClientEvent::Items { space: main_space(), items: Vec::new() });
+    let step = client.hear(pushed(1, 2));
+    assert_eq!((step.batch, step.reads), (None, Vec::new()));
+    let sketch = anabranch_core::sync::reconcile::answer_sketch(Vec::new(), &sketch()).expect("an answer");
+    let at = Some((Cursor(vec![7]), Mark { seq: 7, chain: Digest::of(b"7") }));
+    let reply = Reply::Sketch(sketch);
+    let step = client.hear(said(ServerMessage::Reconciled { space: main_space(), reply, at }));
+    assert_eq!(step.reads.len(), 1, "it is over: {step:?}");
+    client.hear(found(&[1, 2], None));
+    assert_eq!(client.hear(pushed(2, 2)).batch.expect("a batch").answered.len(), 2);
+
+    // Before the server has shown that it has what it acknowledged before.
+    let mut client = Client::welcomed();
+    client.hear(nothing_new());
+    client.hear(found(&[1], None));
+    let mark = Some(Mark { seq: 3, chain: Digest::of(b"3") });
+    let answered = |id| {
+        let answers = vec![Answer::Accepted { seq: 3 }];
+        said(ServerMessage::Pushed(Pushed { id, space: main_space(), answers, mark, cursor: None }))
+    };
+    assert_eq!(client.hear(answered(1)).batch.expect("a batch").ack, mark);
+    client.hear(ClientEvent::Disconnected { reason: "cut".to_owned(), retry_after_millis: None });
+    client.0.handle(NOW + 100_000, &mut client.1, ClientEvent::Timer);
+    client.hear(ClientEvent::Connected);
+    client.hear(welcome());
+    client.hear(found(&[2], None));
+    let step = client.hear(answered(2));
+    assert_eq!((step.batch, step.reads), (None, Vec::new()));
+    let step = client.hear(nothing_new());
+    assert_eq!(step.reads.len(), 1, "{step:?}");
+    client.hear(found(&[2], None));
+    let batch = client.hear(answered(3)).batch.expect("a batch");
+    assert_eq!((batch.ack, batch.answered.len()), (mark, 1));
+}

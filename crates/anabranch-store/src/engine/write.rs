@@ -18,7 +18,7 @@ use crate::transaction::OpenTransaction;
 /// The most pages that SQLite gives a file.
 const MOST_PAGES: u64 = 4_294_967_294;
 
-/// A transaction under way, as a [`Job`] sees it.
+/// A transaction under way, as a [`Job`](crate::Job) sees it.
 pub struct Write<'a> {
     pub(crate) engine: &'a mut Engine,
     pub(crate) pending: &'a mut Pending,
