@@ -165,11 +165,9 @@ impl Engine {
         let [purged, lost] = our_reasons();
         let stay =
             [purged, lost, QuarantineReason::WrongCollection.to_string(), QuarantineReason::LocalOnly.to_string()];
-        // No server knows such a cursor.
-        let forget = "UPDATE sync_state SET cursor = x'' WHERE cursor IS NOT NULL AND space IN \
-                      (SELECT e.space FROM quarantine q JOIN entities e ON e.key = q.entity \
-                      WHERE q.bytes = x'' AND q.reason NOT IN (?, ?, ?, ?))";
-        self.connection.execute(forget, stay.each_ref())?;
+        let lacks_some = "space IN (SELECT e.space FROM quarantine q JOIN entities e ON e.key = q.entity \
+                          WHERE q.bytes = x'' AND q.reason NOT IN (?, ?, ?, ?))";
+        rows::compare_again(&self.connection, lacks_some, stay.each_ref())?;
         let select = "SELECT DISTINCT entity, reason FROM quarantine WHERE reason NOT IN (?, ?, ?, ?) ORDER BY entity";
         let mut select = self.connection.prepare(select)?;
         let refused: Vec<(EntityKey, String)> =
@@ -177,10 +175,13 @@ impl Engine {
         drop(select);
         let mut pending = Pending::default();
         for (key, reason) in refused {
-            // A damaged entity must not keep the file from being opened; its changes stay where they are.
             let Some(row) = rows::entity_by_key(&self.connection, key)? else { continue };
-            let Ok(document) = self.take_document(&row) else { continue };
-            self.cache.put(key, document);
+            match self.take_document(&row) {
+                Ok(document) => self.cache.put(key, document),
+                Err(error @ StoreError::Sqlite(_)) => return Err(error),
+                // A damaged entity must not keep the file from being opened; its changes stay where they are.
+                Err(_) => continue,
+            }
             Write::of(self, &mut pending).try_again(key, &reason)?;
         }
         self.flush(&mut pending)

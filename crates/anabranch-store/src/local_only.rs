@@ -42,10 +42,9 @@ impl Engine {
     }
 
     fn release(&mut self, name: &CollectionName, pending: &mut Pending) -> Result<(), StoreError> {
-        // No server knows such a cursor: then each space is compared, and what the quarantine had no room for comes.
-        let forget = "UPDATE sync_state SET cursor = x'' WHERE cursor IS NOT NULL \
-                      AND space IN (SELECT space FROM entities WHERE collection = ?)";
-        self.connection.execute(forget, [name.as_str()])?;
+        // So that what the quarantine had no room for comes.
+        let has_some = "space IN (SELECT space FROM entities WHERE collection = ?)";
+        rows::compare_again(&self.connection, has_some, [name.as_str()])?;
         self.connection.execute("DELETE FROM local_collections WHERE name = ?", [name.as_str()])?;
         self.local_only.remove(name.as_str());
         let mut statement = self.connection.prepare("SELECT key FROM entities WHERE collection = ?")?;

@@ -4,7 +4,7 @@ use anabranch_core::document::Document;
 use anabranch_core::{
     Actor, Change, ChangeHash, CollectionName, EntityId, ErrorKind, Heads, Schema, SpaceName, TransactionId,
 };
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Params, Row, params};
 
 use crate::cache::EntityKey;
 use crate::error::StoreError;
@@ -330,6 +330,14 @@ pub(crate) fn read_document(connection: &Connection, row: &EntityRow, actor: &Ac
 pub(crate) fn heads_of(row: &Row<'_>, column: &str) -> Result<Heads, StoreError> {
     let bytes: Vec<u8> = row.get(column)?;
     Ok(Heads::from_bytes(&bytes)?)
+}
+
+/// Has the spaces of which the condition is true compared with the servers', entity by entity, whenever they are synced
+/// next: no server knows such a cursor.
+pub(crate) fn compare_again(connection: &Connection, condition: &str, of: impl Params) -> Result<(), StoreError> {
+    let forget = format!("UPDATE sync_state SET cursor = x'' WHERE cursor IS NOT NULL AND {condition}");
+    connection.execute(&forget, of)?;
+    Ok(())
 }
 
 pub(crate) fn remotes(connection: &Connection) -> Result<Vec<RemoteKey>, StoreError> {

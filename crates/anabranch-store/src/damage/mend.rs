@@ -108,9 +108,7 @@ impl Write<'_> {
             params![row.key, reason, now, left, hashes.concat(), lost],
         )?;
         if !missing.is_empty() {
-            // No server knows such a cursor: then the space is compared, entity by entity.
-            let forget = "UPDATE sync_state SET cursor = x'' WHERE space = ? AND cursor IS NOT NULL";
-            connection.execute(forget, [row.space])?;
+            rows::compare_again(connection, "space = ?", [row.space])?;
             self.engine.outdated.insert(row.space);
             self.pending.sync_state = true;
         }
