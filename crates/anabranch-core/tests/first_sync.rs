@@ -3,8 +3,8 @@
 use anabranch_core::document::Document;
 use anabranch_core::segment::{Built, Manifest, Piece, SegmentBuilder};
 use anabranch_core::sync::{
-    Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSyncStep, Halt, LinkCommand, Look, SpaceProgress,
-    SyncEvent,
+    Adopt, ClientConfig, ClientEvent, ClientSession, ClientStep, FirstSync, FirstSyncStep, Halt, LinkCommand, Look,
+    SpaceProgress, SyncEvent,
 };
 use anabranch_core::wire::{Ask, ClientMessage, Cursor, Limits, Mark, ServerMessage, Welcome};
 use anabranch_core::{
@@ -174,7 +174,11 @@ fn g10_a_server_that_loses_history_in_a_first_sync_is_reconciled_with_at_its_end
     let limits = Limits { push_changes: 10, push_bytes: 1_000 };
     client.hear(ServerMessage::Welcome(Welcome { lineage: Lineage::from_bytes([1; 16]), now: NOW, limits }));
     let step = client.hear(ServerMessage::CursorUnknown { space: main_space() });
-    assert!(step.looks.is_empty() && step.batch.is_none(), "nothing is compared or offered: {step:?}");
+    assert!(step.looks.is_empty(), "nothing is compared or offered: {step:?}");
+    assert!(
+        step.batch.is_some_and(|batch| batch.owes_reconcile && batch.cursor.is_none()),
+        "but the next session knows"
+    );
     assert_eq!(ack(&step.send), Some((None, true)));
 
     let mark = Mark { seq: 5, chain: Digest::of(b"5") };
@@ -182,13 +186,39 @@ fn g10_a_server_that_loses_history_in_a_first_sync_is_reconciled_with_at_its_end
     let manifest = Manifest { mark, cursor: Cursor(vec![5]), pieces };
     let step = client.hear(ServerMessage::Manifest { space: main_space(), manifest });
     assert_eq!(wants(&step), Some(three.piece.digest), "what has been applied stays");
-    assert_eq!(step.batch.and_then(|batch| batch.ack).map(|mark| mark.seq), Some(9), "the next session finds out, too");
+    assert_eq!(step.batch.and_then(|batch| batch.ack), Some(mark), "the log that it goes on with");
     let step = client.answer(three.piece.digest, Some(three.bytes));
     assert_eq!(step.looks, [Look::Items { space: main_space(), collections: None }]);
     assert_eq!((step.batch.and_then(|batch| batch.cursor), step.send.len()), (None, 0));
     let step = client.handle(ClientEvent::Items { space: main_space(), items: Vec::new() });
     assert!(matches!(step.send[..], [ClientMessage::Reconcile { .. }]), "{step:?}");
     assert!(!client.session.is_caught_up());
+}
+
+/// So does a session that begins in the middle of that, however well the server knows the marks of the new log.
+#[test]
+fn g10_a_first_sync_that_owes_a_reconcile_is_planned_anew_and_ends_with_it() {
+    let (one, two) = (built(1), built(2));
+    let mark = Mark { seq: 9, chain: Digest::of(b"9") };
+    let manifest = Manifest { mark, cursor: Cursor(vec![9]), pieces: vec![one.piece.clone(), two.piece.clone()] };
+    let progress = SpaceProgress {
+        ack: Some(mark),
+        owes_reconcile: true,
+        first_sync: Some(FirstSync { manifest, applied: vec![true, false] }),
+        ..SpaceProgress::begin(main_space())
+    };
+    let (mut client, asked) = Client::online(progress);
+    assert_eq!(asks_for_segments(&asked), Some(true));
+    let marks = |message: &ClientMessage| match message {
+        ClientMessage::Pull(pull) => pull.cursor.is_some() || pull.ack.is_some(),
+        _ => false,
+    };
+    assert!(!asked.iter().any(marks), "{asked:?}");
+    let step = client.offer(vec![one.piece.clone(), two.piece.clone()]);
+    assert_eq!(wants(&step), Some(two.piece.digest), "what has been applied stays");
+    let step = client.answer(two.piece.digest, Some(two.bytes));
+    assert_eq!(step.batch.map(|batch| batch.cursor), Some(None));
+    assert_eq!(step.looks, [Look::Items { space: main_space(), collections: None }]);
 }
 
 #[test]

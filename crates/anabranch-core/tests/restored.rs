@@ -28,15 +28,29 @@ fn mark(n: u8) -> Mark {
 
 /// A session that has been told that the server does not know the client's cursor, while a push was under way.
 fn lost(entropy: &mut SplitMix64) -> ClientSession {
-    let replica = ReplicaId::mint(NOW, entropy);
-    let actor = Actor::mint(&replica, entropy);
-    let config = ClientConfig { replica, actor, schema_version: 1, adopt: Adopt::Nothing };
     let progress =
         SpaceProgress { cursor: Some(Cursor(vec![7])), ack: Some(mark(9)), ..SpaceProgress::begin(main_space()) };
-    let mut session = ClientSession::new(config, None, vec![progress], 0);
+    let mut session = ClientSession::new(config(entropy), None, vec![progress], 0);
     for event in [ClientEvent::Start, ClientEvent::Connected, welcome()] {
         drop(session.handle(NOW, entropy, event));
     }
+    let pushed = session.handle(NOW, entropy, found_one());
+    assert!(matches!(pushed.send[..], [ClientMessage::Push(_)]));
+    let step = session.handle(NOW, entropy, unknown());
+    let batch = step.batch.expect("the next session knows, too");
+    assert_eq!((batch.owes_reconcile, batch.cursor, batch.ack, step.reads.len()), (true, None, None, 0));
+    assert_eq!(step.looks, [Look::Items { space: main_space(), collections: None }]);
+    session
+}
+
+fn config(entropy: &mut SplitMix64) -> ClientConfig {
+    let replica = ReplicaId::mint(NOW, entropy);
+    let actor = Actor::mint(&replica, entropy);
+    ClientConfig { replica, actor, schema_version: 1, adopt: Adopt::Nothing }
+}
+
+/// One change is pending.
+fn found_one() -> ClientEvent {
     let envelope = Envelope {
         entity: EntityId::from_bytes([1; 16]),
         collection: CollectionName::new("notes").expect("a name"),
@@ -45,34 +59,33 @@ fn lost(entropy: &mut SplitMix64) -> ClientSession {
         change: Vec::new(),
     };
     let items = vec![OutboxItem { key: 1, envelope, agreed: false }];
-    let pushed = session.handle(NOW, entropy, ClientEvent::Outbox { space: main_space(), items, retry_at: None });
-    assert!(matches!(pushed.send[..], [ClientMessage::Push(_)]));
-    let step = session.handle(NOW, entropy, unknown());
-    assert_eq!((step.batch, step.reads.len()), (None, 0), "cursor and ack mark stay as they are");
-    assert_eq!(step.looks, [Look::Items { space: main_space(), collections: None }]);
-    session
+    ClientEvent::Outbox { space: main_space(), items, retry_at: None }
+}
+
+/// It has been stored at this place.
+fn answered(place: u8) -> ClientEvent {
+    ClientEvent::Message(ServerMessage::Pushed(Pushed {
+        id: 1,
+        space: main_space(),
+        answers: vec![Answer::Accepted { seq: u64::from(place) }],
+        mark: Some(mark(place)),
+        cursor: Some(Cursor(vec![place])),
+    }))
 }
 
 fn unknown() -> ClientEvent {
     ClientEvent::Message(ServerMessage::CursorUnknown { space: main_space() })
 }
 
-/// Otherwise a session that ends in the middle would leave an ack mark of the new history behind, and the next would
-/// not see that anything was lost.
+/// What the new history acknowledges has its mark at once: it may be lost like the old one. That a reconcile is owed
+/// stays in the file until there is a cursor again.
 #[test]
-fn g10_the_old_marks_stay_until_the_reconcile_is_over() {
+fn g10_what_is_acknowledged_in_a_reconcile_has_its_mark_and_the_cursor_waits_for_the_end() {
     let mut entropy = SplitMix64::new(1);
     let mut session = lost(&mut entropy);
-    let answered = Pushed {
-        id: 1,
-        space: main_space(),
-        answers: vec![Answer::Accepted { seq: 3 }],
-        mark: Some(mark(3)),
-        cursor: Some(Cursor(vec![3])),
-    };
-    let step = session.handle(NOW, &mut entropy, ClientEvent::Message(ServerMessage::Pushed(answered)));
+    let step = session.handle(NOW, &mut entropy, answered(3));
     let batch = step.batch.expect("the answer is stored");
-    assert_eq!((batch.answered.len(), batch.ack, batch.cursor, step.reads.len()), (1, None, None, 0));
+    assert_eq!((batch.answered.len(), batch.ack, batch.cursor, step.reads.len()), (1, Some(mark(3)), None, 0));
     let written = session.handle(NOW, &mut entropy, ClientEvent::LocalWrite { space: main_space() });
     assert!(written.reads.is_empty(), "nothing is pushed before the end");
 
@@ -87,6 +100,50 @@ fn g10_the_old_marks_stay_until_the_reconcile_is_over() {
     assert_eq!((batch.cursor, batch.ack, batch.reoffer), (Some(fresh.0.clone()), Some(fresh.1), Reoffer::Refused));
     let pull = Pull::all(main_space(), Some(fresh.0), Some(fresh.1));
     assert_eq!((step.send, step.reads.len()), (vec![ClientMessage::Pull(pull)], 1));
+}
+
+/// However well the server knows the marks of what it has acknowledged since.
+#[test]
+fn g10_a_session_that_owes_a_reconcile_begins_with_it() {
+    let mut entropy = SplitMix64::new(1);
+    let progress =
+        SpaceProgress { ack: Some(mark(3)), owes_reconcile: true, had: None, ..SpaceProgress::begin(main_space()) };
+    let mut session = ClientSession::new(config(&mut entropy), None, vec![progress], 0);
+    for _ in 0..2 {
+        drop(session.handle(NOW, &mut entropy, ClientEvent::Start));
+        let step = session.handle(NOW, &mut entropy, ClientEvent::Connected);
+        assert!(matches!(step.send[..], [ClientMessage::Hello(_)]), "nothing is pulled: {step:?}");
+        let step = session.handle(NOW, &mut entropy, welcome());
+        assert_eq!(step.looks, [Look::Items { space: main_space(), collections: None }]);
+        assert_eq!((step.reads.len(), step.events.len()), (0, 1), "nothing is pushed, and the server has lost nothing");
+        // A late page of an earlier pull does not pay the debt.
+        let page =
+            ServerMessage::Changes { space: main_space(), changes: Vec::new(), cursor: Cursor(vec![8]), more: false };
+        let step = session.handle(NOW, &mut entropy, ClientEvent::Message(page));
+        assert_eq!((step.batch, session.is_caught_up()), (None, false));
+        let cut = ClientEvent::Disconnected { reason: "cut".to_owned(), retry_after_millis: None };
+        drop(session.handle(NOW, &mut entropy, cut));
+    }
+}
+
+/// A mark must not give way to one of a log that has not been seen to hold it.
+#[test]
+fn g10_an_acknowledgement_before_the_log_is_seen_to_go_on_costs_a_reconcile() {
+    let mut entropy = SplitMix64::new(1);
+    let progress =
+        SpaceProgress { cursor: Some(Cursor(vec![7])), ack: Some(mark(9)), ..SpaceProgress::begin(main_space()) };
+    let mut session = ClientSession::new(config(&mut entropy), None, vec![progress], 0);
+    for event in [ClientEvent::Start, ClientEvent::Connected, welcome()] {
+        drop(session.handle(NOW, &mut entropy, event));
+    }
+    drop(session.handle(NOW, &mut entropy, found_one()));
+    let step = session.handle(NOW, &mut entropy, answered(10));
+    let batch = step.batch.expect("the answer is stored");
+    assert_eq!((batch.answered.len(), batch.ack, batch.owes_reconcile, batch.cursor), (1, Some(mark(10)), true, None));
+    let page =
+        ServerMessage::Changes { space: main_space(), changes: Vec::new(), cursor: Cursor(vec![8]), more: false };
+    let step = session.handle(NOW, &mut entropy, ClientEvent::Message(page));
+    assert_eq!((step.batch, step.looks.len()), (None, 1), "it is compared: {:?}", step.looks);
 }
 
 #[test]

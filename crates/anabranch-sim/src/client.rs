@@ -6,7 +6,7 @@ use anabranch_core::sync::{
 };
 use anabranch_core::wire::ClientMessage;
 use anabranch_core::{Lineage, Schema, SpaceName, SplitMix64, UnixMillis};
-use anabranch_store::{Committed, Engine, RemoteKey};
+use anabranch_store::{Committed, Engine, Read, RemoteKey};
 use rusqlite::Connection;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -14,7 +14,6 @@ use crate::bug::Planted;
 use crate::clock::{Machine, VirtualTime, WallClock};
 use crate::disk::{Disk, Fault, Files};
 use crate::failure::{Failure, broken};
-use crate::file;
 use crate::job::within;
 use crate::medium::Medium;
 use crate::model::{Effect, Item};
@@ -229,8 +228,10 @@ impl Process {
 
     /// Makes a session from what the file says.
     fn begin_session(&mut self, adopt: Adopt) -> Result<(), Failure> {
-        let (lineage, failures) = file::remote(&self.reader, self.remote)?;
-        let spaces = file::progress(&self.reader, self.remote)?;
+        let remotes = Read::new(&self.reader).remotes().map_err(broken("reading how far the sync has come"))?;
+        let known = remotes.into_iter().find(|known| known.key == self.remote);
+        let (lineage, failures, spaces) =
+            known.map(|known| (known.lineage, known.failures, known.spaces)).unwrap_or_default();
         self.followed = spaces.iter().map(|progress| progress.space.clone()).collect();
         self.session = ClientSession::new(config(&self.engine, adopt), lineage, spaces, failures);
         self.agenda.clear();

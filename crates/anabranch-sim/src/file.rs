@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anabranch_core::sync::SpaceProgress;
-use anabranch_core::wire::{Cursor, Envelope, Mark};
-use anabranch_core::{CollectionName, Digest, EntityId, Heads, Lineage, SpaceName};
-use anabranch_store::RemoteKey;
-use rusqlite::{Connection, OpenFlags, Row, params};
+use anabranch_core::wire::Envelope;
+use anabranch_core::{CollectionName, Digest, EntityId, Heads, SpaceName};
+use rusqlite::{Connection, OpenFlags, Row};
 
 use crate::failure::{Failure, broken};
 use crate::model::{Item, hash_of};
@@ -214,28 +212,6 @@ pub(crate) fn heads(connection: &Connection, of: &SpaceName) -> Result<Vec<(Enti
     let sql = "SELECT e.id, e.heads FROM entities e JOIN spaces s ON s.key = e.space WHERE s.name = ? ORDER BY e.id";
     rows(connection, sql, [of.as_str()], |row| {
         Ok((id(row, 0)?, Heads::from_bytes(&row.get::<_, Vec<u8>>(1)?).map_err(unreadable)?))
-    })
-}
-
-/// What the file knows of the server: its lineage, and how often in a row it was not reached.
-pub(crate) fn remote(connection: &Connection, remote: RemoteKey) -> Result<(Option<Lineage>, u32), Failure> {
-    let sql = "SELECT lineage, failures FROM remotes WHERE key = ?";
-    let found = rows(connection, sql, [remote], |row| Ok((row.get::<_, Option<[u8; 16]>>(0)?, row.get(1)?)))?;
-    let (lineage, failures) = found.into_iter().next().unwrap_or_default();
-    Ok((lineage.map(Lineage::from_bytes), failures))
-}
-
-/// How far each space has come.
-pub(crate) fn progress(connection: &Connection, remote: RemoteKey) -> Result<Vec<SpaceProgress>, Failure> {
-    let sql = "SELECT s.name, p.cursor, p.ack_seq, p.ack_chain FROM spaces s \
-               LEFT JOIN sync_state p ON p.space = s.key AND p.remote = ? ORDER BY s.name";
-    rows(connection, sql, params![remote], |row| {
-        let ack_seq: Option<i64> = row.get(2)?;
-        let chain: Option<[u8; 32]> = row.get(3)?;
-        let ack =
-            ack_seq.zip(chain).map(|(seq, chain)| Mark { seq: seq.unsigned_abs(), chain: Digest::from_bytes(chain) });
-        let cursor = row.get::<_, Option<Vec<u8>>>(1)?.map(Cursor);
-        Ok(SpaceProgress { cursor, ack, ..SpaceProgress::begin(space(row, 0)?) })
     })
 }
 

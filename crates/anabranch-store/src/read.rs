@@ -52,7 +52,9 @@ pub struct Totals {
 }
 
 impl<'a> Read<'a> {
-    pub(crate) const fn new(connection: &'a Connection) -> Self {
+    /// Reads over a connection of one's own to a replica's file.
+    #[must_use]
+    pub const fn new(connection: &'a Connection) -> Self {
         Self { connection, seals: None }
     }
 

@@ -86,6 +86,7 @@ impl Write<'_> {
             answered,
             mut cursor,
             ack,
+            owes_reconcile,
             reoffer,
             offers,
             caught_up_at,
@@ -145,6 +146,9 @@ impl Write<'_> {
             let mut update =
                 connection.prepare_cached("UPDATE sync_state SET cursor = ? WHERE remote = ? AND space = ?")?;
             update.execute(params![cursor.0, remote, space])?;
+        }
+        if owes_reconcile {
+            rows::owe_reconcile(connection, remote, space)?;
         }
         if let Some(ack) = ack {
             let mut update = connection

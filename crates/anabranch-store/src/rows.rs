@@ -332,11 +332,18 @@ pub(crate) fn heads_of(row: &Row<'_>, column: &str) -> Result<Heads, StoreError>
     Ok(Heads::from_bytes(&bytes)?)
 }
 
-/// Has the spaces of which the condition is true compared with the servers', entity by entity, whenever they are synced
-/// next: no server knows such a cursor.
+/// Has the spaces of which the condition is true reconciled with the servers when they are synced next, as far as
+/// anything of them has come from there.
 pub(crate) fn compare_again(connection: &Connection, condition: &str, of: impl Params) -> Result<(), StoreError> {
-    let forget = format!("UPDATE sync_state SET cursor = x'' WHERE cursor IS NOT NULL AND {condition}");
-    connection.execute(&forget, of)?;
+    let begun = "(cursor IS NOT NULL OR (remote, space) IN (SELECT remote, space FROM first_syncs))";
+    connection.execute(&format!("UPDATE sync_state SET cursor = x'' WHERE {begun} AND {condition}"), of)?;
+    Ok(())
+}
+
+/// Has one space reconciled with one server, whatever has come from there. A first sync that is under way goes on.
+pub(crate) fn owe_reconcile(connection: &Connection, remote: RemoteKey, space: SpaceKey) -> Result<(), StoreError> {
+    let sql = "UPDATE sync_state SET cursor = x'' WHERE remote = ? AND space = ?";
+    connection.prepare_cached(sql)?.execute([remote, space])?;
     Ok(())
 }
 

@@ -5,8 +5,9 @@ mod support;
 use std::sync::atomic::Ordering;
 
 use anabranch_core::document::Edit;
-use anabranch_core::sync::{OutboxRead, WriteBatch};
-use anabranch_core::wire::{Answer, Cursor, Envelope};
+use anabranch_core::segment::Manifest;
+use anabranch_core::sync::{FirstSync, FirstSyncStep, OutboxRead, WriteBatch};
+use anabranch_core::wire::{Answer, Cursor, Envelope, Mark};
 use anabranch_core::{Change, Digest, EntityId, Heads, Lineage, Schema};
 use anabranch_store::{
     MAX_ALL_ORPHANS, MAX_ORPHAN_BYTES, MAX_ORPHAN_MILLIS, MAX_ORPHANS, MAX_QUARANTINED, MAX_QUARANTINED_BYTES,
@@ -199,6 +200,15 @@ fn what_waits_in_vain_is_forgotten_after_30_days_and_taken_when_it_comes_again()
 /// fetched again.
 #[test]
 fn what_the_quarantine_had_no_room_for_is_fetched_once_a_collection_is_no_longer_local() -> Result<(), StoreError> {
+    let manifest = Manifest { mark: Mark::START, cursor: Cursor(vec![1]), pieces: Vec::new() };
+    let plan = FirstSyncStep::Plan(FirstSync { manifest, applied: Vec::new() });
+    released_after(WriteBatch { cursor: Some(Cursor(vec![1])), ..batch() })?;
+    // A first sync by segments that is under way has no cursor yet.
+    released_after(WriteBatch { first_sync: Some(plan), ..batch() })
+}
+
+/// After a batch that says how far the sync has come.
+fn released_after(progress: WriteBatch) -> Result<(), StoreError> {
     let folder = Folder::new();
     let open = |file: &str, version: u32, local: bool| {
         let schema = format!(
@@ -215,8 +225,8 @@ fn what_the_quarantine_had_no_room_for_is_fetched_once_a_collection_is_no_longer
         store.write(move |write| write.create(&space("main"), &name("drafts"), Some(id), &value)).wait()?;
     }
     let incoming = changes(&theirs, id)?;
-    let end = WriteBatch { incoming: incoming.clone(), cursor: Some(Cursor(vec![1])), ..batch() };
-    ours.write(move |write| write.apply_batch(1, end)).wait()?;
+    pull(&ours, incoming.clone())?;
+    ours.write(move |write| write.apply_batch(1, progress)).wait()?;
     let other = EntityId::named(&name("notes"), "target");
     for n in 0..u8::try_from(MAX_QUARANTINED_BYTES >> 20).expect("a few") + 1 {
         pull(&ours, vec![garbage(other, vec![n; 1 << 20])])?;

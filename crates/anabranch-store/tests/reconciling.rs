@@ -3,10 +3,11 @@
 mod support;
 
 use anabranch_core::document::Edit;
+use anabranch_core::segment::{Manifest, Piece};
 use anabranch_core::sync::reconcile::{Item, Theirs};
-use anabranch_core::sync::{OutboxRead, WriteBatch};
-use anabranch_core::wire::{Answer, Wanted};
-use anabranch_core::{EntityId, Heads, Lineage};
+use anabranch_core::sync::{FirstSync, FirstSyncStep, OutboxRead, SpaceProgress, WriteBatch};
+use anabranch_core::wire::{Answer, Cursor, Mark, Wanted};
+use anabranch_core::{Digest, EntityId, Heads, Lineage};
 use anabranch_store::{Difference, Handover, Store, StoreError};
 use serde_json::json;
 use support::{Folder, create, edit, field, space};
@@ -122,5 +123,40 @@ fn a_file_knows_what_it_lacks_even_if_it_has_folded_what_it_has() -> Result<(), 
     assert_eq!(handed_over(500)?, kept);
     // And a server that has lost all of it is offered all of it.
     assert_eq!(offer(&one, id, Heads::default())?, 12);
+    Ok(())
+}
+
+fn progress(store: &Store) -> Result<SpaceProgress, StoreError> {
+    let remotes = store.read(|read| read.remotes())?;
+    Ok(remotes[0].spaces[0].clone())
+}
+
+/// Whatever else comes, until there is a cursor.
+#[test]
+fn g10_a_file_remembers_that_a_reconcile_is_owed() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let apply = |batch: WriteBatch| {
+        let store = folder.open("a.db");
+        store.write(move |write| write.apply_batch(1, batch)).wait()?;
+        drop(store);
+        progress(&folder.open("a.db"))
+    };
+    let batch = || WriteBatch::empty(space("main"), LINEAGE);
+    let (digest, mark) = (Digest::of(b"1"), |seq| Some(Mark { seq, chain: Digest::of(b"chain") }));
+    let piece = Piece { digest, collection: field("notes").as_str().parse().expect("a name"), entities: 1, bytes: 1 };
+    let manifest = Manifest { mark: mark(3).expect("a mark"), cursor: Cursor(vec![3]), pieces: vec![piece] };
+    let plan = FirstSync { manifest, applied: vec![false] };
+    for step in [None, Some(FirstSyncStep::Plan(plan.clone()))] {
+        let known = apply(WriteBatch { cursor: Some(Cursor(vec![1])), ack: mark(1), ..batch() })?;
+        assert_eq!((known.cursor, known.ack, known.owes_reconcile), (Some(Cursor(vec![1])), mark(1), false));
+        let under_way = step.is_some().then(|| plan.clone());
+        apply(WriteBatch { first_sync: step, ..batch() })?;
+        let known = apply(WriteBatch { owes_reconcile: true, ..batch() })?;
+        assert_eq!((known.cursor, known.owes_reconcile, known.first_sync), (None, true, under_way.clone()));
+        let known = apply(WriteBatch { ack: mark(2), ..batch() })?;
+        assert_eq!((known.ack, known.owes_reconcile, known.first_sync), (mark(2), true, under_way));
+        let known = apply(WriteBatch { cursor: Some(Cursor(vec![2])), ..batch() })?;
+        assert_eq!((known.cursor, known.owes_reconcile, known.first_sync), (Some(Cursor(vec![2])), false, None));
+    }
     Ok(())
 }

@@ -75,6 +75,8 @@ struct SpaceSync {
     reconciling: Option<Reconciling>,
     /// In this session.
     has_reconciled: bool,
+    /// As [`SpaceProgress::owes_reconcile`]. There is neither cursor nor ack mark then, but those of acknowledgements since.
+    owes_reconcile: bool,
     /// Changes that the server has said are still to come.
     behind: Option<u64>,
     outbox: Outbox,
@@ -225,10 +227,10 @@ impl ClientSession {
         let (name, mut space) = SpaceSync::begin(progress);
         self.told_caught_up = false;
         if let Link::Greeting | Link::Open { .. } = self.link {
-            step.send.push(space.pull(&name));
+            space.greet(&name, step);
         }
         if let Link::Open { limits } = self.link {
-            space.read_outbox(&name, limits, step);
+            space.welcome(&name, limits, step);
         }
         self.spaces.insert(name, space);
     }
@@ -296,27 +298,36 @@ impl ClientSession {
 
 impl SpaceSync {
     fn begin(progress: SpaceProgress) -> (SpaceName, Self) {
-        let SpaceProgress { space, cursor, ack, collections, had, subset_revision, first_sync } = progress;
-        let first = first_sync::First::new(collections, had, first_sync);
-        let verified = cursor.is_none() && ack.is_none();
-        let begun = Self {
+        let SpaceProgress { space, cursor, ack, owes_reconcile, collections, had, subset_revision, first_sync } =
+            progress;
+        let mut begun = Self {
             cursor,
             ack,
             pulled: false,
             behind: None,
-            verified,
+            verified: false,
             reconciling: None,
             has_reconciled: false,
+            owes_reconcile,
             outbox: Outbox::Unknown,
             retry_at: None,
             subset_revision,
-            first,
+            first: first_sync::First::new(collections, had, first_sync),
         };
+        begun.begin_link();
         (space, begun)
     }
 
-    /// Nothing is known of the server's log that it could contradict.
-    const fn has_no_marks(&self) -> bool {
-        self.cursor.is_none() && self.ack.is_none()
+    /// A link is opened: nothing has been said over it.
+    fn begin_link(&mut self) {
+        self.pulled = false;
+        self.reconciling = None;
+        self.has_reconciled = false;
+        self.outbox = Outbox::Unknown;
+        if self.owes_reconcile {
+            self.owe_reconcile();
+        }
+        // Where nothing is known of the server's log, it has nothing to contradict.
+        self.verified = self.cursor.is_none() && self.ack.is_none();
     }
 }

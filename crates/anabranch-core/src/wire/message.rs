@@ -47,6 +47,14 @@ impl Mark {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Cursor(pub Vec<u8>);
 
+impl Cursor {
+    /// Whether it stands for no place of any log. No server gives such a cursor.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// What a client sends.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ClientMessage {

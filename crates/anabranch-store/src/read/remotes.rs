@@ -97,7 +97,7 @@ impl Read<'_> {
         let mut rows = statement.query([remote])?;
         let (mut spaces, mut latest) = (Vec::new(), None);
         while let Some(row) = rows.next()? {
-            let cursor: Option<Vec<u8>> = row.get(1)?;
+            let cursor: Option<Cursor> = row.get::<_, Option<Vec<u8>>>(1)?.map(Cursor);
             let ack_seq: Option<u64> = row.get(2)?;
             let ack_chain: Option<[u8; 32]> = row.get(3)?;
             let ack = ack_seq.zip(ack_chain).map(|(seq, chain)| Mark { seq, chain: Digest::from_bytes(chain) });
@@ -117,7 +117,8 @@ impl Read<'_> {
                 subset_revision: revision,
                 collections: wanted.map(Vec::from_iter),
                 first_sync,
-                cursor: cursor.map(Cursor),
+                owes_reconcile: cursor.as_ref().is_some_and(Cursor::is_empty),
+                cursor: cursor.filter(|cursor| !cursor.is_empty()),
             });
             latest = latest.max(row.get(4)?);
         }

@@ -190,7 +190,7 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self) -> Result<SyncReport, SyncError> {
-        let _turn = self.take_turn().await?;
+        let turn = self.take_turn().await?;
         while self.outcome.is_none() {
             self.attend().await;
             if self.outcome.is_some() {
@@ -200,9 +200,7 @@ impl Driver {
                 self.handle(event).await;
             }
         }
-        self.publish();
         self.store_agreement().await;
-        let outcome = self.outcome.take().unwrap_or(Ok(()));
         let now = self.environment.now();
         // A sync in the background reports to nobody.
         if matches!(self.mode, Mode::Once { .. })
@@ -211,8 +209,12 @@ impl Driver {
             (self.report.pending, self.report.pending_bytes) = (unsent.changes, unsent.bytes);
             (self.report.parked, self.report.held) = (unsent.refused, held);
         }
+        // Whoever sees the end may sync anew at once, in another process.
+        drop(turn);
+        self.place.give_up_turn();
+        self.publish();
         let report = self.report;
-        outcome.map(|()| report)
+        self.outcome.take().unwrap_or(Ok(())).map(|()| report)
     }
 
     /// Waits for whatever happens next.

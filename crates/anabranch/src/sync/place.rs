@@ -28,7 +28,7 @@ pub(super) struct Place {
     key: RemoteKey,
     /// The turn to sync, if nothing is known of the server yet: such a place is given to another address by whoever
     /// has its turn.
-    _turn: Option<Arc<SyncLock>>,
+    turn: Option<Arc<SyncLock>>,
 }
 
 impl Place {
@@ -37,7 +37,7 @@ impl Place {
         let (turns, in_use) = (Arc::clone(&replica.inner.turns), Arc::clone(&replica.inner.in_use));
         let store = replica.store().clone();
         let (key, turn) = find(&store, &turns, &in_use, &url, spaces)?;
-        Ok(Self { store, turns, in_use, url, key, _turn: turn })
+        Ok(Self { store, turns, in_use, url, key, turn })
     }
 
     pub(super) const fn key(&self) -> RemoteKey {
@@ -47,6 +47,11 @@ impl Place {
     /// The turn to sync with the server; `None` while another process has it.
     pub(super) fn take_turn(&self) -> Option<Arc<SyncLock>> {
         self.turns.take(&self.store, self.key)
+    }
+
+    /// There is nothing left to sync.
+    pub(super) fn give_up_turn(&mut self) {
+        self.turn = None;
     }
 
     /// For whoever has the turn: whether the place is still this server's.
@@ -59,7 +64,7 @@ impl Place {
     pub(super) fn move_on(&mut self) -> Result<(), StoreError> {
         let (key, turn) = find(&self.store, &self.turns, &self.in_use, &self.url, Vec::new())?;
         self.leave();
-        (self.key, self._turn) = (key, turn);
+        (self.key, self.turn) = (key, turn);
         Ok(())
     }
 

@@ -29,9 +29,6 @@ pub(super) struct First {
     disappointments: u32,
     /// The log is read from the beginning, whatever segments there are.
     by_log: bool,
-    /// The server has lost history since this began. When all has come, the space is reconciled. If that is cut off, the
-    /// ack mark, which stays as it was, tells the next session.
-    owes_reconcile: bool,
 }
 
 impl First {
@@ -40,16 +37,7 @@ impl First {
         had: Option<Vec<CollectionName>>,
         plan: Option<FirstSync>,
     ) -> Self {
-        Self {
-            collections,
-            had,
-            plan,
-            asked: None,
-            stale: false,
-            disappointments: 0,
-            by_log: false,
-            owes_reconcile: false,
-        }
+        Self { collections, had, plan, asked: None, stale: false, disappointments: 0, by_log: false }
     }
 
     /// Whether more is wanted than what the cursor stands for.
@@ -63,12 +51,8 @@ impl First {
     }
 
     /// The server does not have the history that this began with. What has come is kept, and the rest is planned anew.
-    pub(super) const fn owe_reconcile(&mut self) {
-        (self.stale, self.asked, self.owes_reconcile) = (true, None, true);
-    }
-
-    pub(super) const fn owes_reconcile(&self) -> bool {
-        self.owes_reconcile
+    pub(super) const fn plan_anew(&mut self) {
+        (self.stale, self.asked) = (true, None);
     }
 
     pub(super) const fn wants_segments(&self) -> bool {
@@ -85,11 +69,6 @@ impl First {
         !self.stale && self.plan.as_ref().is_some_and(|plan| plan.next().is_some())
     }
 
-    /// A new link: the server is asked again whether it has the history.
-    pub(super) const fn begin_link(&mut self) {
-        self.owes_reconcile = false;
-    }
-
     /// Nothing has been asked for over this link.
     pub(super) fn ask_nothing(&mut self) {
         self.asked = None;
@@ -104,7 +83,7 @@ impl First {
     /// The server has lost history: what it has is compared with what is here, change by change.
     pub(super) fn forget(&mut self) {
         self.reached();
-        (self.by_log, self.owes_reconcile) = (true, false);
+        self.by_log = true;
     }
 
     /// What is to be done by a manifest: what an earlier one brought is left out, and so are the collections
@@ -170,8 +149,7 @@ impl ClientSession {
             return step.send.push(space.pull(&name));
         }
         // A server that does not have this place later on was restored.
-        let owes = space.first.owes_reconcile();
-        let ack = space.ack.filter(|ack| owes || ack.seq >= manifest.mark.seq).or(Some(manifest.mark));
+        let ack = space.ack.filter(|ack| ack.seq >= manifest.mark.seq).or(Some(manifest.mark));
         let plan = space.first.plan(manifest);
         let mut batch = WriteBatch::empty(name.clone(), lineage);
         batch.ack = ack.filter(|ack| ack.seq > 0);
@@ -228,7 +206,7 @@ impl ClientSession {
 impl SpaceSync {
     /// All segments have been applied. If the space is reconciled now, it gets its cursor from that.
     fn finish_first(&mut self, cursor: Cursor, batch: &mut WriteBatch) {
-        if !self.first.owes_reconcile() {
+        if !self.owes_reconcile {
             batch.cursor = Some(cursor.clone());
             self.cursor = Some(cursor);
         }
@@ -237,7 +215,7 @@ impl SpaceSync {
 
     /// After a piece of a first sync.
     pub(super) fn go_on(&mut self, name: &SpaceName, step: &mut ClientStep) {
-        if self.first.owes_reconcile() && !self.first.is_under_way() {
+        if self.owes_reconcile && !self.first.is_under_way() {
             self.begin_reconcile(name, step);
         } else {
             step.send.push(self.pull(name));

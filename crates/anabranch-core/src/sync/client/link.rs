@@ -1,11 +1,12 @@
 //! The link: opened, greeted, refused, lost.
 
 use super::{
-    Adopt, ClientConfig, ClientSession, ClientStep, Halt, Link, LinkCommand, MAX_PUSH_CHANGES, Outbox, Reoffer,
+    Adopt, ClientConfig, ClientSession, ClientStep, Halt, Link, LinkCommand, MAX_PUSH_CHANGES, Reoffer, SpaceSync,
     SyncEvent, WriteBatch,
 };
 use crate::environment::{Entropy, UnixMillis};
 use crate::id::Lineage;
+use crate::name::SpaceName;
 use crate::sync::schedule::MAX_RETRY_AFTER_MILLIS;
 use crate::wire::{ClientMessage, Hello, Limits, RefusalCode, Welcome};
 
@@ -31,13 +32,8 @@ impl ClientSession {
         let ClientConfig { replica, actor, schema_version, .. } = self.config.clone();
         step.send.push(ClientMessage::Hello(Hello { replica, actor, schema_version, lineage: self.lineage }));
         for (name, space) in &mut self.spaces {
-            space.pulled = false;
-            space.verified = space.has_no_marks();
-            space.reconciling = None;
-            space.has_reconciled = false;
-            space.first.begin_link();
-            space.outbox = Outbox::Unknown;
-            step.send.push(space.pull(name));
+            space.begin_link();
+            space.greet(name, step);
         }
     }
 
@@ -71,7 +67,7 @@ impl ClientSession {
         self.adopted = false;
         step.events.push(SyncEvent::Online { server_now: welcome.now });
         for (name, space) in &mut self.spaces {
-            space.read_outbox(name, limits, step);
+            space.welcome(name, limits, step);
         }
     }
 
@@ -123,6 +119,7 @@ impl ClientSession {
         for (name, space) in self.spaces.iter_mut().filter(|_| empty) {
             space.cursor = None;
             space.ack = None;
+            space.owes_reconcile = false;
             space.first.forget();
             step.events.push(SyncEvent::ServerLostHistory(name.clone()));
         }
@@ -133,5 +130,27 @@ impl ClientSession {
             }
             step.batch = Some(batch);
         }
+    }
+}
+
+impl SpaceSync {
+    /// The first words about the space: a pull, unless it is to be reconciled as a whole.
+    pub(super) fn greet(&mut self, name: &SpaceName, step: &mut ClientStep) {
+        if !self.reconciles_at_once() {
+            step.send.push(self.pull(name));
+        }
+    }
+
+    /// The session is open.
+    pub(super) fn welcome(&mut self, name: &SpaceName, limits: Limits, step: &mut ClientStep) {
+        if self.reconciles_at_once() {
+            self.begin_reconcile(name, step);
+        } else {
+            self.read_outbox(name, limits, step);
+        }
+    }
+
+    const fn reconciles_at_once(&self) -> bool {
+        self.owes_reconcile && !self.first.is_under_way()
     }
 }

@@ -26,12 +26,14 @@ impl ClientSession {
         space.pulled = !more && space.reconciling.is_none();
         space.first.reached();
         space.count_down(changes.len());
-        let reconciles = !more && space.first.owes_reconcile() && space.reconciling.is_none();
-        if space.cursor.as_ref() != Some(&cursor) || !changes.is_empty() {
-            space.cursor = Some(cursor.clone());
+        let reconciles = !more && space.owes_reconcile && space.reconciling.is_none();
+        // A cursor would say that the space need not be reconciled any more.
+        let cursor = Some(cursor).filter(|cursor| !space.owes_reconcile && space.cursor.as_ref() != Some(cursor));
+        if cursor.is_some() || !changes.is_empty() {
+            space.cursor = cursor.clone().or_else(|| space.cursor.take());
             let mut batch = WriteBatch::empty(name.clone(), lineage);
             batch.incoming = changes;
-            batch.cursor = Some(cursor);
+            batch.cursor = cursor;
             step.batch = Some(batch);
         }
         if reconciles && let Some(space) = self.spaces.get_mut(&name) {
@@ -48,12 +50,10 @@ impl SpaceSync {
         {
             return ClientMessage::Segment { space: name.clone(), digest };
         }
-        let (begins, owes) = (self.cursor.is_none() || self.first.is_wider(), self.first.owes_reconcile());
+        let begins = self.cursor.is_none() || self.first.is_wider();
         let segments = begins && self.first.wants_segments();
-        // What the server has lost is not named again, or it would say so again.
-        let cursor = if begins && (owes || !segments) { None } else { self.cursor.clone() };
-        let ack = self.ack.filter(|_| !owes);
+        let cursor = self.cursor.clone().filter(|_| !begins || segments);
         let collections = self.first.collections.clone();
-        ClientMessage::Pull(Pull { collections, segments, ..Pull::all(name.clone(), cursor, ack) })
+        ClientMessage::Pull(Pull { collections, segments, ..Pull::all(name.clone(), cursor, self.ack) })
     }
 }

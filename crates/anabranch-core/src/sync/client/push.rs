@@ -60,21 +60,21 @@ impl ClientSession {
             // Not before: a server that says welcome and then fails at once is not well.
             self.backoff.succeed();
         }
-        // While a space is reconciled, the old ones stay: they tell the next session that it was not finished.
-        let going_on = space.reconciling.is_none();
-        let owes = space.first.owes_reconcile();
-        let stands = going_on && !owes && !space.first.is_wider();
+        let mut batch = WriteBatch::empty(name.clone(), lineage);
+        if mark.is_some() && !space.verified && space.ack.is_some() {
+            // The old mark gives way to one of a log that has not been seen to hold it.
+            batch.owes_reconcile = true;
+            space.owe_reconcile();
+        }
+        let stands = !space.owes_reconcile && !space.first.is_wider();
         let cursor = cursor.filter(|cursor| stands && cursor.0.len() <= MAX_CURSOR_BYTES);
-        // Nor does a mark give way to one of a log that has not been seen to hold it.
-        let mark = mark.filter(|_| going_on && !owes && (space.verified || space.ack.is_none()));
         space.ack = mark.or(space.ack);
         space.cursor = cursor.clone().or_else(|| space.cursor.take());
-        let mut batch = WriteBatch::empty(name.clone(), lineage);
         batch.answered = keys.into_iter().zip(answers).collect();
         batch.ack = mark;
         batch.cursor = cursor;
         step.batch = Some(batch);
-        if going_on {
+        if space.reconciling.is_none() {
             space.read_outbox(&name, limits, step);
         } else {
             space.outbox = Outbox::Unknown;

@@ -7,8 +7,8 @@ use crate::sync::client::{Look, Reoffer, SyncEvent, WriteBatch};
 use crate::sync::reconcile::{Compared, Item, ReconcileError, ReconcileStep, Reconciler, SketchError, Then};
 use crate::wire::{ClientMessage, Cursor, MAX_CURSOR_BYTES, Mark, Reply};
 
-/// How far the reconciling of one space has come. Nothing of the space is pushed meanwhile, and its cursor and ack
-/// mark stay in the store as they were: if it is interrupted, it begins again.
+/// How far the reconciling of one space has come. Nothing of the space is pushed meanwhile. The store knows that it is
+/// owed: if it is interrupted, it begins again.
 #[derive(Debug)]
 pub(super) enum Reconciling {
     /// The store has been asked what is here.
@@ -25,8 +25,9 @@ impl ClientSession {
         name: SpaceName,
         step: &mut ClientStep,
     ) {
+        let Some(lineage) = self.lineage else { return };
         let Some(space) = self.spaces.get_mut(&name) else { return };
-        if space.cursor.is_none() && space.ack.is_none() {
+        if space.cursor.is_none() && space.ack.is_none() && !space.owes_reconcile {
             return self.halt(Halt::Protocol("the server does not know its own beginning".to_owned()), step);
         }
         if std::mem::replace(&mut space.has_reconciled, true) {
@@ -36,9 +37,12 @@ impl ClientSession {
             return self.on_disconnected(now, entropy, reason, None, step);
         }
         step.events.push(SyncEvent::ServerLostHistory(name.clone()));
+        let mut batch = WriteBatch::empty(name.clone(), lineage);
+        batch.owes_reconcile = true;
+        step.batch = Some(batch);
+        space.owe_reconcile();
         if space.first.is_under_way() {
-            // What has not come yet would all differ. It comes first, by segments; the ack mark stays as it was.
-            space.first.owe_reconcile();
+            // What has not come yet would all differ. It comes first, by segments.
             step.send.push(space.pull(&name));
         } else {
             space.begin_reconcile(&name, step);
@@ -109,9 +113,9 @@ impl ClientSession {
         };
         let batch = step.batch.get_or_insert_with(|| WriteBatch::empty(name.clone(), lineage));
         batch.cursor = Some(cursor.clone());
-        batch.ack = Some(mark);
+        batch.ack = space.ack.filter(|ack| ack.seq > mark.seq).or(Some(mark));
         batch.reoffer = Reoffer::Refused;
-        (space.cursor, space.ack) = (Some(cursor), Some(mark));
+        (space.cursor, space.ack, space.owes_reconcile) = (Some(cursor), batch.ack, false);
         step.send.push(space.pull(&name));
         if !matches!(space.outbox, Outbox::Pushing { .. }) {
             space.read_outbox(&name, limits, step);
@@ -123,7 +127,7 @@ impl ClientSession {
         let (Link::Open { limits }, Some(lineage)) = (self.link, self.lineage) else { return };
         let Some(space) = self.spaces.get_mut(&name) else { return };
         space.reconciling = None;
-        (space.cursor, space.ack) = (None, None);
+        (space.cursor, space.ack, space.owes_reconcile) = (None, None, false);
         let mut batch = WriteBatch::empty(name.clone(), lineage);
         batch.reoffer = Reoffer::Space;
         step.batch = Some(batch);
@@ -135,9 +139,16 @@ impl ClientSession {
 }
 
 impl SpaceSync {
+    /// The server may lack what it has acknowledged. The marks of that log are worth nothing any more, and only a finished
+    /// reconcile gives others.
+    pub(super) fn owe_reconcile(&mut self) {
+        (self.cursor, self.ack, self.owes_reconcile) = (None, None, true);
+        self.first.plan_anew();
+    }
+
     /// Asks the store what is here. What is being pushed will be answered; nothing else is pushed before the end.
     pub(super) fn begin_reconcile(&mut self, name: &SpaceName, step: &mut ClientStep) {
-        self.pulled = false;
+        (self.pulled, self.has_reconciled) = (false, true);
         self.first.forget();
         self.reconciling = Some(Reconciling::Reading);
         if !matches!(self.outbox, Outbox::Pushing { .. }) {

@@ -42,6 +42,9 @@ pub struct SpaceProgress {
     pub cursor: Option<Cursor>,
     /// The highest place that the server has acknowledged.
     pub ack: Option<Mark>,
+    /// The server may lack what it has acknowledged: what is here is to be compared with what it has, before anything
+    /// is believed that it says of its log. Cursor and ack mark are of no use then.
+    pub owes_reconcile: bool,
     /// The collections that are wanted; `None` for all.
     pub collections: Option<Vec<CollectionName>>,
     /// The collections that the cursor stands for, if these are fewer than those that are wanted: the others
@@ -57,7 +60,16 @@ impl SpaceProgress {
     /// A space that has never been synced, and is wanted whole.
     #[must_use]
     pub const fn begin(space: SpaceName) -> Self {
-        Self { space, cursor: None, ack: None, collections: None, had: None, subset_revision: 0, first_sync: None }
+        Self {
+            space,
+            cursor: None,
+            ack: None,
+            owes_reconcile: false,
+            collections: None,
+            had: None,
+            subset_revision: 0,
+            first_sync: None,
+        }
     }
 }
 
@@ -212,6 +224,8 @@ pub struct WriteBatch {
     pub cursor: Option<Cursor>,
     /// The new ack mark.
     pub ack: Option<Mark>,
+    /// From now on, and until there is a new cursor, [`SpaceProgress::owes_reconcile`]. Such a batch has no cursor.
+    pub owes_reconcile: bool,
     /// What the server has lost, and so must be offered again.
     pub reoffer: Reoffer,
     /// Entities whose changes beyond these heads the server lacks: they are offered.
@@ -325,6 +339,7 @@ impl WriteBatch {
             answered: Vec::new(),
             cursor: None,
             ack: None,
+            owes_reconcile: false,
             reoffer: Reoffer::Nothing,
             offers: Vec::new(),
             caught_up_at: None,

@@ -177,7 +177,8 @@ impl Driver {
         let read = self.store.read(|read| {
             let remotes = read.remotes()?;
             let state = remotes.into_iter().find(|state| state.key == remote);
-            let first_sync = state.is_none_or(|state| state.spaces.iter().any(|space| space.cursor.is_none()));
+            let first_sync = state
+                .is_none_or(|state| state.spaces.iter().any(|space| space.cursor.is_none() && !space.owes_reconcile));
             Ok(Work { pending_bytes: read.pending_bytes(remote)?, first_sync })
         });
         read.unwrap_or_else(|error| {
