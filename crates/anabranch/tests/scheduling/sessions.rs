@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anabranch::{Error, ErrorClass, ErrorKind, Event, Phase, Reason, Token, TokenError, TokenRequest};
 
-use crate::support::{World, caught_up, expect, expect_caught_up, expect_offline, notes, until, write};
+use crate::support::{Guard, World, caught_up, expect, expect_caught_up, expect_offline, notes, until, write};
 
 #[test]
 fn a_provider_is_asked_once_more_when_the_server_refuses_its_token() -> Result<(), Error> {
@@ -100,7 +100,10 @@ fn a_provider_or_a_transport_that_hangs_is_given_up_and_can_be_hurried() -> Resu
     let (failures, retry_at) = expect_offline(&mut events);
     assert_eq!((failures, world.link.connections()), (1, 0));
     world.clock.set(retry_at);
-    until(&phone, "connecting", |status| status.phase == Phase::Connecting);
+    let mut guard = Guard::new();
+    while asked.load(Ordering::SeqCst) < 2 {
+        guard.check("asked again");
+    }
     sync.retry_now();
     expect_caught_up(&mut events);
     assert_eq!(asked.load(Ordering::SeqCst), 3);
