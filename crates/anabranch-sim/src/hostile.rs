@@ -37,6 +37,7 @@ impl Fleet {
         if !self.server.up {
             return Ok(());
         }
+        self.model.note_parents(&space, std::slice::from_ref(&forged));
         let who = ReplicaId::from_bytes([0x66; 16]);
         let outcome =
             self.server.append(&space, who, vec![Offered::open(forged)], &mut self.model)?.unwrap_or_default();

@@ -75,11 +75,11 @@ impl Driver {
             server_asked_until,
         };
         self.store.write(move |write| write.note_attempt(remote, &attempt)).await?;
+        // Whoever is told may look at the status next.
+        self.show_status();
         if matches!(self.mode, Mode::Once { .. }) {
             self.outcome = Some(Err(SyncError::Offline(reason.clone())));
         }
-        // Until when they agreed is settled before anybody is told.
-        self.agreed.follow(now, self.phase() == Phase::Live);
         self.events.tell(Event::Offline { reason, failures, retry_at });
         Ok(())
     }
@@ -120,15 +120,19 @@ impl Driver {
         Ok(written)
     }
 
-    /// Brings the status up to date.
+    /// Brings the status up to date, and says so if there are only probes now.
     pub(super) fn publish(&mut self) {
-        let phase = self.phase();
-        self.agreed.follow(self.environment.now(), phase == Phase::Live);
         let open = self.session.is_circuit_open();
         if std::mem::replace(&mut self.circuit_open, open) != open {
             let failures = self.session.failures();
             self.events.tell(if open { Event::CircuitOpened { failures } } else { Event::CircuitClosed });
         }
+        self.show_status();
+    }
+
+    fn show_status(&mut self) {
+        let phase = self.phase();
+        self.agreed.follow(self.environment.now(), phase == Phase::Live);
         let online = self.session.is_open() && self.link.is_some();
         if !online {
             self.lose_sight();
