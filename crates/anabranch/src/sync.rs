@@ -302,12 +302,13 @@ impl Sync {
         Ok(SyncHandle::new(commands, replica))
     }
 
-    /// Syncs once, now: resolves when everything is on both sides but for what the server refuses or holds, or when `deadline` has passed: then the report
-    /// says what was done and what is left. For the bounded time that a system grants in the background.
+    /// Syncs once, now: resolves when everything is on both sides but for what the server refuses or holds, or when
+    /// `deadline` has passed: then the report says what was done and what is left. For the bounded time that a system
+    /// grants in the background.
     ///
     /// It overrides every guardrail of the schedule, but not a server that asked to be left alone (`Retry-After`).
     /// It resolves to an error when the server cannot be reached or refuses, or
-    /// another process syncs this file with it, or at once if the URL needs the feature
+    /// another process syncs this file with it and does not end within a second, or at once if the URL needs the feature
     /// `tls` and this build lacks it. What was done by then stays done.
     pub fn now(self, deadline: Duration) -> Commit<SyncReport> {
         let (promise, commit) = StoreCommit::pending();

@@ -14,6 +14,10 @@ use crate::sync::SyncError;
 
 /// How often a sync that waits for its turn looks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// As [`LOOK_AGAIN`], for a sync that runs once.
+const LOOK_SOON: Duration = Duration::from_millis(50);
+/// How often a sync that runs once looks: one that has just been stopped is still giving up its turn.
+const LOOKS: u32 = 20;
 
 /// The turns that the syncs of one replica have; two with one server share theirs.
 #[derive(Debug, Default)]
@@ -32,14 +36,16 @@ impl Turns {
 }
 
 impl Driver {
-    /// Waits until no other process syncs the file with this server. A sync that runs once does not wait.
+    /// Waits until no other process syncs the file with this server. A sync that runs once waits for a second only.
     pub(super) async fn take_turn(&mut self) -> Result<Arc<SyncLock>, SyncError> {
-        let mut told = false;
+        let (mut told, mut looks) = (false, 0);
         let once = matches!(self.mode, Mode::Once { .. });
         loop {
-            match self.begin(told).await {
+            looks += 1;
+            match self.begin(looks > 1).await {
                 Ok(Some(turn)) => return Ok(turn),
-                Ok(None) if once => return Err(SyncError::Elsewhere),
+                Ok(None) if once && looks == LOOKS => return Err(SyncError::Elsewhere),
+                Ok(None) if once => {}
                 Ok(None) if !std::mem::replace(&mut told, true) => {
                     info!("another process syncs this file with this server; waiting for its end");
                     self.tell_status(|online| online.phase = Phase::Elsewhere);
@@ -51,7 +57,7 @@ impl Driver {
                 Err(error) => warn!(%error, "the sync cannot begin yet"),
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = tokio::time::sleep(if once { LOOK_SOON } else { LOOK_AGAIN }) => {}
                 command = self.commands.recv() => match command {
                     Some(Command::CaughtUp(promise)) => self.waiting.push(promise),
                     Some(Command::Stop) | None => return Err(SyncError::Halted(Halt::Stopped)),
