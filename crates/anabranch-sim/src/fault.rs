@@ -80,7 +80,8 @@ impl Fleet {
             return Ok(());
         }
         let tidy = self.clients[client].medium.is_tidy() || self.clients[client].has_failing_disk();
-        ensure(tidy, || format!("client {client} left a write-ahead log behind"))
+        ensure(tidy, || format!("client {client} left a write-ahead log behind"))?;
+        self.after_failed_sync(client)
     }
 
     pub(crate) fn crash_server(&mut self, pick: u64) -> Result<(), Failure> {

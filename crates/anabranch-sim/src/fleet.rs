@@ -192,6 +192,7 @@ impl Fleet {
         let schema = self.schema_of(number).clone();
         if !self.clients[number].open(&schema, &self.spaces, seed, self.planted)? {
             self.note(format_args!("client {number}: cannot start, since its disk fails"));
+            self.after_failed_sync(number)?;
             if self.dice.once_in(2) {
                 self.mend(number);
             }

@@ -53,16 +53,31 @@ impl Fleet {
         }
         self.forsake(client);
         if fault.is_some_and(|fault| fault.access == Access::Sync) {
-            // What the failed sync left in the system's memory is on the disk or not when the machine starts again.
             self.clients[client].process = None;
-            let files = self.clients[client].medium.contents()?;
-            return self.put(client, &files);
+            return self.restart_machine(client);
         }
         if self.dice.once_in(2) {
             self.clients[client].process = None;
             return Ok(());
         }
         self.clients[client].begin_again()
+    }
+
+    /// What a failed sync has left in the system's memory is on the disk when the machine has started again.
+    fn restart_machine(&mut self, client: usize) -> Result<(), Failure> {
+        let files = self.clients[client].medium.contents()?;
+        self.put(client, &files)
+    }
+
+    /// As after a failed commit, if the process has ended without one: when it closed its file, or could not open it.
+    pub(crate) fn after_failed_sync(&mut self, client: usize) -> Result<(), Failure> {
+        let failed = self.clients[client].fault.is_some_and(|fault| fault.access == Access::Sync);
+        if failed && self.clients[client].has_failing_disk() {
+            self.note(format_args!("client {client}: a sync has failed; the machine starts again"));
+            self.mend(client);
+            self.restart_machine(client)?;
+        }
+        Ok(())
     }
 
     /// The disk works again.
