@@ -179,6 +179,17 @@ impl Write<'_> {
         Ok(true)
     }
 
+    /// A server has purged an entity. `false` if this replica has not wanted to; otherwise the history goes, as the server
+    /// will agree to the marker that is under way.
+    pub(crate) fn purge_as_well(&mut self, entity: EntityKey) -> Result<bool, StoreError> {
+        let Some(row) = rows::entity_by_key(&self.engine.connection, entity)? else { return Ok(false) };
+        let logged = rows::logged_changes(&self.engine.connection, entity)?;
+        let Some(marker) = logged.iter().find(|change| change.purge_of().is_some()) else { return Ok(false) };
+        self.pending.pushable.insert(row.space);
+        self.take_marker(&row, marker, Origin::Local)?;
+        Ok(true)
+    }
+
     /// Whether nothing but purge markers is left of an entity.
     pub(crate) fn is_purged(&self, row: &EntityRow) -> Result<bool, StoreError> {
         let mut statement =
@@ -217,11 +228,12 @@ impl Write<'_> {
         Ok(logged.is_none())
     }
 
-    /// Drops all but the markers.
+    /// Drops all but the markers. What the purge of this replica's own has named it need not set aside.
     fn forget_history(&self, row: &EntityRow) -> Result<(), StoreError> {
         let connection = &self.engine.connection;
         let mut select = connection.prepare_cached(
-            "SELECT seq, bytes, EXISTS (SELECT 1 FROM outbox WHERE change = seq) FROM changes WHERE entity = ?",
+            "SELECT seq, bytes, EXISTS (SELECT 1 FROM outbox WHERE change = seq) FROM changes WHERE entity = ? \
+             ORDER BY seq DESC",
         )?;
         let mut markers = Vec::new();
         let mut logged = select.query([row.key])?;
@@ -229,7 +241,9 @@ impl Write<'_> {
             let (seq, is_pending): (i64, bool) = (found.get(0)?, found.get(2)?);
             match Change::parse(found.get(1)?) {
                 Ok(change) if change.purge_of().is_some() => markers.push(seq),
-                Ok(change) if is_pending => self.set_aside(row, &change, &QuarantineReason::Purged)?,
+                Ok(change) if is_pending && markers.is_empty() => {
+                    self.set_aside(row, &change, &QuarantineReason::Purged)?
+                }
                 _ => {}
             }
         }

@@ -8,7 +8,7 @@ use crate::engine::Write;
 use crate::error::StoreError;
 use crate::local_only::NOT_LOCAL;
 use crate::read::Read;
-use crate::rows::{self, EntityRow, HEADS, RemoteKey, SpaceKey};
+use crate::rows::{self, EntityRow, HEADS, Origin, RemoteKey, SpaceKey};
 
 /// Heads of a folded document that are named among what is here.
 const FOLDED_HEADS: usize = 8;
@@ -172,6 +172,13 @@ impl Write<'_> {
         theirs: &Theirs,
     ) -> Result<(), StoreError> {
         let Some(row) = rows::find_shared_entity(&self.engine.connection, space, theirs.entity)? else { return Ok(()) };
+        for head in theirs.heads.hashes() {
+            let logged = rows::change_seq(&self.engine.connection, row.key, head)?;
+            if let Some(marker) = logged.map(|seq| self.marker_at(seq)).transpose()?.flatten() {
+                // Somebody has purged the same, and the server has agreed.
+                self.take_marker(&row, &marker, Origin::Remote(remote))?;
+            }
+        }
         let document = self.engine.take_document(&row)?;
         let beyond = document.changes_since(&theirs.heads);
         self.engine.cache.put(row.key, document);

@@ -110,6 +110,8 @@ impl Write<'_> {
                     self.retry_later(remote, seq, attempts, &message)?;
                 }
             }
+            // It was offered again before this replica's own marker.
+            Answer::Rejected { code: RejectCode::Purged, .. } if self.purge_as_well(entity)? => {}
             Answer::Rejected { code: code @ (RejectCode::Fork | RejectCode::Superseded), .. }
                 if self.settle_rejected_fork(entity, seq, code)? => {}
             Answer::Rejected { code: RejectCode::Transaction, retryable: true, .. } => {

@@ -1,5 +1,6 @@
 //! Purging: a marker that a server has to agree to, and nothing that brings the history back.
 
+use anabranch_core::sync::reconcile::Theirs;
 use anabranch_core::sync::{Reoffer, WriteBatch};
 use anabranch_core::wire::{Answer, RejectCode};
 use anabranch_core::{EntityId, Heads, Schema};
@@ -394,5 +395,36 @@ fn a_transaction_goes_on_without_what_has_been_purged() -> Outcome {
     assert_eq!((b.record(kept).pending, b.record(gone).purged), (0, true));
     server.pull(&a)?;
     assert_eq!(a.get(kept, "title"), json!("2"));
+    Ok(())
+}
+
+/// Found by simulation: the history was offered again before the marker, was refused, and kept the marker waiting.
+#[test]
+fn g07_what_two_have_purged_goes_though_a_server_that_lost_it_has_heard_of_one_only() -> Outcome {
+    for reconciled in [true, false] {
+        let fleet = Fleet::new();
+        let [a, b] = fleet.replicas(&notes());
+        let id = deleted_everywhere(&Server::default(), &[&a, &b])?;
+        a.purge(id)?;
+        b.purge(id)?;
+        let server = Server::default();
+        assert!(matches!(server.push(&a, true)?[..], [Answer::Accepted { .. }]), "all it hears of is the marker");
+        let mut batch = WriteBatch::empty(space(), LINEAGE);
+        if reconciled {
+            let heads = a.store.read(|read| read.heads_of(&space(), id))?;
+            batch.offers = vec![Theirs { entity: id, heads }];
+        } else {
+            batch.reoffer = Reoffer::Space;
+        }
+        b.store.write(move |write| write.apply_batch(1, batch)).wait()?;
+        let answers = server.push(&b, true)?;
+        let refused = |answer: &Answer| matches!(answer, Answer::Rejected { code: RejectCode::Purged, .. });
+        assert!(reconciled == answers.is_empty() && answers.iter().any(refused) != reconciled, "{answers:?}");
+        let answers = server.push(&b, true)?;
+        assert!(matches!(answers[..], [] | [Answer::Duplicate { .. }]), "{answers:?}");
+        assert_purged(&b, id);
+        assert_eq!((b.count("outbox"), b.count("quarantine")), (0, 0), "nothing of it stays anywhere");
+        meet(&[&a, &b])?;
+    }
     Ok(())
 }

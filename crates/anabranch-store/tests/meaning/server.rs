@@ -30,11 +30,13 @@ impl Server {
             return Answer::Duplicate { seq: u64::try_from(place).expect("a place") + 1 };
         }
         let refused = |code| Answer::Rejected { code, message: String::new(), retryable: false };
-        let purged = log.iter().any(|known| known.entity == envelope.entity && is_marker(&known.change));
+        let mut logged = log.iter().filter(|known| known.entity == envelope.entity).peekable();
+        let known = logged.peek().is_some();
+        let purged = logged.any(|known| is_marker(&known.change));
         match change.purge_of() {
             None if purged => return refused(RejectCode::Purged),
-            // Beside a marker there may be others.
-            Some(version) if !purged && version != entity.version() => return refused(RejectCode::Stale),
+            // Beside a marker there may be others, and one of what is not here does no harm.
+            Some(version) if known && !purged && version != entity.version() => return refused(RejectCode::Stale),
             _ => {}
         }
         entity.advance(change.hash(), change.dependencies());
