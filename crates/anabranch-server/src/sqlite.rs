@@ -77,6 +77,14 @@ pub struct SqliteBackend {
     commits: broadcast::Sender<Commit>,
 }
 
+impl Drop for SqliteBackend {
+    fn drop(&mut self) {
+        // Before the writer, whose connection takes the write-ahead log along if it is the last: the file is whole, and
+        // may be copied or moved, when the drop returns.
+        self.readers.close();
+    }
+}
+
 impl SqliteBackend {
     /// Opens a file, or makes a new one with a fresh lineage.
     ///

@@ -1,6 +1,6 @@
 //! Reading: pages, heads and overviews, each in one read transaction on a connection of its own.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use anabranch_core::sync::{LogPage, MAX_BATCH_OPS, SpaceDigest, next_chain};
 use anabranch_core::wire::{Envelope, Mark};
@@ -20,13 +20,22 @@ const READERS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Readers {
     source: Source,
-    idle: Mutex<Vec<Connection>>,
+    pool: Mutex<Pool>,
+    /// A read has ended.
+    ended: Condvar,
     permits: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    idle: Vec<Connection>,
+    running: usize,
+    closed: bool,
 }
 
 impl Readers {
     pub(super) fn new(source: Source) -> Self {
-        Self { source, idle: Mutex::default(), permits: Arc::new(Semaphore::new(READERS)) }
+        Self { source, pool: Mutex::default(), ended: Condvar::new(), permits: Arc::new(Semaphore::new(READERS)) }
     }
 
     /// Runs a read on a thread where it may block.
@@ -45,11 +54,33 @@ impl Readers {
         task.await.map_err(|_| BackendError::internal("a read panicked"))?
     }
 
+    /// Closes all connections. Waits for the reads that are under way, since their callers may be gone.
+    pub(super) fn close(&self) {
+        let mut pool = self.pool();
+        pool.closed = true;
+        while pool.running > 0 {
+            pool = self.ended.wait(pool).unwrap_or_else(PoisonError::into_inner);
+        }
+        pool.idle.clear();
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn run_blocking<T, F>(&self, read: F) -> Result<T, BackendError>
     where
         F: FnOnce(&Connection) -> Result<T, BackendError>,
     {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let _under_way = UnderWay::begin(self)?;
+        self.run_within(read)
+    }
+
+    fn run_within<T, F>(&self, read: F) -> Result<T, BackendError>
+    where
+        F: FnOnce(&Connection) -> Result<T, BackendError>,
+    {
+        let idle = self.pool().idle.pop();
         let connection = match idle {
             Some(connection) => connection,
             None => self.source.reader().map_err(failed("opening a reader"))?,
@@ -60,9 +91,30 @@ impl Readers {
         let ended = transaction.finish();
         // A connection that has seen trouble is not used again.
         if result.is_ok() && ended.is_ok() {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            self.pool().idle.push(connection);
         }
         result
+    }
+}
+
+/// A read that is under way, however it ends.
+struct UnderWay<'a>(&'a Readers);
+
+impl<'a> UnderWay<'a> {
+    fn begin(readers: &'a Readers) -> Result<Self, BackendError> {
+        let mut pool = readers.pool();
+        if pool.closed {
+            return Err(BackendError::internal("the readers are closed"));
+        }
+        pool.running += 1;
+        Ok(Self(readers))
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.pool().running -= 1;
+        self.0.ended.notify_all();
     }
 }
 
@@ -247,4 +299,39 @@ pub(super) fn optional_blob(row: &Row<'_>, column: usize) -> Result<Option<[u8; 
 
 fn digest(bytes: &[u8]) -> Result<Digest, BackendError> {
     Digest::try_from(bytes).map_err(|_| BackendError::new(BackendErrorKind::Corrupt, "a chain"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn closing_waits_for_a_read_whose_caller_is_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("server.db");
+        let writer = Connection::open(&path).expect("a file");
+        writer
+            .execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+            .expect("a table");
+        let readers = Arc::new(Readers::new(Source::File(path.clone())));
+        let (begun, has_begun) = mpsc::channel();
+        let seen = Arc::clone(&readers);
+        let read = Arc::clone(&readers).run(move |connection| {
+            begun.send(()).expect("somebody listens");
+            // Not before somebody closes them, who then waits for this.
+            while !seen.pool().closed {
+                std::thread::yield_now();
+            }
+            connection.query_row("SELECT x FROM t", [], |row| row.get(0)).map_err(failed("reading"))
+        });
+        let read: tokio::task::JoinHandle<Result<i64, BackendError>> = tokio::spawn(read);
+        has_begun.recv().expect("it has begun");
+        readers.close();
+        drop(writer);
+        assert!(!folder.path().join("server.db-wal").exists(), "the last connection has taken it along");
+        assert_eq!(read.await.expect("a task").expect("a row"), 1);
+        assert!(Arc::clone(&readers).run(|_| Ok(())).await.is_err(), "nothing is opened again");
+    }
 }
