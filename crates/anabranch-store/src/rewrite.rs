@@ -74,6 +74,8 @@ impl Write<'_> {
         dirty.document = true;
         dirty.recount = true;
         self.pending.sync_state = true;
+        // What has waited behind what goes may be pushed now, also of other entities.
+        self.pending.pushable.insert(row.space);
         Ok(rewrote)
     }
 
