@@ -49,11 +49,13 @@ pub enum Bug {
     SettleByArrival,
     /// A change may name an op that it has not seen.
     AdmitAnyName,
+    /// What is written again after a discard is taken for what the server has already.
+    SettleRewritten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::AcknowledgeBeforeStoring,
         Self::CursorOffByOne,
         Self::CursorBeforeChanges,
@@ -76,6 +78,7 @@ impl Bug {
         Self::ForgetToHold,
         Self::SettleByArrival,
         Self::AdmitAnyName,
+        Self::SettleRewritten,
     ];
 }
 

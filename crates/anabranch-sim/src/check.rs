@@ -24,14 +24,17 @@ pub(crate) fn stored(log: &Log) -> BTreeSet<Item> {
 impl Fleet {
     /// Whatever a client's file was known to hold, it still holds (G2).
     pub(crate) fn check_file(&mut self, client: usize) -> Result<(), Failure> {
+        self.note_forms(client)?;
         let Some(process) = &self.clients[client].process else { return Ok(()) };
         let now = file::changes(&process.reader)?;
         let purged = file::purged(&process.reader)?;
         let is_purged = |item: &&Item| purged.contains(&(item.0.clone(), item.1));
         let held = &self.clients[client].held;
-        let missing = held.difference(&now).filter(|item| !is_purged(item)).count();
+        let gone: Vec<&Item> = held.difference(&now).filter(|item| !is_purged(item)).collect();
+        let missing = gone.iter().filter(|item| !self.model.histories.may_go(item)).count();
         ensure(missing == 0, || format!("client {client}: {missing} committed changes are not in the file any more"))?;
         ensure(now.iter().all(|item| !is_purged(&item)), || format!("client {client} keeps what has been purged"))?;
+        self.model.histories.check_gone(gone, &now)?;
         self.clients[client].held = now;
         Ok(())
     }
@@ -90,6 +93,10 @@ impl Fleet {
             .filter(|item| !self.model.lost.contains(*item) && !stored.contains(*item))
             .filter(|item| !purged.contains(&(item.0.clone(), item.1)))
             .collect();
+        let (taken_out, missing): (Vec<&Item>, Vec<&Item>) =
+            missing.into_iter().partition(|item| self.model.histories.may_go(item));
+        self.model.histories.check_gone(taken_out, &stored)?;
+        self.model.histories.check_once(&stored)?;
         ensure(missing.is_empty(), || {
             format!(
                 "{} committed changes never reached the server, such as one of entity {}",
@@ -128,7 +135,8 @@ impl Fleet {
             ensure(refused == 0, || format!("client {number} has refused {refused} honest changes"))?;
             // An orphan may wait for a change that went down with its only disk; never for one that is here.
             let orphans = file::orphans(&process.reader)?;
-            ensure(honest(&orphans).is_subset(&self.model.lost), || {
+            let may_wait = |item: &Item| self.model.lost.contains(item) || self.model.histories.may_go(item);
+            ensure(honest(&orphans).iter().all(may_wait), || {
                 format!("client {number} has orphans that need not wait")
             })?;
             let dirty = "SELECT count(*) FROM entities WHERE pending <> 0 OR dirty_fields <> '[]'";
@@ -161,7 +169,7 @@ impl Fleet {
     ) -> Result<(), Failure> {
         let mut sums: BTreeMap<(&SpaceName, EntityId), Effect> = BTreeMap::new();
         for item in stored {
-            let Some(effect) = self.model.written.get(item) else {
+            let Some(effect) = self.model.written.get(&self.model.histories.original(item)) else {
                 return Err(Failure::new(format!("the server holds a change of entity {} that nobody wrote", item.1)));
             };
             let sum = sums.entry((&item.0, item.1)).or_default();

@@ -8,6 +8,7 @@ use anabranch_core::{CollectionName, Digest, EntityId, Heads, SpaceName};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use crate::failure::{Failure, broken};
+use crate::history::written_from;
 use crate::model::{Item, hash_of};
 
 /// Prepared statements that a reader keeps: more than there are.
@@ -142,10 +143,7 @@ pub(crate) fn changes(connection: &Connection) -> Result<BTreeSet<Item>, Failure
     let logged = rows(connection, sql, [], |row| {
         Ok((space(row, 0)?, id(row, 1)?, hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?)))
     })?;
-    let sql = "SELECT s.name, e.id, p.document FROM snapshots p JOIN entities e ON e.key = p.entity \
-               JOIN spaces s ON s.key = e.space";
-    let folded: Vec<(SpaceName, EntityId, Vec<u8>)> =
-        rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?, row.get(2)?)))?;
+    let folded = snapshots(connection)?;
     let mut all: BTreeSet<Item> = logged.into_iter().collect();
     for (space, id, document) in folded {
         let document = automerge::AutoCommit::load(&document).map_err(broken("loading a folded document"))?;
@@ -155,15 +153,71 @@ pub(crate) fn changes(connection: &Connection) -> Result<BTreeSet<Item>, Failure
     Ok(all)
 }
 
-/// The changes but markers that came into the log after `seq`, in order, and whether each is a genesis.
-pub(crate) fn changes_after(connection: &Connection, seq: i64) -> Result<Vec<(Item, bool)>, Failure> {
+/// A change of the log.
+pub(crate) struct Logged {
+    pub(crate) item: Item,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) genesis: bool,
+}
+
+/// The changes but markers that came into the log after `seq`, in order.
+pub(crate) fn changes_after(connection: &Connection, seq: i64) -> Result<Vec<Logged>, Failure> {
     let sql = "SELECT s.name, e.id, c.bytes, c.stamp = 0 FROM changes c JOIN entities e ON e.key = c.entity \
                JOIN spaces s ON s.key = e.space \
                WHERE c.seq > ? AND NOT (c.stamp = 0 AND instr(c.bytes, CAST('$purge ' AS BLOB)) > 0) ORDER BY c.seq";
     rows(connection, sql, [seq], |row| {
+        let bytes: Vec<u8> = row.get(2)?;
+        Ok(Logged { item: (space(row, 0)?, id(row, 1)?, hash_of(&bytes)), bytes, genesis: row.get(3)? })
+    })
+}
+
+/// What has been written in the place of other changes, in the log or folded.
+pub(crate) fn forms(connection: &Connection) -> Result<Vec<(Item, Vec<u8>)>, Failure> {
+    let sql = "SELECT s.name, e.id, c.bytes FROM changes c JOIN entities e ON e.key = c.entity \
+               JOIN spaces s ON s.key = e.space WHERE instr(c.bytes, CAST('$rewrite ' AS BLOB)) > 0";
+    let mut all = rows(connection, sql, [], |row| {
+        let bytes: Vec<u8> = row.get(2)?;
+        Ok(((space(row, 0)?, id(row, 1)?, hash_of(&bytes)), bytes))
+    })?;
+    for (space, id, document) in snapshots(connection)? {
+        let document = automerge::AutoCommit::load(&document).map_err(broken("loading a folded document"))?;
+        let mut document = document;
+        let forms = document.get_changes(&[]).into_iter().map(|change| change.raw_bytes().to_vec());
+        let forms = forms.filter(|bytes| written_from(bytes).is_some());
+        all.extend(forms.map(|bytes| ((space.clone(), id, hash_of(&bytes)), bytes)));
+    }
+    Ok(all)
+}
+
+fn snapshots(connection: &Connection) -> Result<Vec<(SpaceName, EntityId, Vec<u8>)>, Failure> {
+    let sql = "SELECT s.name, e.id, p.document FROM snapshots p JOIN entities e ON e.key = p.entity \
+               JOIN spaces s ON s.key = e.space";
+    rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?, row.get(2)?)))
+}
+
+/// A refused change, and its transaction.
+pub(crate) type Parked = (Item, Option<Vec<u8>>);
+
+/// What was refused, in order.
+pub(crate) fn parked(connection: &Connection) -> Result<Vec<Parked>, Failure> {
+    let sql = "SELECT s.name, e.id, c.bytes, c.txn FROM outbox o JOIN changes c ON c.seq = o.change \
+               JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space \
+               WHERE o.state = 'parked' ORDER BY c.seq";
+    rows(connection, sql, [], |row| {
         let hash = hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?);
         Ok(((space(row, 0)?, id(row, 1)?, hash), row.get(3)?))
     })
+}
+
+/// What waits in the outbox of these transactions.
+pub(crate) fn joined(connection: &Connection, transactions: &BTreeSet<Vec<u8>>) -> Result<Vec<Item>, Failure> {
+    let sql = "SELECT s.name, e.id, c.bytes, c.txn FROM outbox o JOIN changes c ON c.seq = o.change \
+               JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space WHERE c.txn IS NOT NULL";
+    let all = rows(connection, sql, [], |row| {
+        let hash = hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?);
+        Ok(((space(row, 0)?, id(row, 1)?, hash), row.get::<_, Vec<u8>>(3)?))
+    })?;
+    Ok(all.into_iter().filter(|(_, transaction)| transactions.contains(transaction)).map(|(item, _)| item).collect())
 }
 
 /// The changes that wait for others.

@@ -1,5 +1,6 @@
 //! The fleet: clients, a server, and what is under way between them.
 
+use std::collections::BTreeMap;
 use std::fmt::Arguments;
 use std::path::PathBuf;
 
@@ -55,6 +56,8 @@ pub struct Fleet {
     /// For what is fixed neither by the operations nor by the machines: seeds of opens.
     pub(crate) dice: Dice,
     pub(crate) bytes: u64,
+    /// How often came of operations what may come of them.
+    pub(crate) tally: BTreeMap<&'static str, u64>,
     trace: Trace,
     /// Dropped last.
     _folder: TempDir,
@@ -99,6 +102,7 @@ impl Fleet {
             turned_down: false,
             dice,
             bytes: 0,
+            tally: BTreeMap::new(),
             trace: Trace::new(options.trace),
             _folder: folder,
             time,
@@ -141,6 +145,8 @@ impl Fleet {
                 self.fail_disk(client(number), pick);
                 Ok(())
             }
+            Op::Refuse { client: number, pick } => self.refuse(client(number), pick),
+            Op::Decide { client: number, pick } => self.decide(client(number), pick),
             Op::Intrude { client: number, pick } => self.intrude(client(number), pick),
             Op::Upgrade { client: number, pick } => self.upgrade(client(number), pick),
             Op::Clone { client: number, with, pick } => self.clone_client(client(number), client(with), pick),

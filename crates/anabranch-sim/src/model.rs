@@ -8,6 +8,7 @@ use anabranch_core::{EntityId, SpaceName};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::{Failure, ensure};
+use crate::history::Histories;
 use crate::hostile::name_of;
 
 /// A change's hash, computed here.
@@ -46,6 +47,8 @@ pub(crate) struct Model {
     pub(crate) forged: BTreeSet<Item>,
     /// Changes that went down with the only disks that held them.
     pub(crate) lost: BTreeSet<Item>,
+    /// What becomes of what is taken out.
+    pub(crate) histories: Histories,
 }
 
 impl Model {

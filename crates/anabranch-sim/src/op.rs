@@ -38,6 +38,10 @@ pub enum Op {
     LosePower { client: usize, pick: u64 },
     /// The client's disk is full, or fails, once or until it is mended.
     FailDisk { client: usize, pick: u64 },
+    /// The server turns down a part of the client's next push for good, or all changes of an entity for a while.
+    Refuse { client: usize, pick: u64 },
+    /// Somebody decides about what was refused: the client discards it, or sends it again.
+    Decide { client: usize, pick: u64 },
     /// Somebody forges a change, and pushes it or hands it to the client.
     Intrude { client: usize, pick: u64 },
     /// The client begins to use a newer schema.
@@ -81,6 +85,8 @@ impl Op {
             Self::Trouble { .. } => "server errors",
             Self::LosePower { .. } => "power losses",
             Self::FailDisk { .. } => "failing disks",
+            Self::Refuse { .. } => "refusals",
+            Self::Decide { .. } => "decisions about them",
             Self::Intrude { .. } => "forged changes",
             Self::Upgrade { .. } => "schema upgrades",
             Self::BackUpClient { .. } => "client backups",
@@ -183,6 +189,27 @@ impl Weights {
             at -= weight;
         }
         Op::Wait
+    }
+}
+
+/// Kinds of operations that came later take the places of others, in some seeds, by dice of their own: all other seeds
+/// stay what they were.
+pub(crate) fn replace_some(seed: u64, ops: &mut [Op]) {
+    let mut dice = Dice::new(seed.rotate_left(17) ^ 0x6465_6369_6465_6421);
+    if !dice.once_in(4) {
+        return;
+    }
+    let every = 5 + dice.below(15);
+    for op in ops {
+        let drawn = (dice.once_in(every), dice.once_in(2), dice.below(64), dice.any());
+        match (drawn, &op) {
+            // Who forges changes or lies is not judged together with who takes changes back.
+            (_, Op::Intrude { .. } | Op::Lie { .. }) | ((true, ..), _) => {
+                let (_, refuse, client, pick) = drawn;
+                *op = if refuse { Op::Refuse { client, pick } } else { Op::Decide { client, pick } };
+            }
+            _ => {}
+        }
     }
 }
 
