@@ -244,3 +244,30 @@ fn g07_later_edits_of_what_a_discarded_change_began_are_kept() -> Outcome {
     assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
     Ok(())
 }
+
+/// What a peer has brought waits for a change that has been written again here. Then a server has taken all of it.
+#[test]
+fn g07_what_has_waited_here_yields_to_the_same_from_a_server() -> Outcome {
+    let (_one, a) = device("a.db", 1);
+    let (_two, b) = device("b.db", 2);
+    let mut server = Server::default();
+    let id = a.create(json!({ "title": "one", "stars": 0 }))?;
+    a.title(id, "poison")?;
+    a.edit(id, vec![stars(1)])?;
+    a.edit(id, vec![stars(10)])?;
+    a.hand_over(&b)?;
+    let last =
+        b.store.write(move |write| write.changes_beyond(&space(), id, &anabranch_core::Heads::default())).wait()?;
+    server.push_but(&a, holding("poison"))?;
+    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    let last = last.into_iter().rev().take(1).collect();
+    let received = a.store.write(move |write| write.apply_peer(&space(), last)).wait()?;
+    assert_eq!(received.orphaned, 1);
+    server.push(&b)?;
+    server.pull(&a)?;
+    server.push(&a)?;
+    assert!(a.outbox()?.is_empty());
+    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
+    assert_eq!((&a.state(id)?["title"], &a.state(id)?["stars"]), (&json!("poison"), &json!(11)));
+    Ok(())
+}
