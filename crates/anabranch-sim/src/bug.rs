@@ -51,11 +51,13 @@ pub enum Bug {
     AdmitAnyName,
     /// What is written again after a discard is taken for what the server has already.
     SettleRewritten,
+    /// A client that wants more collections than before takes its cursor to stand for those, too.
+    ForgetWidening,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::AcknowledgeBeforeStoring,
         Self::CursorOffByOne,
         Self::CursorBeforeChanges,
@@ -79,6 +81,7 @@ impl Bug {
         Self::SettleByArrival,
         Self::AdmitAnyName,
         Self::SettleRewritten,
+        Self::ForgetWidening,
     ];
 }
 

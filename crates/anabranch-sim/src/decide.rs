@@ -80,6 +80,17 @@ impl Fleet {
         Ok(true)
     }
 
+    /// A client that does not want an entity any more does not hear of its purge. What it had still to push is refused,
+    /// and a person gives it up. Returns of how many entities.
+    pub(crate) fn give_up_purged(&mut self, number: usize) -> Result<usize, Failure> {
+        let Some(process) = self.clients[number].process.as_ref().filter(|_| self.has_subsets) else { return Ok(0) };
+        let purged = file::refused_as_purged(&process.reader)?;
+        for (space, id) in &purged {
+            self.discard(number, (space.clone(), *id), None)?;
+        }
+        Ok(purged.len())
+    }
+
     fn discard(
         &mut self,
         number: usize,
@@ -148,16 +159,18 @@ impl Fleet {
         Ok(())
     }
 
-    /// Notes what the server has of that.
-    pub(crate) fn note_stored_forms(&mut self) {
-        if !self.model.histories.has_discards() {
-            return;
-        }
+    /// Notes what the server has: of that, and of which collections.
+    pub(crate) fn note_log(&mut self) {
         for (space, rows) in self.server.disk.log.spaces() {
-            for offered in rows.iter().map(|row| &row.offered).filter(|offered| offered.change.rewrite_of().is_some()) {
-                let bytes = offered.change.bytes();
-                let item = (space.clone(), offered.entity, crate::model::hash_of(bytes));
-                self.model.histories.note(&item, bytes);
+            for offered in rows.iter().map(|row| &row.offered) {
+                if self.has_subsets {
+                    self.model.collections.insert((space.clone(), offered.entity), offered.collection.clone());
+                }
+                if self.model.histories.has_discards() && offered.change.rewrite_of().is_some() {
+                    let bytes = offered.change.bytes();
+                    let item = (space.clone(), offered.entity, crate::model::hash_of(bytes));
+                    self.model.histories.note(&item, bytes);
+                }
             }
         }
     }

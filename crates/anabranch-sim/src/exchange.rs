@@ -102,6 +102,6 @@ impl Fleet {
 
     fn heads(&self, client: usize, space: &SpaceName) -> Result<Vec<(EntityId, Heads)>, Failure> {
         let process = self.clients[client].process.as_ref();
-        process.map_or(Ok(Vec::new()), |process| file::heads(&process.reader, space))
+        process.map_or(Ok(Vec::new()), |process| file::heads(&process.reader, space, None))
     }
 }

@@ -1,6 +1,6 @@
 //! A client's file, read from outside with plain SQL.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anabranch_core::wire::Envelope;
@@ -209,6 +209,13 @@ pub(crate) fn parked(connection: &Connection) -> Result<Vec<Parked>, Failure> {
     })
 }
 
+/// The entities of which something was refused because they have been purged.
+pub(crate) fn refused_as_purged(connection: &Connection) -> Result<BTreeSet<(SpaceName, EntityId)>, Failure> {
+    let sql = "SELECT s.name, e.id FROM outbox o JOIN entities e ON e.key = o.entity JOIN spaces s ON s.key = e.space \
+               WHERE o.state = 'parked' AND o.code = 'Purged'";
+    Ok(rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?)))?.into_iter().collect())
+}
+
 /// What waits in the outbox of these transactions.
 pub(crate) fn joined(connection: &Connection, transactions: &BTreeSet<Vec<u8>>) -> Result<Vec<Item>, Failure> {
     let sql = "SELECT s.name, e.id, c.bytes, c.txn FROM outbox o JOIN changes c ON c.seq = o.change \
@@ -261,11 +268,38 @@ pub(crate) fn number(connection: &Connection, sql: &str) -> Result<i64, Failure>
     statement.query_row([], |row| row.get(0)).map_err(broken("reading a client's file"))
 }
 
-/// Every entity's heads in a space, those of fragments included.
-pub(crate) fn heads(connection: &Connection, of: &SpaceName) -> Result<Vec<(EntityId, Heads)>, Failure> {
-    let sql = "SELECT e.id, e.heads FROM entities e JOIN spaces s ON s.key = e.space WHERE s.name = ? ORDER BY e.id";
-    rows(connection, sql, [of.as_str()], |row| {
-        Ok((id(row, 0)?, Heads::from_bytes(&row.get::<_, Vec<u8>>(1)?).map_err(unreadable)?))
+/// Every entity's heads in a space, those of fragments included; of some collections only.
+pub(crate) fn heads(
+    connection: &Connection,
+    of: &SpaceName,
+    collections: Option<&[CollectionName]>,
+) -> Result<Vec<(EntityId, Heads)>, Failure> {
+    let sql = "SELECT e.id, e.heads, e.collection FROM entities e JOIN spaces s ON s.key = e.space \
+               WHERE s.name = ? ORDER BY e.id";
+    let all = rows(connection, sql, [of.as_str()], |row| {
+        let heads = Heads::from_bytes(&row.get::<_, Vec<u8>>(1)?).map_err(unreadable)?;
+        Ok((id(row, 0)?, heads, CollectionName::new(row.get::<_, String>(2)?).map_err(unreadable)?))
+    })?;
+    let wanted = all.into_iter().filter(|(.., its)| collections.is_none_or(|names| names.contains(its)));
+    Ok(wanted.map(|(id, heads, _)| (id, heads)).collect())
+}
+
+/// The collections that are wanted of each space, where not all are.
+pub(crate) fn wanted(connection: &Connection) -> Result<BTreeMap<SpaceName, BTreeSet<CollectionName>>, Failure> {
+    let sql = "SELECT s.name, b.wanted FROM subsets b JOIN spaces s ON s.key = b.space WHERE b.wanted IS NOT NULL";
+    let found = rows(connection, sql, [], |row| {
+        let names: Vec<String> = serde_json::from_str(&row.get::<_, String>(1)?).map_err(unreadable)?;
+        let names = names.into_iter().map(|name| CollectionName::new(name).map_err(unreadable));
+        Ok((space(row, 0)?, names.collect::<Result<_, _>>()?))
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+/// Each entity's collection, fragments included.
+pub(crate) fn collections(connection: &Connection) -> Result<Vec<(SpaceName, EntityId, CollectionName)>, Failure> {
+    let sql = "SELECT s.name, e.id, e.collection FROM entities e JOIN spaces s ON s.key = e.space";
+    rows(connection, sql, [], |row| {
+        Ok((space(row, 0)?, id(row, 1)?, CollectionName::new(row.get::<_, String>(2)?).map_err(unreadable)?))
     })
 }
 

@@ -45,7 +45,7 @@ impl Fleet {
                 if self.send_again(&mut dice)? {
                     continue;
                 }
-                self.note_stored_forms();
+                self.note_log();
                 self.check_converged()?;
                 self.sweep();
                 return self.check_converged();
@@ -100,6 +100,7 @@ impl Fleet {
             }
         }
         for number in 0..self.clients.len() {
+            sent += self.give_up_purged(number)?;
             if self.turned_down {
                 let what = "sending again what was refused";
                 sent += self.within(number, what, |write| write.resend(&Resend::All))?.unwrap_or(0);

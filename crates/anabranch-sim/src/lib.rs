@@ -48,6 +48,7 @@ mod shrink;
 mod step;
 mod storage;
 mod stories;
+mod subset;
 mod trace;
 mod trouble;
 mod verdict;

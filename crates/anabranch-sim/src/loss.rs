@@ -115,7 +115,7 @@ impl Fleet {
     }
 
     pub(crate) fn replace_disk(&mut self, disk: Storage) -> Result<(), Failure> {
-        self.note_stored_forms();
+        self.note_log();
         let before = stored(&self.server.disk.log);
         self.server.disk = disk;
         self.model.server_holds_only(&stored(&self.server.disk.log));
@@ -135,7 +135,12 @@ impl Fleet {
                 continue;
             };
             let (now, purged) = (file::changes(&process.reader)?, file::purged(&process.reader)?);
-            let may_go = |item: &Item| purged.contains(&(item.0.clone(), item.1)) || self.model.histories.may_go(item);
+            let wanted = self.wanted(number)?;
+            let may_go = |item: &Item| {
+                purged.contains(&(item.0.clone(), item.1))
+                    || !self.is_wanted(&wanted, &item.0, item.1)
+                    || self.model.histories.may_go(item)
+            };
             let forgotten = client.held.difference(&now).any(|item| !may_go(item));
             ensure(!forgotten, || format!("client {number} has forgotten a committed change"))?;
             left.extend(now);

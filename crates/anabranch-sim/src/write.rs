@@ -114,7 +114,8 @@ impl Fleet {
             self.model.written.entry(item).or_insert_with(|| effect.unwrap_or_default());
         }
         // It may build on what has just been written again.
-        self.note_forms(number)
+        self.note_forms(number)?;
+        self.note_collections(number)
     }
 
     /// Of a commit that has failed nobody knew what had become. Now the file has been opened again, and says so.
