@@ -49,11 +49,15 @@ pub enum Bug {
     SettleByArrival,
     /// A change may name an op that it has not seen.
     AdmitAnyName,
+    /// What is written again after a discard is taken for what the server has already.
+    SettleRewritten,
+    /// A client that wants more collections than before takes its cursor to stand for those, too.
+    ForgetWidening,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::AcknowledgeBeforeStoring,
         Self::CursorOffByOne,
         Self::CursorBeforeChanges,
@@ -76,6 +80,8 @@ impl Bug {
         Self::ForgetToHold,
         Self::SettleByArrival,
         Self::AdmitAnyName,
+        Self::SettleRewritten,
+        Self::ForgetWidening,
     ];
 }
 

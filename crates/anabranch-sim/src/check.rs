@@ -11,6 +11,7 @@ use crate::file::{self, Conflict, Entity};
 use crate::fleet::Fleet;
 use crate::log::Log;
 use crate::model::{Effect, Item, hash_of};
+use crate::subset::Wanted;
 use crate::verdict::{Forged, judge};
 
 /// Everything in a server's log.
@@ -24,16 +25,23 @@ pub(crate) fn stored(log: &Log) -> BTreeSet<Item> {
 impl Fleet {
     /// Whatever a client's file was known to hold, it still holds (G2).
     pub(crate) fn check_file(&mut self, client: usize) -> Result<(), Failure> {
+        self.note_forms(client)?;
+        self.note_collections(client)?;
+        let wanted = self.wanted(client)?;
         let Some(process) = &self.clients[client].process else { return Ok(()) };
         let now = file::changes(&process.reader)?;
         let purged = file::purged(&process.reader)?;
         let is_purged = |item: &&Item| purged.contains(&(item.0.clone(), item.1));
         let held = &self.clients[client].held;
-        let missing = held.difference(&now).filter(|item| !is_purged(item)).count();
+        let gone = held.difference(&now).filter(|item| !is_purged(item));
+        let (gone, dropped): (Vec<&Item>, Vec<&Item>) = gone.partition(|item| self.is_wanted(&wanted, &item.0, item.1));
+        let missing = gone.iter().filter(|item| !self.model.histories.may_go(item)).count();
         ensure(missing == 0, || format!("client {client}: {missing} committed changes are not in the file any more"))?;
         ensure(now.iter().all(|item| !is_purged(&item)), || format!("client {client} keeps what has been purged"))?;
+        self.model.histories.check_gone(gone, &now)?;
+        let dropped = dropped.into_iter().filter(|item| !self.model.histories.may_go(item)).cloned().collect();
         self.clients[client].held = now;
-        Ok(())
+        self.note_dropped(client, &dropped)
     }
 
     /// The log has no gaps, each place is chained to all before it, nothing is there twice or before what it
@@ -90,6 +98,10 @@ impl Fleet {
             .filter(|item| !self.model.lost.contains(*item) && !stored.contains(*item))
             .filter(|item| !purged.contains(&(item.0.clone(), item.1)))
             .collect();
+        let (taken_out, missing): (Vec<&Item>, Vec<&Item>) =
+            missing.into_iter().partition(|item| self.model.histories.may_go(item));
+        self.model.histories.check_gone(taken_out, &stored)?;
+        self.model.histories.check_once(&stored)?;
         ensure(missing.is_empty(), || {
             format!(
                 "{} committed changes never reached the server, such as one of entity {}",
@@ -99,21 +111,24 @@ impl Fleet {
         })?;
         let honest = |items: &BTreeSet<Item>| items.difference(&self.model.forged).cloned().collect::<BTreeSet<_>>();
         let forged = |items: &BTreeSet<Item>| items.intersection(&self.model.forged).cloned().collect::<BTreeSet<_>>();
-        let mut first: Option<(usize, Vec<Entity>, Vec<Conflict>)> = None;
+        let mut groups: Vec<Group> = Vec::new();
         let mut admitted: Option<BTreeSet<Item>> = None;
         for (number, client) in self.clients.iter().enumerate() {
             let Some(process) = client.process.as_ref().filter(|_| !client.lost) else { continue };
+            let wanted = self.wanted(number)?;
             let held = file::changes(&process.reader)?;
             let taken = admitted.get_or_insert_with(|| forged(&held));
             ensure(*taken == forged(&held), || {
                 format!("client {number} takes forged changes that others refuse, or the other way round")
             })?;
-            let (held, stored) = (honest(&held), honest(&stored));
+            let (held, stored) = (honest(&held), self.only_wanted(&wanted, &honest(&stored)));
             ensure(held == stored, || {
                 let (lacks, extra) = (stored.difference(&held).count(), held.difference(&stored).count());
                 format!("client {number} lacks {lacks} changes of the server's, and has {extra} that it lacks")
             })?;
             let (kept, gone) = (file::markers(&process.reader)?, file::purged(&process.reader)?);
+            let (markers, mut purged) = (self.only_wanted(&wanted, &markers), purged.clone());
+            purged.retain(|(space, id)| self.is_wanted(&wanted, space, *id));
             ensure(kept == markers && gone == purged, || {
                 let (lacks, extra) = (markers.difference(&kept).count(), kept.difference(&markers).count());
                 let (alive, dead) = (purged.difference(&gone).count(), gone.difference(&purged).count());
@@ -128,28 +143,32 @@ impl Fleet {
             ensure(refused == 0, || format!("client {number} has refused {refused} honest changes"))?;
             // An orphan may wait for a change that went down with its only disk; never for one that is here.
             let orphans = file::orphans(&process.reader)?;
-            ensure(honest(&orphans).is_subset(&self.model.lost), || {
+            let may_wait = |item: &Item| self.model.lost.contains(item) || self.model.histories.may_go(item);
+            ensure(honest(&orphans).iter().all(may_wait), || {
                 format!("client {number} has orphans that need not wait")
             })?;
             let dirty = "SELECT count(*) FROM entities WHERE pending <> 0 OR dirty_fields <> '[]'";
             let dirty = file::number(&process.reader, dirty)?;
             ensure(dirty == 0, || format!("client {number} calls {dirty} entities pending that are not"))?;
             let (entities, conflicts) = (file::entities(&process.reader)?, file::conflicts(&process.reader)?);
-            match &first {
-                None => first = Some((number, entities, conflicts)),
-                Some((other, theirs, queue)) => {
-                    same(*other, theirs, number, &entities)?;
-                    same(*other, queue, number, &conflicts)?;
+            match groups.iter().find(|group| group.wanted == wanted) {
+                None => groups.push(Group { wanted, number, entities, conflicts }),
+                Some(group) => {
+                    same(group.number, &group.entities, number, &entities)?;
+                    same(group.number, &group.conflicts, number, &conflicts)?;
                 }
             }
         }
-        let Some((_, entities, conflicts)) = first else { return Ok(()) };
+        agree(&groups)?;
         let admitted = admitted.unwrap_or_default();
         let tainted = admitted.iter().map(|item| (item.0.clone(), item.1)).collect();
         let refused = self.model.forged.difference(&admitted).cloned().collect();
         let forged = Forged { refused: &refused, tainted: &tainted };
-        self.check_sums(&honest(&stored), &entities, &tainted)?;
-        judge(&self.server.disk.log, &entities, &conflicts, self.version(), forged)
+        for Group { entities, conflicts, .. } in &groups {
+            self.check_sums(&honest(&stored), entities, &tainted)?;
+            judge(&self.server.disk.log, entities, conflicts, self.version(), forged)?;
+        }
+        Ok(())
     }
 
     /// Counters are the sums of what was added; texts and lists are no longer than what was inserted.
@@ -161,7 +180,7 @@ impl Fleet {
     ) -> Result<(), Failure> {
         let mut sums: BTreeMap<(&SpaceName, EntityId), Effect> = BTreeMap::new();
         for item in stored {
-            let Some(effect) = self.model.written.get(item) else {
+            let Some(effect) = self.model.written.get(&self.model.histories.original(item)) else {
                 return Err(Failure::new(format!("the server holds a change of entity {} that nobody wrote", item.1)));
             };
             let sum = sums.entry((&item.0, item.1)).or_default();
@@ -184,6 +203,32 @@ impl Fleet {
         }
         Ok(())
     }
+}
+
+/// Clients that want the same, and what they show.
+struct Group {
+    wanted: Wanted,
+    /// The first of them.
+    number: usize,
+    entities: Vec<Entity>,
+    conflicts: Vec<Conflict>,
+}
+
+/// Clients that want different collections show the same of those that both want, but for what is flagged because of an
+/// entity that one of them does not have.
+fn agree(groups: &[Group]) -> Result<(), Failure> {
+    let mut shown: HashMap<(&SpaceName, EntityId), (usize, &Entity)> = HashMap::new();
+    for group in groups {
+        for entity in &group.entities {
+            let (other, theirs) = *shown.entry((&entity.space, entity.id)).or_insert((group.number, entity));
+            let whole = |entity: &Entity| {
+                let Entity { state, deleted, purged, heads, times, .. } = entity.clone();
+                (state, deleted, purged, heads, times)
+            };
+            same(other, &[whole(theirs)], group.number, &[whole(entity)])?;
+        }
+    }
+    Ok(())
 }
 
 /// The purge markers in a log, and the changes of all entities that have none.

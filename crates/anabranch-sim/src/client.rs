@@ -10,7 +10,7 @@ use anabranch_store::{Committed, Engine, Read, RemoteKey};
 use rusqlite::Connection;
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::bug::Planted;
+use crate::bug::{Bug, Planted};
 use crate::clock::{Machine, VirtualTime, WallClock};
 use crate::disk::{Disk, Fault, Files};
 use crate::failure::{Failure, broken};
@@ -64,6 +64,7 @@ pub(crate) struct Process {
     /// When the timer fires, in true time.
     pub(crate) wake_at: Option<UnixMillis>,
     entropy: SplitMix64,
+    planted: Planted,
 }
 
 /// A client: its file, and its process.
@@ -221,6 +222,7 @@ impl Process {
             halted: None,
             wake_at: None,
             entropy: SplitMix64::new(!seed),
+            planted,
         };
         process.begin_session(Adopt::Nothing)?;
         Ok(process)
@@ -230,8 +232,11 @@ impl Process {
     fn begin_session(&mut self, adopt: Adopt) -> Result<(), Failure> {
         let remotes = Read::new(&self.reader).remotes().map_err(broken("reading how far the sync has come"))?;
         let known = remotes.into_iter().find(|known| known.key == self.remote);
-        let (lineage, failures, spaces) =
+        let (lineage, failures, mut spaces) =
             known.map(|known| (known.lineage, known.failures, known.spaces)).unwrap_or_default();
+        if self.planted.is(Bug::ForgetWidening) {
+            spaces.iter_mut().filter(|progress| progress.cursor.is_some()).for_each(|progress| progress.had = None);
+        }
         self.followed = spaces.iter().map(|progress| progress.space.clone()).collect();
         self.session = ClientSession::new(config(&self.engine, adopt), lineage, spaces, failures);
         self.agenda.clear();

@@ -14,13 +14,15 @@ use crate::fleet::Fleet;
 #[derive(Clone, Debug)]
 pub(crate) struct Parcel {
     to: usize,
+    /// Who hears of what is not taken; nobody if it came from an intruder.
+    from: Option<usize>,
     space: SpaceName,
     changes: Vec<Envelope>,
 }
 
 impl Parcel {
     pub(crate) const fn new(to: usize, space: SpaceName, changes: Vec<Envelope>) -> Self {
-        Self { to, space, changes }
+        Self { to, from: None, space, changes }
     }
 }
 
@@ -69,11 +71,16 @@ impl Fleet {
         if Dice::new(!pick).once_in(10) {
             return Ok(());
         }
-        let Parcel { to, space, changes } = parcel;
-        let received = self.within(to, "applying a peer's changes", move |write| write.apply_peer(&space, changes))?;
-        let Some(received) = received else { return Ok(()) };
+        let Parcel { to, from, space, changes } = parcel;
+        let of = space.clone();
+        let received = self.within(to, "applying a peer's changes", move |write| write.take_from_peer(&of, changes))?;
+        let Some((received, declined)) = received else { return Ok(()) };
         self.note(format_args!("client {to}: from a peer: {received:?}"));
-        self.check_quarantined(to, received.quarantined)
+        self.check_quarantined(to, received.quarantined)?;
+        match from.filter(|_| !declined.is_empty() && !Dice::new(pick).once_in(4)) {
+            Some(from) => self.hear_declined(from, &space, declined),
+            None => Ok(()),
+        }
     }
 
     fn hand_over(&mut self, from: usize, to: usize, space: &SpaceName) -> Result<Parcel, Failure> {
@@ -90,11 +97,11 @@ impl Fleet {
             }
             Ok(changes)
         })?;
-        Ok(Parcel { to, space: space.clone(), changes: changes.unwrap_or_default() })
+        Ok(Parcel { to, from: Some(from), space: space.clone(), changes: changes.unwrap_or_default() })
     }
 
     fn heads(&self, client: usize, space: &SpaceName) -> Result<Vec<(EntityId, Heads)>, Failure> {
         let process = self.clients[client].process.as_ref();
-        process.map_or(Ok(Vec::new()), |process| file::heads(&process.reader, space))
+        process.map_or(Ok(Vec::new()), |process| file::heads(&process.reader, space, None))
     }
 }

@@ -1,6 +1,6 @@
 //! A client's file, read from outside with plain SQL.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anabranch_core::wire::Envelope;
@@ -8,6 +8,7 @@ use anabranch_core::{CollectionName, Digest, EntityId, Heads, SpaceName};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use crate::failure::{Failure, broken};
+use crate::history::written_from;
 use crate::model::{Item, hash_of};
 
 /// Prepared statements that a reader keeps: more than there are.
@@ -142,10 +143,7 @@ pub(crate) fn changes(connection: &Connection) -> Result<BTreeSet<Item>, Failure
     let logged = rows(connection, sql, [], |row| {
         Ok((space(row, 0)?, id(row, 1)?, hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?)))
     })?;
-    let sql = "SELECT s.name, e.id, p.document FROM snapshots p JOIN entities e ON e.key = p.entity \
-               JOIN spaces s ON s.key = e.space";
-    let folded: Vec<(SpaceName, EntityId, Vec<u8>)> =
-        rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?, row.get(2)?)))?;
+    let folded = snapshots(connection)?;
     let mut all: BTreeSet<Item> = logged.into_iter().collect();
     for (space, id, document) in folded {
         let document = automerge::AutoCommit::load(&document).map_err(broken("loading a folded document"))?;
@@ -155,15 +153,78 @@ pub(crate) fn changes(connection: &Connection) -> Result<BTreeSet<Item>, Failure
     Ok(all)
 }
 
-/// The changes but markers that came into the log after `seq`, in order, and whether each is a genesis.
-pub(crate) fn changes_after(connection: &Connection, seq: i64) -> Result<Vec<(Item, bool)>, Failure> {
+/// A change of the log.
+pub(crate) struct Logged {
+    pub(crate) item: Item,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) genesis: bool,
+}
+
+/// The changes but markers that came into the log after `seq`, in order.
+pub(crate) fn changes_after(connection: &Connection, seq: i64) -> Result<Vec<Logged>, Failure> {
     let sql = "SELECT s.name, e.id, c.bytes, c.stamp = 0 FROM changes c JOIN entities e ON e.key = c.entity \
                JOIN spaces s ON s.key = e.space \
                WHERE c.seq > ? AND NOT (c.stamp = 0 AND instr(c.bytes, CAST('$purge ' AS BLOB)) > 0) ORDER BY c.seq";
     rows(connection, sql, [seq], |row| {
+        let bytes: Vec<u8> = row.get(2)?;
+        Ok(Logged { item: (space(row, 0)?, id(row, 1)?, hash_of(&bytes)), bytes, genesis: row.get(3)? })
+    })
+}
+
+/// What has been written in the place of other changes, in the log or folded.
+pub(crate) fn forms(connection: &Connection) -> Result<Vec<(Item, Vec<u8>)>, Failure> {
+    let sql = "SELECT s.name, e.id, c.bytes FROM changes c JOIN entities e ON e.key = c.entity \
+               JOIN spaces s ON s.key = e.space WHERE instr(c.bytes, CAST('$rewrite ' AS BLOB)) > 0";
+    let mut all = rows(connection, sql, [], |row| {
+        let bytes: Vec<u8> = row.get(2)?;
+        Ok(((space(row, 0)?, id(row, 1)?, hash_of(&bytes)), bytes))
+    })?;
+    for (space, id, document) in snapshots(connection)? {
+        let document = automerge::AutoCommit::load(&document).map_err(broken("loading a folded document"))?;
+        let mut document = document;
+        let forms = document.get_changes(&[]).into_iter().map(|change| change.raw_bytes().to_vec());
+        let forms = forms.filter(|bytes| written_from(bytes).is_some());
+        all.extend(forms.map(|bytes| ((space.clone(), id, hash_of(&bytes)), bytes)));
+    }
+    Ok(all)
+}
+
+fn snapshots(connection: &Connection) -> Result<Vec<(SpaceName, EntityId, Vec<u8>)>, Failure> {
+    let sql = "SELECT s.name, e.id, p.document FROM snapshots p JOIN entities e ON e.key = p.entity \
+               JOIN spaces s ON s.key = e.space";
+    rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?, row.get(2)?)))
+}
+
+/// A refused change, and its transaction.
+pub(crate) type Parked = (Item, Option<Vec<u8>>);
+
+/// What was refused, in order.
+pub(crate) fn parked(connection: &Connection) -> Result<Vec<Parked>, Failure> {
+    let sql = "SELECT s.name, e.id, c.bytes, c.txn FROM outbox o JOIN changes c ON c.seq = o.change \
+               JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space \
+               WHERE o.state = 'parked' ORDER BY c.seq";
+    rows(connection, sql, [], |row| {
         let hash = hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?);
         Ok(((space(row, 0)?, id(row, 1)?, hash), row.get(3)?))
     })
+}
+
+/// The entities of which something was refused because they have been purged.
+pub(crate) fn refused_as_purged(connection: &Connection) -> Result<BTreeSet<(SpaceName, EntityId)>, Failure> {
+    let sql = "SELECT s.name, e.id FROM outbox o JOIN entities e ON e.key = o.entity JOIN spaces s ON s.key = e.space \
+               WHERE o.state = 'parked' AND o.code = 'Purged'";
+    Ok(rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?)))?.into_iter().collect())
+}
+
+/// What waits in the outbox of these transactions.
+pub(crate) fn joined(connection: &Connection, transactions: &BTreeSet<Vec<u8>>) -> Result<Vec<Item>, Failure> {
+    let sql = "SELECT s.name, e.id, c.bytes, c.txn FROM outbox o JOIN changes c ON c.seq = o.change \
+               JOIN entities e ON e.key = c.entity JOIN spaces s ON s.key = e.space WHERE c.txn IS NOT NULL";
+    let all = rows(connection, sql, [], |row| {
+        let hash = hash_of(row.get_ref(2)?.as_blob().map_err(unreadable)?);
+        Ok(((space(row, 0)?, id(row, 1)?, hash), row.get::<_, Vec<u8>>(3)?))
+    })?;
+    Ok(all.into_iter().filter(|(_, transaction)| transactions.contains(transaction)).map(|(item, _)| item).collect())
 }
 
 /// The changes that wait for others.
@@ -207,11 +268,38 @@ pub(crate) fn number(connection: &Connection, sql: &str) -> Result<i64, Failure>
     statement.query_row([], |row| row.get(0)).map_err(broken("reading a client's file"))
 }
 
-/// Every entity's heads in a space, those of fragments included.
-pub(crate) fn heads(connection: &Connection, of: &SpaceName) -> Result<Vec<(EntityId, Heads)>, Failure> {
-    let sql = "SELECT e.id, e.heads FROM entities e JOIN spaces s ON s.key = e.space WHERE s.name = ? ORDER BY e.id";
-    rows(connection, sql, [of.as_str()], |row| {
-        Ok((id(row, 0)?, Heads::from_bytes(&row.get::<_, Vec<u8>>(1)?).map_err(unreadable)?))
+/// Every entity's heads in a space, those of fragments included; of some collections only.
+pub(crate) fn heads(
+    connection: &Connection,
+    of: &SpaceName,
+    collections: Option<&[CollectionName]>,
+) -> Result<Vec<(EntityId, Heads)>, Failure> {
+    let sql = "SELECT e.id, e.heads, e.collection FROM entities e JOIN spaces s ON s.key = e.space \
+               WHERE s.name = ? ORDER BY e.id";
+    let all = rows(connection, sql, [of.as_str()], |row| {
+        let heads = Heads::from_bytes(&row.get::<_, Vec<u8>>(1)?).map_err(unreadable)?;
+        Ok((id(row, 0)?, heads, CollectionName::new(row.get::<_, String>(2)?).map_err(unreadable)?))
+    })?;
+    let wanted = all.into_iter().filter(|(.., its)| collections.is_none_or(|names| names.contains(its)));
+    Ok(wanted.map(|(id, heads, _)| (id, heads)).collect())
+}
+
+/// The collections that are wanted of each space, where not all are.
+pub(crate) fn wanted(connection: &Connection) -> Result<BTreeMap<SpaceName, BTreeSet<CollectionName>>, Failure> {
+    let sql = "SELECT s.name, b.wanted FROM subsets b JOIN spaces s ON s.key = b.space WHERE b.wanted IS NOT NULL";
+    let found = rows(connection, sql, [], |row| {
+        let names: Vec<String> = serde_json::from_str(&row.get::<_, String>(1)?).map_err(unreadable)?;
+        let names = names.into_iter().map(|name| CollectionName::new(name).map_err(unreadable));
+        Ok((space(row, 0)?, names.collect::<Result<_, _>>()?))
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+/// Each entity's collection, fragments included.
+pub(crate) fn collections(connection: &Connection) -> Result<Vec<(SpaceName, EntityId, CollectionName)>, Failure> {
+    let sql = "SELECT s.name, e.id, e.collection FROM entities e JOIN spaces s ON s.key = e.space";
+    rows(connection, sql, [], |row| {
+        Ok((space(row, 0)?, id(row, 1)?, CollectionName::new(row.get::<_, String>(2)?).map_err(unreadable)?))
     })
 }
 

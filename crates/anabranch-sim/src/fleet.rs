@@ -1,5 +1,6 @@
 //! The fleet: clients, a server, and what is under way between them.
 
+use std::collections::BTreeMap;
 use std::fmt::Arguments;
 use std::path::PathBuf;
 
@@ -52,9 +53,13 @@ pub struct Fleet {
     pub(crate) has_lied: bool,
     /// A server has turned something down for good: a person has to send it again.
     pub(crate) turned_down: bool,
+    /// Some clients want only some collections.
+    pub(crate) has_subsets: bool,
     /// For what is fixed neither by the operations nor by the machines: seeds of opens.
     pub(crate) dice: Dice,
     pub(crate) bytes: u64,
+    /// How often came of operations what may come of them.
+    pub(crate) tally: BTreeMap<&'static str, u64>,
     trace: Trace,
     /// Dropped last.
     _folder: TempDir,
@@ -97,8 +102,10 @@ impl Fleet {
             schemas: [1, 2].map(|version| workload::schema(version, planted)),
             has_lied: false,
             turned_down: false,
+            has_subsets: false,
             dice,
             bytes: 0,
+            tally: BTreeMap::new(),
             trace: Trace::new(options.trace),
             _folder: folder,
             time,
@@ -141,6 +148,9 @@ impl Fleet {
                 self.fail_disk(client(number), pick);
                 Ok(())
             }
+            Op::Refuse { client: number, pick } => self.refuse(client(number), pick),
+            Op::Decide { client: number, pick } => self.decide(client(number), pick),
+            Op::Want { client: number, pick } => self.want(client(number), pick),
             Op::Intrude { client: number, pick } => self.intrude(client(number), pick),
             Op::Upgrade { client: number, pick } => self.upgrade(client(number), pick),
             Op::Clone { client: number, with, pick } => self.clone_client(client(number), client(with), pick),

@@ -7,6 +7,7 @@ use crate::dice::Dice;
 use crate::failure::{Failure, ensure};
 use crate::file;
 use crate::fleet::Fleet;
+use crate::server::Connection;
 
 /// After the faults end, quiet comes within this time: long enough for the longest backoff, a few times over.
 const BOUND_MINUTES: i64 = 60;
@@ -30,6 +31,7 @@ impl Fleet {
             }
         }
         self.server.clock.set(0, 0);
+        self.server.refused.clear();
         if self.server.lying.is_some() {
             self.unveil(dice.any())?;
         }
@@ -40,15 +42,16 @@ impl Fleet {
                 continue;
             }
             if self.is_quiet()? {
-                if self.send_again()? {
+                if self.send_again(&mut dice)? {
                     continue;
                 }
+                self.note_log();
                 self.check_converged()?;
                 self.sweep();
                 return self.check_converged();
             }
             ensure(self.time.now() < deadline, || format!("not quiet {BOUND_MINUTES} minutes after all faults ended"))?;
-            let waits = self.wait() || self.send_again()?;
+            let waits = self.wait() || self.send_again(&mut dice)?;
             ensure(waits, || format!("not quiet, and nothing will ever happen: {}", self.unrest()))?;
         }
         Err(Failure::new(format!("still busy after {BOUND_STEPS} steps")))
@@ -87,16 +90,24 @@ impl Fleet {
         Ok(())
     }
 
-    /// What a server has turned down for good is sent again by a person. `false` if there is nothing like that.
-    fn send_again(&mut self) -> Result<bool, Failure> {
+    /// What a server has turned down for good is sent again by a person, or given up if others have given up something
+    /// before. `false` if there is nothing like that.
+    fn send_again(&mut self, dice: &mut Dice) -> Result<bool, Failure> {
         let mut sent = 0;
         for number in 0..self.clients.len() {
+            if self.turned_down && self.model.histories.has_discards() && dice.once_in(2) {
+                sent += usize::from(self.decide_at(number, dice.any())?);
+            }
+        }
+        for number in 0..self.clients.len() {
+            sent += self.give_up_purged(number)?;
             if self.turned_down {
                 let what = "sending again what was refused";
                 sent += self.within(number, what, |write| write.resend(&Resend::All))?.unwrap_or(0);
             }
         }
-        self.turned_down = false;
+        // What is pushed next may be turned down in its turn.
+        self.turned_down = self.connections.iter().flatten().any(Connection::turns_down);
         Ok(sent > 0)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 
-use anabranch_core::sync::reconcile::{Item, ReconcileIndex, SketchError, reply};
+use anabranch_core::sync::reconcile::{Item, ReconcileIndex, SketchError, is_among, reply};
 use anabranch_core::sync::{AppendOutcome, LogIndex, LogPage, LogRow, Offered, Pushable, advance_heads, append};
 use anabranch_core::wire::{Ask, Envelope, Mark, Reply};
 use anabranch_core::{Actor, ChangeHash, CollectionName, Digest, EntityId, Heads, Rewrite, SpaceName};
@@ -194,8 +194,9 @@ impl ReconcileIndex for &SpaceLog {
     type Error = Infallible;
 
     fn items(&mut self, of: Option<&[CollectionName]>) -> Result<Vec<Item>, Infallible> {
-        assert!(of.is_none(), "subsets are not simulated");
-        Ok(self.heads.iter().map(|(entity, (heads, _))| Item::new(*entity, heads)).collect())
+        let is_among = |entity: &EntityId| self.collections.get(entity).is_none_or(|its| is_among(of, its));
+        let items = self.heads.iter().filter(|(entity, _)| is_among(entity));
+        Ok(items.map(|(entity, (heads, _))| Item::new(*entity, heads)).collect())
     }
 
     fn heads(&mut self, entity: &EntityId) -> Result<Heads, Infallible> {

@@ -115,6 +115,7 @@ impl Fleet {
     }
 
     pub(crate) fn replace_disk(&mut self, disk: Storage) -> Result<(), Failure> {
+        self.note_log();
         let before = stored(&self.server.disk.log);
         self.server.disk = disk;
         self.model.server_holds_only(&stored(&self.server.disk.log));
@@ -123,6 +124,7 @@ impl Fleet {
 
     /// Of what a disk held that is gone now: changes that no other disk holds are lost, and nobody's fault.
     pub(crate) fn give_up(&mut self, gone: &BTreeSet<Item>) -> Result<(), Failure> {
+        (0..self.clients.len()).try_for_each(|client| self.note_forms(client))?;
         let mut left = stored(&self.server.disk.log);
         for (number, client) in self.clients.iter().enumerate() {
             if client.lost {
@@ -133,10 +135,19 @@ impl Fleet {
                 continue;
             };
             let (now, purged) = (file::changes(&process.reader)?, file::purged(&process.reader)?);
-            let forgotten = client.held.difference(&now).any(|item| !purged.contains(&(item.0.clone(), item.1)));
+            let wanted = self.wanted(number)?;
+            let may_go = |item: &Item| {
+                purged.contains(&(item.0.clone(), item.1))
+                    || !self.is_wanted(&wanted, &item.0, item.1)
+                    || self.model.histories.may_go(item)
+            };
+            let forgotten = client.held.difference(&now).any(|item| !may_go(item));
             ensure(!forgotten, || format!("client {number} has forgotten a committed change"))?;
             left.extend(now);
         }
+        // What is left of it in another form is not lost.
+        let (gone, left) =
+            (self.model.histories.with_originals(gone.clone()), self.model.histories.with_originals(left));
         let lost: Vec<Item> = gone.difference(&left).cloned().collect();
         self.model.lost.extend(lost);
         Ok(())

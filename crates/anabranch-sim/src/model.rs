@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anabranch_core::sync::LogRow;
 use anabranch_core::wire::{Answer, Envelope};
-use anabranch_core::{EntityId, SpaceName};
+use anabranch_core::{CollectionName, EntityId, SpaceName};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::{Failure, ensure};
+use crate::history::Histories;
 use crate::hostile::name_of;
 
 /// A change's hash, computed here.
@@ -46,6 +47,10 @@ pub(crate) struct Model {
     pub(crate) forged: BTreeSet<Item>,
     /// Changes that went down with the only disks that held them.
     pub(crate) lost: BTreeSet<Item>,
+    /// The collections of entities, in fleets with subsets.
+    pub(crate) collections: HashMap<(SpaceName, EntityId), CollectionName>,
+    /// What becomes of what is taken out.
+    pub(crate) histories: Histories,
 }
 
 impl Model {
@@ -53,6 +58,10 @@ impl Model {
         for row in &rows[rows.len() - added..] {
             self.stored.insert((space.clone(), row.offered.entity, hash_of(row.offered.change.bytes())));
         }
+    }
+
+    pub(crate) fn was_stored(&self, item: &Item) -> bool {
+        self.stored.contains(item)
     }
 
     /// A push says which entities must be in the log first.

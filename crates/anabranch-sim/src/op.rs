@@ -38,6 +38,12 @@ pub enum Op {
     LosePower { client: usize, pick: u64 },
     /// The client's disk is full, or fails, once or until it is mended.
     FailDisk { client: usize, pick: u64 },
+    /// The server turns down a part of the client's next push for good, or all changes of an entity for a while.
+    Refuse { client: usize, pick: u64 },
+    /// Somebody decides about what was refused: the client discards it, or sends it again.
+    Decide { client: usize, pick: u64 },
+    /// The client wants other collections of a space than before: more, or fewer.
+    Want { client: usize, pick: u64 },
     /// Somebody forges a change, and pushes it or hands it to the client.
     Intrude { client: usize, pick: u64 },
     /// The client begins to use a newer schema.
@@ -81,6 +87,9 @@ impl Op {
             Self::Trouble { .. } => "server errors",
             Self::LosePower { .. } => "power losses",
             Self::FailDisk { .. } => "failing disks",
+            Self::Refuse { .. } => "refusals",
+            Self::Decide { .. } => "decisions about them",
+            Self::Want { .. } => "changes of subsets",
             Self::Intrude { .. } => "forged changes",
             Self::Upgrade { .. } => "schema upgrades",
             Self::BackUpClient { .. } => "client backups",
@@ -183,6 +192,35 @@ impl Weights {
             at -= weight;
         }
         Op::Wait
+    }
+}
+
+/// Kinds of operations that came later take the places of others, in some seeds, by dice of their own: all other seeds
+/// stay what they were.
+pub(crate) fn replace_some(seed: u64, ops: &mut [Op]) {
+    let mut refusals = Dice::new(seed.rotate_left(17) ^ 0x6465_6369_6465_6421);
+    if refusals.once_in(4) {
+        let every = 5 + refusals.below(15);
+        replace(ops, &mut refusals, every, |refuse, client, pick| match refuse {
+            true => Op::Refuse { client, pick },
+            false => Op::Decide { client, pick },
+        });
+    }
+    let mut subsets = Dice::new(seed.rotate_left(34) ^ 0x7375_6273_6574_7321);
+    if subsets.once_in(4) {
+        let every = 10 + subsets.below(50);
+        replace(ops, &mut subsets, every, |_, client, pick| Op::Want { client, pick });
+    }
+}
+
+/// One operation of so many becomes another; so do all forged changes and lies: what comes of those is not told apart
+/// from what people have taken back or do not want.
+fn replace(ops: &mut [Op], dice: &mut Dice, every: usize, make: impl Fn(bool, usize, u64) -> Op) {
+    for op in ops {
+        let (strikes, one, client, pick) = (dice.once_in(every), dice.once_in(2), dice.below(64), dice.any());
+        if strikes || matches!(op, Op::Intrude { .. } | Op::Lie { .. }) {
+            *op = make(one, client, pick);
+        }
     }
 }
 

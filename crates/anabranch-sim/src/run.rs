@@ -7,7 +7,7 @@ use crate::bug::Bug;
 use crate::dice::Dice;
 use crate::failure::Failure;
 use crate::fleet::{Fleet, FleetOptions};
-use crate::op::{Op, Weights};
+use crate::op::{Op, Weights, replace_some};
 use crate::shrink::Keep;
 
 /// Operations in a run of the standard profile.
@@ -77,7 +77,8 @@ impl Run {
         let fleet = dice.any();
         let weights = Weights::draw(&mut dice);
         let healing = dice.any();
-        let ops = (0..self.steps).map(|_| weights.next(&mut dice)).collect();
+        let mut ops: Vec<Op> = (0..self.steps).map(|_| weights.next(&mut dice)).collect();
+        replace_some(self.seed, &mut ops);
         Plan { replicas, fleet, ops, healing }
     }
 
@@ -118,6 +119,9 @@ impl Run {
         report.digest = fleet.digest();
         report.events = fleet.events();
         report.bytes = fleet.bytes;
+        for (kind, count) in &fleet.tally {
+            *report.operations.entry(kind).or_default() += count;
+        }
         report.lines = fleet.into_lines();
         report
     }

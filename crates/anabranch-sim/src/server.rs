@@ -1,6 +1,6 @@
 //! The server's process: sessions over a log that outlives them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use anabranch_core::sync::{
     Access, AppendOutcome, Call, CallResult, Offered, Pushable, ServerConfig, ServerEvent, ServerSession, ServerStep,
@@ -10,6 +10,7 @@ use anabranch_core::{EntityId, ReplicaId, SpaceName, UnixMillis};
 
 use crate::bug::{Bug, Planted};
 use crate::clock::{VirtualTime, WallClock};
+use crate::decide::refusing;
 use crate::dice::Dice;
 use crate::failure::Failure;
 use crate::liar::instead;
@@ -42,6 +43,8 @@ pub(crate) struct Server {
     pub(crate) clock: WallClock,
     /// While it lies, what about.
     pub(crate) lying: Option<Dice>,
+    /// It takes nothing of these entities.
+    pub(crate) refused: BTreeSet<(SpaceName, EntityId)>,
     planted: Planted,
     /// In memory: a crash loses them.
     segments: Segments,
@@ -76,6 +79,7 @@ impl Server {
             up: true,
             clock,
             lying: None,
+            refused: BTreeSet::new(),
             planted,
             segments: Segments::default(),
             unstored: Vec::new(),
@@ -137,6 +141,9 @@ impl Server {
                 *batch = turn_down(std::mem::take(batch), pick, for_good);
             }
             _ => {}
+        }
+        if let Call::Append { space, batch, .. } = &mut call {
+            *batch = refusing(std::mem::take(batch), |entity| self.refused.contains(&(space.clone(), entity)));
         }
         let skips = connection.lies.as_mut().is_some_and(|dice| dice.once_in(4));
         let (result, grown) = self.carry_out(call, skips, model)?;

@@ -264,8 +264,10 @@ impl Fleet {
     fn look(&mut self, client: usize, look: Look) -> Result<(), Failure> {
         let Some(process) = &self.clients[client].process else { return Ok(()) };
         let event = match look {
-            Look::Items { space, .. } => {
-                let items = file::heads(&process.reader, &space)?.into_iter().filter(|(_, heads)| !heads.is_empty());
+            Look::Items { space, collections } => {
+                let of = collections.as_deref();
+                let items = file::heads(&process.reader, &space, of)?.into_iter();
+                let items = items.filter(|(_, heads)| !heads.is_empty());
                 let items = items.map(|(id, heads)| Item::new(id, &heads)).collect();
                 ClientEvent::Items { space, items }
             }

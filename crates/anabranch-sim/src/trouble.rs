@@ -80,6 +80,11 @@ impl Connection {
         self.to_server.front().is_some_and(|frame| matches!(wire::decode(frame), Ok(ClientMessage::Push(_))))
     }
 
+    /// Whether a part of the next push is turned down for good.
+    pub(crate) const fn turns_down(&self) -> bool {
+        matches!(self.trouble, Some(Trouble::Turns { for_good: true, .. }))
+    }
+
     fn refuse(&mut self, code: RefusalCode, retry_after_millis: Option<u32>) -> Result<(), Failure> {
         let message = ServerMessage::Refused { code, message: "not now".to_owned(), retry_after_millis };
         self.to_client.push_back(wire::encode(&message).map_err(broken("a server's frame"))?);

@@ -158,7 +158,7 @@ impl Case {
                 value: value.as_scalar().map_or(Value::Null, plain),
                 stamp: change.timestamp(),
                 op: (*counter, actor.to_bytes().to_vec()),
-                resolution: change.message().is_some_and(|message| message == "$resolve"),
+                resolution: change.message().is_some_and(|message| message.ends_with("$resolve")),
             });
         }
         match policy {

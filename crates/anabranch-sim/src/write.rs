@@ -8,10 +8,10 @@ use crate::bug::Bug;
 use crate::client::Task;
 use crate::dice::Dice;
 use crate::failure::{Failure, ensure};
-use crate::file;
+use crate::file::{self, Logged};
 use crate::fleet::Fleet;
 use crate::job::job;
-use crate::model::{Effect, Item};
+use crate::model::Effect;
 use crate::workload::{self, Intent, Known, Targets};
 
 impl Fleet {
@@ -89,12 +89,12 @@ impl Fleet {
             self.clients[number].unknown = ended.then_some((before, effects));
             return Ok(());
         }
-        let written = logged.iter().filter(|(_, genesis)| !genesis).count();
+        let written = logged.iter().filter(|logged| !logged.genesis).count();
         ensure(written == effects.len() || uncertain, || {
             format!("client {number} made {} writes and logged {written} changes", effects.len())
         })?;
         lines.iter().for_each(|line| self.note(format_args!("{line}")));
-        self.note_written(number, logged, effects);
+        self.note_written(number, logged, effects)?;
         if failed {
             // It was reported as failed, and is there all the same.
             self.forsake(number);
@@ -103,15 +103,19 @@ impl Fleet {
         Ok(())
     }
 
-    fn note_written(&mut self, number: usize, logged: Vec<(Item, bool)>, effects: Vec<Effect>) {
+    fn note_written(&mut self, number: usize, logged: Vec<Logged>, effects: Vec<Effect>) -> Result<(), Failure> {
         let mut effects = effects.into_iter();
-        for (item, genesis) in logged {
+        for Logged { item, bytes, genesis } in logged {
+            self.model.histories.note(&item, &bytes);
             let effect = if genesis { None } else { effects.next() };
             self.clients[number].held.insert(item.clone());
             self.model.lost.remove(&item);
             self.note_bytes(&item.2);
             self.model.written.entry(item).or_insert_with(|| effect.unwrap_or_default());
         }
+        // It may build on what has just been written again.
+        self.note_forms(number)?;
+        self.note_collections(number)
     }
 
     /// Of a commit that has failed nobody knew what had become. Now the file has been opened again, and says so.
@@ -120,8 +124,7 @@ impl Fleet {
         let Some(process) = &client.process else { return Ok(()) };
         let Some((before, effects)) = client.unknown.take() else { return Ok(()) };
         let logged = file::changes_after(&process.reader, before)?;
-        self.note_written(number, logged, effects);
-        Ok(())
+        self.note_written(number, logged, effects)
     }
 
     /// Commits what a step of the session decided.

@@ -7,7 +7,7 @@ const SEEDS: u64 = 60;
 
 /// Bugs that take more seeds than a daily test has time for. The full table, within 2,000 seeds, is printed by
 /// `cargo run --release -p anabranch-sim --features planted -- --planted`; that takes too long for `.ci/run` as well.
-const SLOW: [Bug; 7] = [
+const SLOW: [Bug; 9] = [
     Bug::ForgetAckMark,
     Bug::ForgetToHold,
     Bug::ForgetOffers,
@@ -15,6 +15,8 @@ const SLOW: [Bug; 7] = [
     Bug::DropGoodHalf,
     Bug::AdmitAnyName,
     Bug::KeepLineage,
+    Bug::SettleRewritten,
+    Bug::ForgetWidening,
 ];
 
 /// How many seeds to try: `ANABRANCH_SEEDS` for all bugs.

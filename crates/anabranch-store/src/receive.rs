@@ -4,7 +4,7 @@ mod forks;
 mod order;
 pub(crate) mod sift;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anabranch_core::document::Document;
 use anabranch_core::sync::{FirstSyncStep, Reoffer, WriteBatch};
@@ -235,7 +235,10 @@ impl Write<'_> {
         if arrivals.is_empty() {
             return Ok(());
         }
-        arrivals.extend(self.take_orphans(&row)?);
+        // What has waited here counts for less than the same from a server.
+        let come: HashSet<ChangeHash> = arrivals.iter().map(|arrival| arrival.change.hash()).collect();
+        let orphans = self.take_orphans(&row)?.into_iter();
+        arrivals.extend(orphans.filter(|orphan| !come.contains(&orphan.change.hash())));
         self.apply_arrivals(&row, arrivals, origin, received)
     }
 

@@ -40,6 +40,10 @@ impl Write<'_> {
         let Rewritten { document, changes, lost } =
             outcome.map_err(|source| StoreError::Damaged { entity: row.id, source })?;
         let mut rewrote = Rewrote::default();
+        for hash in removal.discard.iter().filter(|hash| document.has(hash)) {
+            self.offer_again(row, hash)?;
+            rewrote.kept += 1;
+        }
         if changes.is_empty() {
             return Ok(rewrote);
         }
@@ -74,7 +78,22 @@ impl Write<'_> {
         dirty.document = true;
         dirty.recount = true;
         self.pending.sync_state = true;
+        // What has waited behind what goes may be pushed now, also of other entities.
+        self.pending.pushable.insert(row.space);
         Ok(rewrote)
+    }
+
+    /// What was refused and is needed by what stays, the birth of a container, is offered again with that.
+    fn offer_again(&mut self, row: &EntityRow, hash: &ChangeHash) -> Result<(), StoreError> {
+        let mut update = self.engine.connection.prepare_cached(
+            "UPDATE outbox SET state = 'pending', attempts = 0, not_before = 0, last_error = NULL, code = NULL, \
+             refused_at = NULL WHERE entity = ?1 AND change = (SELECT seq FROM changes WHERE entity = ?1 AND hash = ?2)",
+        )?;
+        update.execute(params![row.key, hash.as_bytes()])?;
+        drop(update);
+        self.pending.pushable.insert(row.space);
+        self.dirty(row.key).recount = true;
+        Ok(())
     }
 
     /// If one of these changes has been folded, all are put back into the log, and the fold is dropped.
@@ -167,6 +186,8 @@ pub(crate) struct Rewrote {
     pub(crate) gone: usize,
     /// Those of them that were written again.
     pub(crate) rewritten: usize,
+    /// Those that were to be discarded and stay, since what stays needs them.
+    pub(crate) kept: usize,
 }
 
 struct Removed {

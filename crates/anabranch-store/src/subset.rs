@@ -138,6 +138,8 @@ impl Write<'_> {
             connection.prepare_cached(sql)?.execute([key])?;
         }
         drop(self.engine.cache.take(key));
+        // Whether it was deleted is not known here any more.
+        self.engine.flush_referring(&row, self.pending)?;
         let space = rows::space_name(&self.engine.connection, row.space)?;
         self.pending.touch(space, &row);
         Ok(())

@@ -12,6 +12,8 @@
 //! - what happens inside an object, or to an element, that is gone is dropped, and so is an increment of a counter
 //!   that is gone; a change of which no op is left is gone, too;
 //! - what is left of an entity whose creation goes is dropped.
+//!
+//! The birth of a container or counter is nobody's edit. It goes only if nothing that stays puts something there.
 
 mod ops;
 mod standing;
@@ -19,9 +21,11 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use automerge::ActorId;
+
 use self::ops::Fates;
 use self::standing::{Standing, decode};
-use self::write::{Names, Writer};
+use self::write::{Names, Writer, actors, creates};
 use super::contain::contained;
 use super::error::DocumentError;
 use super::note::Note;
@@ -71,6 +75,10 @@ impl Removal {
         self.discard.is_empty() && self.replace.is_empty() && self.instead.is_empty()
     }
 
+    fn without(&self, kept: &BTreeSet<ChangeHash>) -> Self {
+        Self { discard: self.discard.difference(kept).copied().collect(), ..self.clone() }
+    }
+
     fn names(&self, hash: &ChangeHash) -> bool {
         self.discard.contains(hash) || self.replace.contains(hash) || self.instead.contains_key(hash)
     }
@@ -78,7 +86,7 @@ impl Removal {
 
 impl Document {
     /// The document without some of its changes; those that build on them are written again. Changes that the
-    /// document does not have are passed over.
+    /// document does not have are passed over, and so is a discarded birth of a container that later edits need.
     ///
     /// It costs as much as loading the document, and about as much again for each change that is written again as
     /// applying it.
@@ -87,6 +95,7 @@ impl Document {
     /// [`DocumentError`] if the document cannot be read.
     pub fn rewrite(&self, removal: &Removal) -> Result<Rewritten, DocumentError> {
         let all = self.changes_since(&Heads::default())?;
+        let removal = &removal.without(&needed_births(&all, removal)?);
         let mut gone = BTreeSet::new();
         let (mut kept, mut affected) = (Vec::new(), Vec::new());
         for change in all {
@@ -136,6 +145,27 @@ impl Document {
         let named = derived.filter_map(|meta| Some((rewritten(meta.message.as_deref()?)?.0, ours(meta.hash))));
         named.collect()
     }
+}
+
+/// The births that are to be discarded, and that later edits need.
+fn needed_births(all: &[Change], removal: &Removal) -> Result<BTreeSet<ChangeHash>, DocumentError> {
+    let is_birth = |change: &&Change| {
+        change.actor().is_derived() && change.dependencies().is_empty() && change.rewrite_of().is_none()
+    };
+    let births = all.iter().filter(|change| removal.discard.contains(&change.hash())).filter(is_birth);
+    let births: BTreeMap<ActorId, ChangeHash> =
+        births.map(|birth| (ActorId::from(birth.actor().as_bytes()), birth.hash())).collect();
+    let mut needed = BTreeSet::new();
+    if births.is_empty() {
+        return Ok(needed);
+    }
+    let mut is_born = false;
+    for change in all.iter().filter(|change| !removal.discard.contains(&change.hash())) {
+        let decoded = decode(change)?;
+        is_born |= decoded.operations.iter().any(creates);
+        needed.extend(decoded.operations.iter().flat_map(actors).filter_map(|actor| births.get(actor)));
+    }
+    Ok(if is_born { needed } else { BTreeSet::new() })
 }
 
 /// A rewrite under way.

@@ -149,6 +149,24 @@ fn counters_sets_and_lists_keep_what_was_added_later() {
     );
 }
 
+/// It used to go with the edit that came with it, and with it what others had put into the container since.
+#[test]
+fn a_container_stays_if_something_is_put_into_it_later() {
+    let mut writer = Writer::born(json!({ "title": "x" }));
+    let stamp = writer.tick();
+    let edits = [splice(0, 0, "refused"), Edit::Increment { field: field("votes"), by: 100 }];
+    let refused: Vec<ChangeHash> =
+        writer.document.edit(&notes(), stamp, &edits).unwrap().iter().map(Change::hash).collect();
+    assert_eq!(refused.len(), 3, "two births, and the edit");
+    writer.edit(splice(7, 0, "later"));
+    let rewritten = writer.document.rewrite(&Removal::discarding(refused.clone())).unwrap();
+    assert_eq!(fields(&rewritten.document)["body"], "later");
+    let gone: Vec<ChangeHash> = rewritten.changes.iter().map(|(hash, _)| *hash).collect();
+    let births: Vec<_> = refused[..2].iter().filter(|hash| !gone.contains(hash)).collect();
+    assert_eq!(births.len(), 1, "nothing is in the counter, and that goes");
+    assert!(gone.contains(&refused[2]));
+}
+
 #[test]
 fn without_its_creation_nothing_of_an_entity_is_left() {
     let mut writer = Writer::born(json!({ "title": "x" }));

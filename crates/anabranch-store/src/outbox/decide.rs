@@ -221,7 +221,8 @@ impl Write<'_> {
 
     /// Gives up what a server has refused of an entity: one change, or all. The entity is rebuilt without it, later
     /// edits are written again and offered, and what goes does not come back from a peer. A transaction goes whole,
-    /// with what it did to other entities. If an entity goes, its children stay: they are not held any more, and what
+    /// with what it did to other entities. The birth of a container, which is nobody's edit, is offered again if a later
+    /// edit needs it. If an entity goes, its children stay: they are not held any more, and what
     /// to do with them is for the application to say.
     ///
     /// # Errors
@@ -234,7 +235,11 @@ impl Write<'_> {
     ) -> Result<Discarded, StoreError> {
         let row = self.entity(space, id)?;
         let mut done = Discarded::default();
-        for (key, hashes) in self.to_discard(&row, change)? {
+        let chosen = self.to_discard(&row, change)?;
+        if chosen.is_empty() {
+            return Err(StoreError::NotRefused(id));
+        }
+        for (key, hashes) in chosen {
             let Some(row) = rows::entity_by_key(&self.engine.connection, key)? else { continue };
             for hash in &hashes {
                 if self.is_accepted(&row, hash)? {
@@ -249,10 +254,10 @@ impl Write<'_> {
                 done.left_alone += children;
                 self.pending.pushable.insert(row.space);
             }
-            done.discarded += rewrote.gone.saturating_sub(rewrote.rewritten).max(count);
+            done.discarded += rewrote.gone.saturating_sub(rewrote.rewritten).max(count.saturating_sub(rewrote.kept));
             done.rewritten += rewrote.rewritten;
         }
-        if done.discarded == 0 { Err(StoreError::NotRefused(id)) } else { Ok(done) }
+        Ok(done)
     }
 
     fn children_of(&self, row: &EntityRow) -> Result<usize, StoreError> {

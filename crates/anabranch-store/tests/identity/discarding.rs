@@ -220,3 +220,54 @@ fn a_rewrite_whose_original_the_server_has_makes_way_for_it() -> Outcome {
     );
     Ok(())
 }
+
+/// The births of text and counter are refused along with the edit that came with them.
+#[test]
+fn g07_later_edits_of_what_a_discarded_change_began_are_kept() -> Outcome {
+    let (_one, a) = device("a.db", 1);
+    let mut server = Server::default();
+    let id = a.create(json!({ "title": "one" }))?;
+    server.push(&a)?;
+    a.edit(id, vec![Edit::Splice { field: field("body"), at: 0, delete: 0, insert: "poison".to_owned() }, stars(100)])?;
+    server.push_page(&a, |_| true)?;
+    assert_eq!(a.refused()?.len(), 3);
+    a.edit(id, vec![Edit::Splice { field: field("body"), at: 6, delete: 0, insert: "later".to_owned() }])?;
+    a.edit(id, vec![stars(1)])?;
+    let done = a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    assert_eq!(done, Discarded { discarded: 1, rewritten: 2, left_alone: 0 });
+    assert_eq!((a.state(id)?["body"].clone(), a.state(id)?["stars"].clone()), (json!("later"), json!(1)));
+    assert!(a.refused()?.is_empty());
+    server.push(&a)?;
+    assert!(a.outbox()?.is_empty());
+    let (_two, b) = device("b.db", 2);
+    server.pull(&b)?;
+    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
+    Ok(())
+}
+
+/// What a peer has brought waits for a change that has been written again here. Then a server has taken all of it.
+#[test]
+fn g07_what_has_waited_here_yields_to_the_same_from_a_server() -> Outcome {
+    let (_one, a) = device("a.db", 1);
+    let (_two, b) = device("b.db", 2);
+    let mut server = Server::default();
+    let id = a.create(json!({ "title": "one", "stars": 0 }))?;
+    a.title(id, "poison")?;
+    a.edit(id, vec![stars(1)])?;
+    a.edit(id, vec![stars(10)])?;
+    a.hand_over(&b)?;
+    let last =
+        b.store.write(move |write| write.changes_beyond(&space(), id, &anabranch_core::Heads::default())).wait()?;
+    server.push_but(&a, holding("poison"))?;
+    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    let last = last.into_iter().rev().take(1).collect();
+    let received = a.store.write(move |write| write.apply_peer(&space(), last)).wait()?;
+    assert_eq!(received.orphaned, 1);
+    server.push(&b)?;
+    server.pull(&a)?;
+    server.push(&a)?;
+    assert!(a.outbox()?.is_empty());
+    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
+    assert_eq!((&a.state(id)?["title"], &a.state(id)?["stars"]), (&json!("poison"), &json!(11)));
+    Ok(())
+}

@@ -1,6 +1,7 @@
 //! References: what a deletion does to those who refer, here and after a merge.
 
-use anabranch_core::{EntityId, Schema};
+use anabranch_core::sync::WriteBatch;
+use anabranch_core::{EntityId, Lineage, Schema};
 use anabranch_store::{ConflictKind, MAX_CASCADE, StoreError};
 use serde_json::{Value, json};
 
@@ -210,5 +211,33 @@ fn a_target_that_is_not_here_yet_is_no_orphan() -> Outcome {
     // The child was deleted along, but edited meanwhile.
     assert!(c.deleted(root) && !c.deleted(child));
     assert_eq!(c.queue().len(), 1);
+    Ok(())
+}
+
+/// Whoever drops what is deleted, as of a collection that is not wanted any more, does not know that it is.
+#[test]
+fn g08_what_has_been_dropped_makes_no_orphans() -> Outcome {
+    let fleet = Fleet::new();
+    let [a, b] = fleet.replicas(&schema(
+        r#"
+        [collections.folders.fields]
+        title = { kind = "register" }
+        [collections.notes.fields]
+        folder = { kind = "reference", to = "folders", parent = true }
+        "#,
+    ));
+    let folder = a.create("folders", json!({ "title": "gone" }))?;
+    let note = a.create("notes", json!({ "folder": folder.to_string() }))?;
+    a.delete(folder)?;
+    let mut incoming = a.changes(folder, anabranch_core::Heads::default())?;
+    incoming.extend(a.changes(note, anabranch_core::Heads::default())?);
+    let batch = WriteBatch { incoming, ..WriteBatch::empty(space(), Lineage::from_bytes([7; 16])) };
+    b.store.write(|write| write.ensure_remote("test", &[])).wait()?;
+    b.store.write(move |write| write.apply_batch(1, batch)).wait()?;
+    assert_eq!(b.queue().len(), 1);
+    let notes = Some([name("notes")].into());
+    b.store.write_on_rows(move |write| write.want_collections(1, &space(), notes)).wait()?;
+    assert_eq!((b.queue().len(), b.count("entities")), (0, 1));
+    assert_eq!(b.get(note, "folder"), json!(folder.to_string()));
     Ok(())
 }

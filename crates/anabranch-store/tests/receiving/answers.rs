@@ -184,3 +184,41 @@ fn g07_what_follows_a_refused_change_goes_when_that_comes_from_the_server() -> R
     assert!(committed.pushable.contains(&space("main")), "the session must hear that there is something to push");
     Ok(())
 }
+
+#[test]
+fn g07_what_waited_for_a_discarded_change_goes_though_nothing_is_written_again() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let mut engine = Engine::open(&folder.path("1.db"), Some(schema()), support::environment())?;
+    let mut commit = |work: Work| engine.commit(vec![Box::new(Once(Some(work)))]).expect("a commit");
+    let [gone, kept] = ["a", "b"].map(|id| EntityId::named(&name("notes"), id));
+    commit(Box::new(move |write| {
+        write.ensure_remote("test", &[])?;
+        write.create(&space("main"), &name("notes"), Some(gone), &fields(json!({ "title": "one" }))).map(drop)
+    }));
+    commit(Box::new(move |write| {
+        let read = OutboxRead { space: space("main"), changes: 1, bytes: 1 << 20 };
+        let item = write.outbox_page(1, &read)?.items.remove(0);
+        let refused = Answer::Rejected { code: RejectCode::Forbidden, message: "no".to_owned(), retryable: false };
+        let batch = WriteBatch { answered: vec![(item.key, refused)], ..WriteBatch::empty(space("main"), LINEAGE) };
+        write.apply_batch(1, batch).map(drop)
+    }));
+    let joined = commit(Box::new(move |write| {
+        write.transaction(|write| {
+            write.create(&space("main"), &name("notes"), Some(kept), &fields(json!({ "title": "two" })))?;
+            write.edit(&space("main"), gone, &set("three")).map(drop)
+        })
+    }));
+    assert!(joined.pushable.contains(&space("main")));
+    let committed = commit(Box::new(move |write| {
+        let page = |write: &mut anabranch_store::Write<'_>| {
+            let read = OutboxRead { space: space("main"), changes: 10, bytes: 1 << 20 };
+            Ok::<_, StoreError>(write.outbox_page(1, &read)?.items.len())
+        };
+        assert_eq!(page(write)?, 0, "the transaction waits");
+        write.discard(&space("main"), gone, None)?;
+        assert_eq!(page(write)?, 1, "what is left of it can go");
+        Ok(())
+    }));
+    assert!(committed.pushable.contains(&space("main")), "the session must hear that there is something to push");
+    Ok(())
+}

@@ -241,12 +241,12 @@ impl<'a> Writer<'a> {
 }
 
 /// Whether the op gives the entity its collection.
-fn creates(op: &Op) -> bool {
+pub(super) fn creates(op: &Op) -> bool {
     op.obj == ObjectId::Root && matches!(&op.key, Key::Map(key) if key == COLLECTION_KEY)
 }
 
 /// The actors that an op names.
-fn actors(op: &Op) -> impl Iterator<Item = &ActorId> {
+pub(super) fn actors(op: &Op) -> impl Iterator<Item = &ActorId> {
     let object = if let ObjectId::Id(id) = &op.obj { Some(&id.1) } else { None };
     let element = if let Key::Seq(ElementId::Id(id)) = &op.key { Some(&id.1) } else { None };
     object.into_iter().chain(element).chain(op.pred.iter().map(|id| &id.1))
