@@ -152,7 +152,7 @@ impl Fleet {
 
     /// Notes what a client has written in the place of other changes.
     pub(crate) fn note_forms(&mut self, client: usize) -> Result<(), Failure> {
-        if let Some(process) = self.clients[client].process.as_ref().filter(|_| self.model.histories.has_discards()) {
+        if let Some(process) = self.clients[client].process.as_ref().filter(|_| self.model.histories.has_forms()) {
             let forms = file::forms(&process.reader)?;
             forms.iter().for_each(|(item, bytes)| self.model.histories.note(item, bytes));
         }
@@ -166,7 +166,7 @@ impl Fleet {
                 if self.has_subsets {
                     self.model.collections.insert((space.clone(), offered.entity), offered.collection.clone());
                 }
-                if self.model.histories.has_discards() && offered.change.rewrite_of().is_some() {
+                if self.model.histories.has_forms() && offered.change.rewrite_of().is_some() {
                     let bytes = offered.change.bytes();
                     let item = (space.clone(), offered.entity, crate::model::hash_of(bytes));
                     self.model.histories.note(&item, bytes);

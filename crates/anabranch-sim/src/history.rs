@@ -25,6 +25,10 @@ pub(crate) struct Histories {
     originals: HashMap<Item, Hash>,
     /// What was given up, and what that was written from.
     discarded: BTreeSet<Item>,
+    /// What has been written from again.
+    written_again: BTreeSet<Item>,
+    /// Clients may fork their own histories, having dropped an entity and made it again.
+    pub(crate) may_fork: bool,
 }
 
 impl Histories {
@@ -36,6 +40,7 @@ impl Histories {
         self.changes.insert(item.clone(), bytes.to_vec());
         if let Some(original) = written_from(bytes) {
             self.originals.insert(item.clone(), original);
+            self.written_again.insert((item.0.clone(), item.1, original));
         }
     }
 
@@ -47,6 +52,11 @@ impl Histories {
     /// Whether anything was ever given up.
     pub(crate) fn has_discards(&self) -> bool {
         !self.discarded.is_empty()
+    }
+
+    /// Whether there may be changes that were written again.
+    pub(crate) fn has_forms(&self) -> bool {
+        self.has_discards() || self.may_fork
     }
 
     /// What a change was written from, or the change itself.
@@ -61,9 +71,10 @@ impl Histories {
         items
     }
 
-    /// Whether a change may be gone: it was given up, or builds on what was.
+    /// Whether a change may be gone: it was given up, or had to be written again, or builds on such a one.
     pub(crate) fn may_go(&self, item: &Item) -> bool {
-        self.has_discards() && self.past(item).iter().any(|past| self.discarded.contains(past))
+        let goes = |past: &Item| self.discarded.contains(past) || (self.may_fork && self.written_again.contains(past));
+        self.has_forms() && self.past(item).iter().any(goes)
     }
 
     /// Of changes that are gone, what was not given up is there in another form, and that says the same.

@@ -205,9 +205,10 @@ pub(crate) fn replace_some(seed: u64, ops: &mut [Op]) {
             true => Op::Refuse { client, pick },
             false => Op::Decide { client, pick },
         });
+        return;
     }
     let mut subsets = Dice::new(seed.rotate_left(34) ^ 0x7375_6273_6574_7321);
-    if subsets.once_in(4) {
+    if subsets.once_in(3) {
         let every = 10 + subsets.below(50);
         replace(ops, &mut subsets, every, |_, client, pick| Op::Want { client, pick });
     }

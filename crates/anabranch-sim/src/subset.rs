@@ -29,7 +29,7 @@ impl Fleet {
         if self.clients[client].process.is_none() {
             return Ok(());
         }
-        self.has_subsets = true;
+        (self.has_subsets, self.model.histories.may_fork) = (true, true);
         // What was dropped until now was dropped by what was wanted until now.
         self.check_file(client)?;
         let Some(process) = &self.clients[client].process else { return Ok(()) };

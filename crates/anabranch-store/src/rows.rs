@@ -347,6 +347,12 @@ pub(crate) fn owe_reconcile(connection: &Connection, remote: RemoteKey, space: S
     Ok(())
 }
 
+/// Whether a space is to be reconciled, or is being reconciled, with some server.
+pub(crate) fn is_compared(connection: &Connection, space: SpaceKey) -> Result<bool, StoreError> {
+    let mut owing = connection.prepare_cached("SELECT 1 FROM sync_state WHERE space = ? AND cursor = x''")?;
+    Ok(owing.exists([space])?)
+}
+
 pub(crate) fn remotes(connection: &Connection) -> Result<Vec<RemoteKey>, StoreError> {
     let mut statement = connection.prepare_cached("SELECT key FROM remotes ORDER BY key")?;
     let rows = statement.query_map([], |row| row.get(0))?;

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use anabranch_core::Change;
 use anabranch_core::document::Edit;
+use anabranch_core::sync::WriteBatch;
 use anabranch_core::wire::Envelope;
 use anabranch_store::{Discarded, OutboxState, Resend, StoreError};
 use serde_json::json;
 
 use crate::device::{Device, Outcome, field, space};
-use crate::server::Server;
+use crate::server::{LINEAGE, Server};
 
 fn device(name: &str, seed: u64) -> (tempfile::TempDir, Device) {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -269,5 +270,32 @@ fn g07_what_has_waited_here_yields_to_the_same_from_a_server() -> Outcome {
     assert!(a.outbox()?.is_empty());
     assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
     assert_eq!((&a.state(id)?["title"], &a.state(id)?["stars"]), (&json!("poison"), &json!(11)));
+    Ok(())
+}
+
+/// The server has what another has discarded, and knows that it is here, so that it does not send it.
+#[test]
+fn g10_nothing_is_discarded_for_another_s_sake_in_the_middle_of_a_reconcile() -> Outcome {
+    let (_one, a) = device("a.db", 1);
+    let (_two, b) = device("b.db", 2);
+    let mut server = Server::default();
+    let id = a.create(json!({ "title": "one", "stars": 0 }))?;
+    server.push(&a)?;
+    server.pull(&b)?;
+    a.title(id, "poison")?;
+    a.edit(id, vec![stars(1)])?;
+    a.hand_over(&b)?;
+    server.push_but(&a, holding("poison"))?;
+    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    server.push(&a)?;
+    let owing = WriteBatch { owes_reconcile: true, ..WriteBatch::empty(space(), LINEAGE) };
+    b.store.write(move |write| write.apply_batch(1, owing)).wait()?;
+    server.pull(&b)?;
+    assert_eq!((&b.state(id)?["title"], &b.state(id)?["stars"]), (&json!("poison"), &json!(1)));
+    server.push(&b)?;
+    assert!(b.outbox()?.is_empty());
+    server.pull(&a)?;
+    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
+    assert_eq!(a.state(id)?["title"], "poison");
     Ok(())
 }

@@ -9,7 +9,7 @@ use anabranch_store::{Received, StoreError};
 
 use crate::device::{Device, Outcome, space};
 
-const LINEAGE: Lineage = Lineage::from_bytes([7; 16]);
+pub(crate) const LINEAGE: Lineage = Lineage::from_bytes([7; 16]);
 
 pub(crate) use crate::log::Log as Server;
 
