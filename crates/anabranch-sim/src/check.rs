@@ -91,12 +91,13 @@ impl Fleet {
         let everything = stored(&self.server.disk.log);
         let (markers, stored) = split_markers(&self.server.disk.log, everything);
         let purged: BTreeSet<_> = markers.iter().map(|item| (item.0.clone(), item.1)).collect();
+        let dropped = self.dropped()?;
         let missing: Vec<&Item> = self
             .model
             .written
             .keys()
             .filter(|item| !self.model.lost.contains(*item) && !stored.contains(*item))
-            .filter(|item| !purged.contains(&(item.0.clone(), item.1)))
+            .filter(|item| !purged.contains(&(item.0.clone(), item.1)) && !dropped.contains(*item))
             .collect();
         let (taken_out, missing): (Vec<&Item>, Vec<&Item>) =
             missing.into_iter().partition(|item| self.model.histories.may_go(item));

@@ -85,6 +85,20 @@ impl Fleet {
         items.iter().filter(|item| self.is_wanted(wanted, &item.0, item.1)).cloned().collect()
     }
 
+    /// What nobody has any more of what was on a server once: it was lost there, and dropped by those who had it, perhaps
+    /// before their files were looked at.
+    pub(crate) fn dropped(&self) -> Result<BTreeSet<Item>, Failure> {
+        let mut left = BTreeSet::new();
+        if !self.has_subsets {
+            return Ok(left);
+        }
+        for process in self.clients.iter().filter_map(|client| client.process.as_ref()) {
+            left.extend(file::changes(&process.reader)?);
+        }
+        let was_lost = |item: &&Item| self.model.was_stored(item) && !left.contains(*item);
+        Ok(self.model.written.keys().filter(was_lost).cloned().collect())
+    }
+
     /// A client has dropped what it does not want any more: only what the server had. If the server has lost it since,
     /// it may have been the last.
     pub(crate) fn note_dropped(&mut self, client: usize, dropped: &BTreeSet<Item>) -> Result<(), Failure> {
