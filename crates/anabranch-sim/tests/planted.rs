@@ -7,7 +7,7 @@ const SEEDS: u64 = 60;
 
 /// Bugs that take more seeds than a daily test has time for. The full table, within 2,000 seeds, is printed by
 /// `cargo run --release -p anabranch-sim --features planted -- --planted`; that takes too long for `.ci/run` as well.
-const SLOW: [Bug; 9] = [
+const SLOW: [Bug; 8] = [
     Bug::ForgetAckMark,
     Bug::ForgetToHold,
     Bug::ForgetOffers,
@@ -16,7 +16,6 @@ const SLOW: [Bug; 9] = [
     Bug::AdmitAnyName,
     Bug::KeepLineage,
     Bug::SettleRewritten,
-    Bug::ForgetWidening,
 ];
 
 /// How many seeds to try: `ANABRANCH_SEEDS` for all bugs.
