@@ -200,8 +200,8 @@ impl Rewriter<'_> {
         if let Some(standing) = form {
             standing.take(&mut self.fates, &decoded);
             let last = standing.last();
-            stand_in = vec![last];
             self.renamed.insert(hash, last);
+            stand_in = self.beside(last, dependencies);
         } else if removal.discard.contains(&hash) || removal.instead.contains_key(&hash) {
             self.fates.lose(&decoded);
         } else {
@@ -244,6 +244,13 @@ impl Rewriter<'_> {
             }
         }
         mapped.into_iter().collect()
+    }
+
+    /// A form that stands, and what the change depended on that the form does not: what builds on the change may name
+    /// that.
+    fn beside(&self, form: ChangeHash, dependencies: Vec<ChangeHash>) -> Vec<ChangeHash> {
+        let lacks = |dependency: &ChangeHash| !self.document.apart(dependency, &form).0.is_empty();
+        [form].into_iter().chain(dependencies.into_iter().filter(lacks)).collect()
     }
 
     /// The original, and what that said of itself.

@@ -126,6 +126,39 @@ fn what_happens_inside_something_that_goes_is_dropped_and_the_rest_of_the_change
     assert_eq!((&state["facts"], &state["title"]), (&json!({}), &json!("y")));
 }
 
+/// Another replica has discarded what here is kept, and what was built on that has the other's form now. Whatever comes
+/// after it may still name what is kept.
+#[test]
+fn what_builds_on_a_form_that_lacks_some_of_the_past_is_written_again_whole() {
+    let mut writer = Writer::born(json!({ "steps": ["a"], "title": "x" }));
+    let insert = |at: usize, value: &str| Edit::Insert {
+        field: field("steps"),
+        path: Path::default(),
+        at,
+        values: vec![json!(value)],
+    };
+    let kept = writer.edit(insert(1, "kept"));
+    let ours = writer.edit(set("title", json!("y")));
+    let elsewhere = writer.document.rewrite(&Removal::discarding([kept])).unwrap();
+    let theirs = elsewhere.changes.iter().find(|(of, _)| *of == ours).unwrap().1[0].clone();
+    let stamp = writer.tick();
+    let after = writer.document.edit(&notes(), stamp, &[insert(2, "after"), set("title", json!("z"))]).unwrap();
+    let after = after.last().unwrap().hash();
+    writer.document.apply(std::slice::from_ref(&theirs)).unwrap();
+    let removal = Removal { instead: [(ours, theirs.hash())].into(), ..Removal::default() };
+    let rewritten = writer.document.rewrite(&removal).unwrap();
+    assert!(rewritten.lost.is_empty(), "it was admitted");
+    let made = &rewritten.changes.iter().find(|(of, _)| *of == after).unwrap().1[0];
+    let mut both = vec![kept, theirs.hash()];
+    both.sort();
+    assert_eq!(made.dependencies(), both);
+    let state = fields(&rewritten.document);
+    assert_eq!((&state["steps"], &state["title"]), (&json!(["a", "kept", "after"]), &json!("z")));
+    let mut other = Document::new(&actor(9));
+    other.apply(&all(&rewritten.document)).unwrap();
+    assert_eq!(fields(&other), state);
+}
+
 #[test]
 fn counters_sets_and_lists_keep_what_was_added_later() {
     let mut writer = Writer::born(json!({ "steps": ["a"], "tags": ["old"] }));
