@@ -216,6 +216,15 @@ pub(crate) fn refused_as_purged(connection: &Connection) -> Result<BTreeSet<(Spa
     Ok(rows(connection, sql, [], |row| Ok((space(row, 0)?, id(row, 1)?)))?.into_iter().collect())
 }
 
+/// The collections of what the server has refused because it has another form of it.
+pub(crate) fn superseded(connection: &Connection) -> Result<Vec<(SpaceName, CollectionName)>, Failure> {
+    let sql = "SELECT DISTINCT s.name, e.collection FROM outbox o JOIN entities e ON e.key = o.entity \
+               JOIN spaces s ON s.key = e.space WHERE o.last_error = 'the same is here already, in another form'";
+    rows(connection, sql, [], |row| {
+        Ok((space(row, 0)?, CollectionName::new(row.get::<_, String>(1)?).map_err(unreadable)?))
+    })
+}
+
 /// What waits in the outbox of these transactions.
 pub(crate) fn joined(connection: &Connection, transactions: &BTreeSet<Vec<u8>>) -> Result<Vec<Item>, Failure> {
     let sql = "SELECT s.name, e.id, c.bytes, c.txn FROM outbox o JOIN changes c ON c.seq = o.change \

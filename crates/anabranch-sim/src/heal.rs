@@ -50,6 +50,9 @@ impl Fleet {
                 self.sweep();
                 return self.check_converged();
             }
+            if self.want_again()? {
+                continue;
+            }
             ensure(self.time.now() < deadline, || format!("not quiet {BOUND_MINUTES} minutes after all faults ended"))?;
             let waits = self.wait() || self.send_again(&mut dice)?;
             ensure(waits, || format!("not quiet, and nothing will ever happen: {}", self.unrest()))?;

@@ -23,7 +23,7 @@ impl Fleet {
     /// Somebody forges a change from what the server holds, and pushes it, or hands it to a client.
     pub(crate) fn intrude(&mut self, client: usize, pick: u64) -> Result<(), Failure> {
         let mut dice = Dice::new(pick);
-        let ahead = if dice.once_in(3) { self.forge_ahead(client, &mut dice)? } else { None };
+        let ahead = if dice.once_in(3) { None } else { self.forge_ahead(client, &mut dice)? };
         if ahead.is_some() {
             self.note(format_args!("an intruder names what only client {client} knows"));
         }

@@ -59,6 +59,30 @@ impl Fleet {
         self.clients[client].begin_again()
     }
 
+    /// What waits for another form of itself, which the server has, comes to an end only once its collection is wanted
+    /// again: so it is. `false` if nothing waits for that.
+    pub(crate) fn want_again(&mut self) -> Result<bool, Failure> {
+        let (mut wants, clients) = (false, if self.has_subsets { self.clients.len() } else { 0 });
+        for client in 0..clients {
+            let Some(process) = &self.clients[client].process else { continue };
+            let (remote, wanted) = (process.remote, self.wanted(client)?);
+            let waiting: Option<SpaceName> = file::superseded(&process.reader)?
+                .into_iter()
+                .find(|(space, collection)| !wanted.has(space, collection))
+                .map(|(space, _)| space);
+            let Some(space) = waiting else { continue };
+            wants = true;
+            let of = space.clone();
+            let what = "wanting everything again";
+            if self.within(client, what, move |write| write.want_collections(remote, &of, None))?.is_some() {
+                self.note(format_args!("client {client}: wants all of {space}, for what waits there"));
+                self.forsake(client);
+                self.clients[client].begin_again()?;
+            }
+        }
+        Ok(wants)
+    }
+
     /// What a client wants, as its file says.
     pub(crate) fn wanted(&self, client: usize) -> Result<Wanted, Failure> {
         let process = self.clients[client].process.as_ref().filter(|_| self.has_subsets);
