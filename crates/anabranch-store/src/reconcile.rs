@@ -1,7 +1,9 @@
 //! What this file holds, for whoever reconciles with it.
 
+use std::collections::HashMap;
+
 use anabranch_core::sync::reconcile::{Compared, Item, MAX_ITEMS, MAX_KNOWN, Theirs, sample};
-use anabranch_core::{ChangeHash, CollectionName, EntityId, Heads, SpaceName};
+use anabranch_core::{Change, ChangeHash, CollectionName, EntityId, Heads, SpaceName};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::engine::Write;
@@ -179,10 +181,13 @@ impl Write<'_> {
                 self.take_marker(&row, &marker, Origin::Remote(remote))?;
             }
         }
+        let waiting = self.waiting_of(remote, &row)?;
         let document = self.engine.take_document(&row)?;
         let beyond = document.changes_since(&theirs.heads);
+        let held = waiting.into_iter().filter(|(hash, _)| document.has(hash)).collect();
         self.engine.cache.put(row.key, document);
         let beyond = beyond.map_err(|source| StoreError::Damaged { entity: row.id, source })?;
+        self.settle_but(remote, &row, held, &beyond)?;
         let mut unfolded = false;
         for change in beyond {
             let mut seq = rows::change_seq(&self.engine.connection, row.key, &change.hash())?;
@@ -200,6 +205,43 @@ impl Write<'_> {
             self.dirty(row.key).recount = true;
             self.pending.pushable.insert(row.space);
         }
+        Ok(())
+    }
+
+    /// What waits of an entity for a server, by hash.
+    fn waiting_of(&self, remote: RemoteKey, row: &EntityRow) -> Result<HashMap<ChangeHash, i64>, StoreError> {
+        let mut statement = self.engine.connection.prepare_cached(
+            "SELECT c.hash, c.seq FROM outbox o JOIN changes c ON c.seq = o.change \
+             WHERE o.remote = ?1 AND o.entity = ?2",
+        )?;
+        let waiting = statement.query_map([remote, row.key], |found| {
+            Ok((ChangeHash::from_bytes(found.get::<_, [u8; 32]>(0)?), found.get(1)?))
+        })?;
+        Ok(waiting.collect::<Result<_, _>>()?)
+    }
+
+    /// The server has what waits and is not beyond its heads: somebody else has brought it there, and in a reconcile
+    /// it does not send what is here. If that stayed, a person could give it up as refused.
+    fn settle_but(
+        &mut self,
+        remote: RemoteKey,
+        row: &EntityRow,
+        mut held: HashMap<ChangeHash, i64>,
+        beyond: &[Change],
+    ) -> Result<(), StoreError> {
+        for change in beyond {
+            held.remove(&change.hash());
+        }
+        if held.is_empty() {
+            return Ok(());
+        }
+        let seqs: Vec<i64> = held.into_values().collect();
+        for seq in &seqs {
+            self.settle(remote, row.key, *seq)?;
+        }
+        self.release_children(remote, &seqs)?;
+        self.dirty(row.key).synced = true;
+        self.pending.pushable.insert(row.space);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anabranch_core::Change;
 use anabranch_core::document::Edit;
 use anabranch_core::sync::WriteBatch;
+use anabranch_core::sync::reconcile::Theirs;
 use anabranch_core::wire::Envelope;
 use anabranch_store::{Discarded, OutboxState, Resend, StoreError};
 use serde_json::json;
@@ -297,5 +298,32 @@ fn g10_nothing_is_discarded_for_another_s_sake_in_the_middle_of_a_reconcile() ->
     server.pull(&a)?;
     assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
     assert_eq!(a.state(id)?["title"], "poison");
+    Ok(())
+}
+
+/// Two have the same, and the other has brought it to a server that has lost its history. It says so in a reconcile, and
+/// does not send it. If it turned it down afterwards, for whatever reason, it could be given up here, for good.
+#[test]
+fn g10_what_a_server_shows_in_a_reconcile_does_not_wait_for_it_any_more() -> Outcome {
+    let (_one, a) = device("a.db", 1);
+    let (_two, b) = device("b.db", 2);
+    let mut server = Server::default();
+    let id = a.create(json!({ "title": "one" }))?;
+    a.title(id, "poison")?;
+    a.hand_over(&b)?;
+    server.push_but(&b, holding("poison"))?;
+    assert_eq!(b.refused()?.len(), 1);
+    server.push(&a)?;
+    b.title(id, "after")?;
+    let shown = Theirs { entity: id, heads: a.store.read(|read| read.heads_of(&space(), id))? };
+    let offers = WriteBatch { offers: vec![shown], ..WriteBatch::empty(space(), LINEAGE) };
+    b.store.write(move |write| write.apply_batch(1, offers)).wait()?;
+    assert_eq!((b.outbox()?.len(), b.refused()?.len()), (1, 0), "what is beyond waits, and nothing else");
+    let discard = b.store.write(move |write| write.discard(&space(), id, None)).wait();
+    assert!(matches!(discard, Err(StoreError::NotRefused(_))), "{discard:?}");
+    server.push_but(&b, holding("poison"))?;
+    assert!(b.outbox()?.is_empty(), "it went, although what it builds on would be turned down");
+    server.pull(&a)?;
+    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
     Ok(())
 }
