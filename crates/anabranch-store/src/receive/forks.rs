@@ -187,6 +187,7 @@ impl Write<'_> {
         if !known.arrivals.is_empty() {
             verdict.there.push(known);
         }
+        verdict.there.extend(other_forms(arrivals, origin));
         Ok(verdict)
     }
 
@@ -235,6 +236,7 @@ impl Write<'_> {
         let context = document.rewrite(&Removal { discard: standing.clone(), ..Removal::default() });
         let known = |change: &Change| document.has(&change.hash());
         let mut context = context.map_err(damaged)?.document;
+        let mut removal = removal.clone();
         let (ready, mut left) = in_causal_order(&context, arrivals);
         for arrival in ready.iter().filter(|arrival| !standing.contains(&arrival.change.hash())) {
             // One that is refused is not there to be written again; it is refused in its turn.
@@ -243,7 +245,9 @@ impl Write<'_> {
                 _ => {}
             }
         }
-        let outcome = context.rewrite(removal).map_err(damaged);
+        // What is to stand may have to wait itself.
+        removal.instead.retain(|_, form| context.has(form));
+        let outcome = context.rewrite(&removal).map_err(damaged);
         let mut made: HashMap<ChangeHash, Vec<Change>> = HashMap::new();
         for (hash, changes) in outcome.map(|outcome| outcome.changes).unwrap_or_default() {
             let kind = if removal.discard.contains(&hash) { Refused::Discarded } else { Refused::Rewritten };
@@ -351,6 +355,35 @@ impl Yielding {
 /// Whether a server has the change.
 const fn is_from_server(arrival: &Arrival, origin: Origin) -> bool {
     matches!(origin, Origin::Remote(_)) && !arrival.orphaned
+}
+
+/// Arrivals that yield to another form of theirs that comes at the same time.
+fn other_forms(arrivals: &[Arrival], origin: Origin) -> Vec<Yielding> {
+    let form = |change: &Change| change.rewrite_of().unwrap_or(Rewrite { original: change.hash(), part: 0 });
+    let order = |arrival: &Arrival| {
+        let change = &arrival.change;
+        (!is_from_server(arrival, origin), change.rewrite_of().is_none(), change.hash())
+    };
+    let mut standing: HashMap<Rewrite, &Arrival> = HashMap::new();
+    for arrival in arrivals {
+        let stands = standing.entry(form(&arrival.change)).or_insert(arrival);
+        if order(arrival) < order(stands) {
+            *stands = arrival;
+        }
+    }
+    // What a server has builds on nothing that yields: these can go at once.
+    let (mut at_once, mut one_by_one) = (Yielding::default(), Vec::new());
+    for loser in arrivals.iter().map(|arrival| &arrival.change) {
+        let Some(stands) = standing.get(&form(loser)).filter(|it| it.change.hash() != loser.hash()) else { continue };
+        let instead = (loser.hash(), stands.change.hash());
+        if is_from_server(stands, origin) {
+            at_once.arrivals.instead.extend([instead]);
+        } else {
+            let arrivals = Removal { instead: [instead].into(), ..Removal::default() };
+            one_by_one.push(Yielding { arrivals, standing: BTreeSet::new() });
+        }
+    }
+    [at_once].into_iter().filter(|it| !it.arrivals.is_empty()).chain(one_by_one).collect()
 }
 
 /// What ours build on and the other forms of them do not: the changes that were discarded where those were written.

@@ -327,3 +327,33 @@ fn g10_what_a_server_shows_in_a_reconcile_does_not_wait_for_it_any_more() -> Out
     assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
     Ok(())
 }
+
+/// A change has waited for what another has discarded. Now the server brings that, and the other's form at once.
+#[test]
+fn g10_of_two_forms_that_come_at_once_one_is_taken() -> Outcome {
+    let ((_one, a), (_two, b), (_three, c)) = (device("a.db", 1), device("b.db", 2), device("c.db", 3));
+    let mut server = Server::default();
+    let id = a.create(json!({ "title": "one" }))?;
+    server.push(&a)?;
+    server.pull(&b)?;
+    server.pull(&c)?;
+    a.title(id, "poison")?;
+    let known = a.store.read(|read| read.heads_of(&space(), id))?;
+    a.edit(id, vec![stars(1)])?;
+    let later = a.store.write(move |write| write.changes_beyond(&space(), id, &known)).wait()?;
+    let waits = b.store.write(move |write| write.apply_peer(&space(), later)).wait()?;
+    assert!(waits.orphaned > 0, "{waits:?}");
+    a.hand_over(&c)?;
+    server.push_but(&c, holding("poison"))?;
+    assert!(c.store.write(move |write| write.discard(&space(), id, None)).wait()?.rewritten > 0);
+    server.push(&c)?;
+    server.push(&a)?;
+    server.pull(&b)?;
+    assert_eq!(b.outbox()?.len(), 0, "nothing is offered in another form");
+    server.pull(&a)?;
+    server.pull(&c)?;
+    let digests = b.digests()?;
+    assert_eq!((digests.0, digests, digests), (server.digest(), a.digests()?, c.digests()?));
+    assert_eq!((&b.state(id)?["title"], &b.state(id)?["stars"]), (&json!("poison"), &json!(1)));
+    Ok(())
+}
