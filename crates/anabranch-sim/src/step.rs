@@ -3,15 +3,14 @@
 mod words;
 
 use anabranch_core::segment::Segment;
-use anabranch_core::sync::reconcile::Item;
 use anabranch_core::sync::{ClientEvent, LinkCommand, Look, SegmentReply, SyncEvent};
 use anabranch_core::wire::{self, ClientMessage, ServerMessage};
+use anabranch_store::Read;
 
 use crate::bug::Bug;
 use crate::client::{Ended, Task};
 use crate::dice::Dice;
 use crate::failure::{Failure, broken};
-use crate::file;
 use crate::fleet::Fleet;
 
 use self::words::{Asked, Said};
@@ -266,9 +265,8 @@ impl Fleet {
         let event = match look {
             Look::Items { space, collections } => {
                 let of = collections.as_deref();
-                let items = file::heads(&process.reader, &space, of)?.into_iter();
-                let items = items.filter(|(_, heads)| !heads.is_empty());
-                let items = items.map(|(id, heads)| Item::new(id, &heads)).collect();
+                let items = Read::new(&process.reader).items_for(process.remote, &space, of);
+                let items = items.map_err(broken("reading what is to be reconciled"))?;
                 ClientEvent::Items { space, items }
             }
             Look::Compare { space, theirs } => {

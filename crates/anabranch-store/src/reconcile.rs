@@ -1,6 +1,6 @@
 //! What this file holds, for whoever reconciles with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anabranch_core::sync::reconcile::{Compared, Item, MAX_ITEMS, MAX_KNOWN, Theirs, sample};
 use anabranch_core::{Change, ChangeHash, CollectionName, EntityId, Heads, SpaceName};
@@ -54,6 +54,33 @@ impl Read<'_> {
         let mut items = Vec::new();
         while let Some(row) = rows.next()? {
             items.push(Item::new(row.get::<_, String>(0)?.parse()?, &rows::heads_of(row, "heads")?));
+        }
+        Ok(items)
+    }
+
+    /// As [`items_of`](Self::items_of), to reconcile with a server: an entity of which something waits for that has an
+    /// item that no other side has. It counts as one that differs, and so the server shows what of it has come there.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn items_for(
+        &self,
+        remote: RemoteKey,
+        space: &SpaceName,
+        of: Option<&[CollectionName]>,
+    ) -> Result<Vec<Item>, StoreError> {
+        let mut items = self.items_of(space, of)?;
+        let mut statement = self.connection().prepare_cached(
+            "SELECT DISTINCT e.id FROM outbox o JOIN entities e ON e.key = o.entity JOIN spaces s ON s.key = e.space \
+             WHERE o.remote = ?1 AND s.name = ?2",
+        )?;
+        let mut waiting = HashSet::new();
+        let mut rows = statement.query(rusqlite::params![remote, space.as_str()])?;
+        while let Some(row) = rows.next()? {
+            waiting.insert(row.get::<_, String>(0)?.parse::<EntityId>()?);
+        }
+        for item in items.iter_mut().filter(|item| waiting.contains(&item.entity())) {
+            *item = Item::new(item.entity(), &Heads::default());
         }
         Ok(items)
     }

@@ -4,9 +4,9 @@ mod support;
 
 use anabranch_core::document::Edit;
 use anabranch_core::segment::{Manifest, Piece};
-use anabranch_core::sync::reconcile::{Item, Theirs};
+use anabranch_core::sync::reconcile::{Item, Reconciler, Theirs, Then, answer_sketch};
 use anabranch_core::sync::{FirstSync, FirstSyncStep, OutboxRead, SpaceProgress, WriteBatch};
-use anabranch_core::wire::{Answer, Cursor, Mark, Wanted};
+use anabranch_core::wire::{Answer, Ask, Cursor, Mark, Reply, Wanted};
 use anabranch_core::{Digest, EntityId, Heads, Lineage};
 use anabranch_store::{Difference, Handover, Store, StoreError};
 use serde_json::json;
@@ -75,6 +75,32 @@ fn what_a_server_lost_is_offered_and_no_more() -> Result<(), StoreError> {
     assert_eq!(offer(&store, id, Heads::default())?, 2);
     let items = store.read(|read| read.items(&space("main")))?;
     assert_eq!(items, [Item::new(id, &second)]);
+    Ok(())
+}
+
+/// The server may have all that waits: only its heads tell.
+#[test]
+fn what_waits_for_a_server_is_compared_with_it_in_any_case() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let store = folder.open("a.db");
+    let id = create(&store, json!({ "title": "one" }))?;
+    create(&store, json!({ "title": "two" }))?;
+    push_all(&store)?;
+    set(&store, id, "waits")?;
+    let differing = || {
+        let there = store.read(|read| read.items(&space("main")))?;
+        let here = store.read(|read| read.items_for(1, &space("main"), None))?;
+        let (mut reconciler, ask) = Reconciler::begin(here).expect("a sketch");
+        let mut next = Then::Ask(ask);
+        while let Then::Ask(Ask::Sketch(message)) = next {
+            let answer = answer_sketch(there.clone(), &message).expect("an answer");
+            next = reconciler.take(Reply::Sketch(answer)).expect("a step").then;
+        }
+        Ok::<_, StoreError>(reconciler.differing().iter().copied().collect::<Vec<_>>())
+    };
+    assert_eq!(differing()?, [id]);
+    push_all(&store)?;
+    assert_eq!(differing()?, []);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ impl Driver {
     pub(super) async fn look(&self, look: Look) -> Result<ClientEvent, StoreError> {
         match look {
             Look::Items { space, collections } => {
-                let items = self.store.read(|read| read.items_of(&space, collections.as_deref()))?;
+                let items = self.store.read(|read| read.items_for(self.remote, &space, collections.as_deref()))?;
                 Ok(ClientEvent::Items { space, items })
             }
             Look::Compare { space, theirs } => {
