@@ -1,6 +1,6 @@
 //! The client's session with a server that has lost history.
 
-use anabranch_core::sync::reconcile::answer_sketch;
+use anabranch_core::sync::reconcile::{Compared, Item, answer_sketch};
 use anabranch_core::sync::{
     Adopt, ClientConfig, ClientEvent, ClientSession, Halt, LinkCommand, Look, MAX_BACKOFF_MILLIS, OutboxItem, Reoffer,
     SpaceProgress, SyncEvent,
@@ -9,7 +9,9 @@ use anabranch_core::wire::{
     Answer, Ask, ClientMessage, Cursor, Envelope, Limits, Mark, Pull, Pushed, RefusalCode, Reply, ServerMessage,
     Welcome,
 };
-use anabranch_core::{Actor, CollectionName, Digest, EntityId, Lineage, ReplicaId, SpaceName, SplitMix64};
+use anabranch_core::{
+    Actor, ChangeHash, CollectionName, Digest, EntityId, Heads, Lineage, ReplicaId, SpaceName, SplitMix64,
+};
 
 const NOW: i64 = 1_800_000_000_000;
 
@@ -100,6 +102,37 @@ fn g10_what_is_acknowledged_in_a_reconcile_has_its_mark_and_the_cursor_waits_for
     assert_eq!((batch.cursor, batch.ack, batch.reoffer), (Some(fresh.0.clone()), Some(fresh.1), Reoffer::Refused));
     let pull = Pull::all(main_space(), Some(fresh.0), Some(fresh.1));
     assert_eq!((step.send, step.reads.len()), (vec![ClientMessage::Pull(pull)], 1));
+}
+
+/// What an answer shows to be there is not pushed any more. It may be younger than the first answer, where the pull goes on.
+#[test]
+fn g10_what_an_answer_shows_has_the_mark_of_that_answer() {
+    let mut entropy = SplitMix64::new(1);
+    let mut session = lost(&mut entropy);
+    drop(session.handle(NOW, &mut entropy, answered(3)));
+    let id = EntityId::from_bytes([1; 16]);
+    let heads = vec![ChangeHash::from_bytes([7; 32])];
+    let items = vec![Item::new(id, &Heads::new(heads.clone()))];
+    let mut step = session.handle(NOW, &mut entropy, ClientEvent::Items { space: main_space(), items });
+    let mut place = 3;
+    while let [ClientMessage::Reconcile { ask, .. }] = &step.send[..] {
+        place += 1;
+        let reply = match ask {
+            Ask::Sketch(sketch) => Reply::Sketch(answer_sketch(Vec::new(), sketch).expect("an answer")),
+            Ask::Heads(asked) => Reply::Heads(asked.iter().map(|_| heads.clone()).collect()),
+            other => panic!("{other:?}"),
+        };
+        let at = Some((Cursor(vec![place]), mark(place)));
+        let answer = ServerMessage::Reconciled { space: main_space(), reply, at };
+        step = session.handle(NOW, &mut entropy, ClientEvent::Message(answer));
+        if let [Look::Compare { theirs, .. }] = &step.looks[..] {
+            let compared = theirs.iter().map(|theirs| Compared { entity: theirs.entity, lacking: None }).collect();
+            step = session.handle(NOW, &mut entropy, ClientEvent::Compared { space: main_space(), compared });
+        }
+    }
+    let batch = step.batch.expect("the end");
+    assert!(place > 4, "the heads were asked for");
+    assert_eq!((batch.cursor, batch.ack), (Some(Cursor(vec![4])), Some(mark(place))));
 }
 
 /// However well the server knows the marks of what it has acknowledged since.

@@ -252,8 +252,9 @@ pub enum ServerMessage {
         space: SpaceName,
         /// The answer.
         reply: Reply,
-        /// The end of the log when the question was answered, as a cursor and as an ack mark; with an answer to a
-        /// sketch.
+        /// The end of the log when the question was answered, as a cursor and as an ack mark; `None` if it was not
+        /// answered. A reconcile goes on from the first cursor, and with the last mark: what the server shows to be there
+        /// is as good as acknowledged.
         at: Option<(Cursor, Mark)>,
     },
     /// The answer to a pull from the beginning, if the space has segments.

@@ -14,7 +14,7 @@ pub(super) enum Reconciling {
     /// The store has been asked what is here.
     Reading,
     /// Questions and answers. The log's end as of the first answer is where the next pull begins.
-    Asking(Box<Reconciler>, Option<(Cursor, Mark)>),
+    Asking(Box<Reconciler>, Option<Cursor>),
 }
 
 impl ClientSession {
@@ -74,9 +74,12 @@ impl ClientSession {
         at: Option<(Cursor, Mark)>,
         step: &mut ClientStep,
     ) {
-        let Some(Reconciling::Asking(reconciler, fresh)) = self.reconciling(&name) else { return };
-        if fresh.is_none() {
-            *fresh = at.filter(|(cursor, _)| cursor.0.len() <= MAX_CURSOR_BYTES);
+        let Some(space) = self.spaces.get_mut(&name) else { return };
+        let Some(Reconciling::Asking(reconciler, fresh)) = &mut space.reconciling else { return };
+        if let Some((cursor, mark)) = at.filter(|(cursor, _)| cursor.0.len() <= MAX_CURSOR_BYTES) {
+            // What an answer shows, or brings, does not wait here any more. The server must not lose it unnoticed.
+            space.ack = space.ack.filter(|ack| ack.seq > mark.seq).or(Some(mark));
+            fresh.get_or_insert(cursor);
         }
         let next = reconciler.take(reply);
         self.go_on(name, next, step);
@@ -108,14 +111,13 @@ impl ClientSession {
     fn finish_reconcile(&mut self, name: SpaceName, step: &mut ClientStep) {
         let (Link::Open { limits }, Some(lineage)) = (self.link, self.lineage) else { return };
         let Some(space) = self.spaces.get_mut(&name) else { return };
-        let Some(Reconciling::Asking(_, Some((cursor, mark)))) = space.reconciling.take() else {
+        let Some(Reconciling::Asking(_, Some(cursor))) = space.reconciling.take() else {
             return self.halt(Halt::Protocol("the server does not say where its log ends".to_owned()), step);
         };
         let batch = step.batch.get_or_insert_with(|| WriteBatch::empty(name.clone(), lineage));
         batch.cursor = Some(cursor.clone());
-        batch.ack = space.ack.filter(|ack| ack.seq > mark.seq).or(Some(mark));
-        batch.reoffer = Reoffer::Refused;
-        (space.cursor, space.ack, space.owes_reconcile) = (Some(cursor), batch.ack, false);
+        (batch.ack, batch.reoffer) = (space.ack, Reoffer::Refused);
+        (space.cursor, space.owes_reconcile) = (Some(cursor), false);
         step.send.push(space.pull(&name));
         if !matches!(space.outbox, Outbox::Pushing { .. }) {
             space.read_outbox(&name, limits, step);

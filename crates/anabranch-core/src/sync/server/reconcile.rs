@@ -35,7 +35,7 @@ impl ServerSession {
             Err(SketchError::TooMany) => Reply::TooMany,
             Err(error) => return self.refuse(RefusalCode::Protocol, &error.to_string(), step),
         };
-        let at = matches!(reply, Reply::Sketch(_)).then(|| (seal_cursor(self.config.lineage, &space, mark), mark));
+        let at = (reply != Reply::TooMany).then(|| (seal_cursor(self.config.lineage, &space, mark), mark));
         step.send.push(ServerMessage::Reconciled { space, reply, at });
     }
 }
