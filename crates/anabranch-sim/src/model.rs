@@ -8,6 +8,7 @@ use anabranch_core::{CollectionName, EntityId, SpaceName};
 use sha2::{Digest as _, Sha256};
 
 use crate::failure::{Failure, ensure};
+use crate::file::is_marker;
 use crate::history::Histories;
 use crate::hostile::name_of;
 
@@ -43,6 +44,8 @@ pub(crate) struct Model {
     parents: HashMap<Item, BTreeSet<Option<EntityId>>>,
     /// Changes that were ever stored in a server's log.
     stored: BTreeSet<Item>,
+    /// Entities that a server has ever agreed to purge.
+    purged: BTreeSet<(SpaceName, EntityId)>,
     /// Changes that intruders have made.
     pub(crate) forged: BTreeSet<Item>,
     /// Changes that went down with the only disks that held them.
@@ -57,7 +60,15 @@ impl Model {
     pub(crate) fn note_stored(&mut self, space: &SpaceName, rows: &[LogRow], added: usize) {
         for row in &rows[rows.len() - added..] {
             self.stored.insert((space.clone(), row.offered.entity, hash_of(row.offered.change.bytes())));
+            if is_marker(row.offered.change.bytes()) {
+                self.purged.insert((space.clone(), row.offered.entity));
+            }
         }
+    }
+
+    /// Whether a server has ever agreed to purge the entity of a change.
+    pub(crate) fn was_purged(&self, item: &Item) -> bool {
+        self.purged.contains(&(item.0.clone(), item.1))
     }
 
     pub(crate) fn was_stored(&self, item: &Item) -> bool {

@@ -119,7 +119,9 @@ impl Fleet {
         for process in self.clients.iter().filter_map(|client| client.process.as_ref()) {
             left.extend(file::changes(&process.reader)?);
         }
-        let was_lost = |item: &&Item| self.model.was_stored(item) && !left.contains(*item);
+        // What was written after a purge goes with the entity, even if the marker is lost.
+        let was_sent = |item: &Item| self.model.was_stored(item) || self.model.was_purged(item);
+        let was_lost = |item: &&Item| was_sent(item) && !left.contains(*item);
         Ok(self.model.written.keys().filter(was_lost).cloned().collect())
     }
 

@@ -109,6 +109,10 @@ impl Write<'_> {
             }
         }
         drop(select);
+        if !keys.is_empty() {
+            // An entity of a well-known id may be made here again, and must not be a fork of this history.
+            self.engine.retire_actor();
+        }
         let more = keys.len() >= MAX_DROPPED;
         keys.into_iter().try_for_each(|key| self.drop_entity(key))?;
         Ok(more)

@@ -210,6 +210,21 @@ fn without_its_creation_nothing_of_an_entity_is_left() {
     assert!(rewritten.changes.iter().all(|(_, made)| made.is_empty()) && rewritten.lost.is_empty());
 }
 
+/// The creation is the first op of an actor derived from its change, like the birth of a container. It is none.
+#[test]
+fn what_builds_on_a_creation_that_is_written_again_says_what_it_said() {
+    let mut writer = Writer::born(json!({ "title": "x" }));
+    let creation = writer.document.heads().hashes()[0];
+    writer.edit(splice(0, 0, "typed"));
+    writer.edit(set("title", json!("y")));
+    let rewritten = writer.document.rewrite(&Removal::replacing([creation])).unwrap();
+    assert!(rewritten.changes.iter().all(|(_, made)| made.len() == 1), "{:?}", rewritten.changes);
+    assert_eq!(fields(&rewritten.document), writer.fields());
+    let again = rewritten.changes[0].1[0].hash();
+    let rewritten = rewritten.document.rewrite(&Removal::replacing([again])).unwrap();
+    assert_eq!(fields(&rewritten.document), writer.fields());
+}
+
 #[test]
 fn a_rewrite_names_its_original_and_is_what_that_was() {
     let mut writer = Writer::born(json!({ "title": "one" }));

@@ -31,9 +31,14 @@ impl Engine {
     /// Takes a new actor if a change of this one's is taken back: others may have it, so its place must stay empty.
     pub(crate) fn retire_actor_if(&mut self, author: &Actor) {
         if *author == self.actor {
-            let actor = Actor::mint(&self.replica, self.environment.entropy());
-            self.set_actor(actor);
+            self.retire_actor();
         }
+    }
+
+    /// Takes a new actor: what this one has written where is not known here any more.
+    pub(crate) fn retire_actor(&mut self) {
+        let actor = Actor::mint(&self.replica, self.environment.entropy());
+        self.set_actor(actor);
     }
 
     pub(crate) fn set_actor(&mut self, actor: Actor) {

@@ -1,15 +1,15 @@
 //! Files that were copied, and write on under one actor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anabranch_core::document::Edit;
-use anabranch_core::wire::Envelope;
-use anabranch_core::{Actor, EntityId, Entropy as _, SplitMix64};
+use anabranch_core::wire::{Answer, Envelope};
+use anabranch_core::{Actor, CollectionName, EntityId, Entropy as _, SplitMix64};
 use anabranch_store::StoreError;
 use serde_json::json;
 
-use crate::device::{Device, Outcome, field, space};
+use crate::device::{Device, Outcome, field, fields, space};
 use crate::server::Server;
 
 /// A file with some entities, copied; all copies write under one actor.
@@ -59,6 +59,36 @@ fn g10_two_copies_that_write_under_one_actor_converge_with_every_edit() -> Outco
     let body = state["body"].as_str().expect("a text");
     assert!(["[1]", "[2]", "[3]"].iter().all(|token| body.matches(token).count() == 1), "{body}");
     assert_eq!(state["stars"], 3);
+    Ok(())
+}
+
+/// What is not wanted any more is dropped with its history. An entity of the same well-known id is no fork of that.
+#[test]
+fn what_was_dropped_is_made_again_by_another_actor() -> Outcome {
+    let folder = tempfile::tempdir().expect("a folder");
+    let a = Device::open(&folder.path().join("a.db"), 1);
+    let mut server = Server::default();
+    let notes = CollectionName::new("notes").expect("a name");
+    let id = EntityId::named(&notes, "the only one");
+    let make = |title: &'static str| {
+        let notes = notes.clone();
+        a.store.write(move |write| write.create(&space(), &notes, Some(id), &fields(json!({ "title": title })))).wait()
+    };
+    make("one")?;
+    server.push(&a)?;
+    let want = |wanted: Option<BTreeSet<CollectionName>>| {
+        a.store.write_on_rows(move |write| write.want_collections(1, &space(), wanted)).wait()
+    };
+    want(Some(BTreeSet::new()))?;
+    assert!(a.state(id)?.is_empty(), "it is gone");
+    make("two")?;
+    a.title(id, "three")?;
+    want(None)?;
+    let answers = server.take_page(&a, |_| false)?;
+    assert!(answers.len() == 2 && answers.iter().all(|(_, it)| matches!(it, Answer::Accepted { .. })), "{answers:?}");
+    Server::answer(&a, answers)?;
+    server.pull(&a)?;
+    assert_eq!((a.digests()?.0, &a.state(id)?["title"]), (server.digest(), &json!("three")));
     Ok(())
 }
 

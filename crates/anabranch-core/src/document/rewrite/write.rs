@@ -10,8 +10,9 @@ use super::ops::{Fate, Fates, named};
 use crate::change::{Change, MAX_MESSAGE_BYTES, MAX_OTHER_ACTORS, Rewrite};
 use crate::document::contain::contained;
 use crate::document::error::DocumentError;
+use crate::document::genesis::is_birth;
 use crate::document::{COLLECTION_KEY, Document, theirs};
-use crate::id::{Actor, ChangeHash};
+use crate::id::ChangeHash;
 
 /// Stands for the new change's own actor, which is a digest of the change.
 const BLANK: [u8; 16] = [0; 16];
@@ -151,11 +152,11 @@ impl<'a> Writer<'a> {
         let automerge = &self.document.automerge;
         let found = contained(|| automerge.get_all_at(object, key, &heads))?.unwrap_or_default();
         let op = |id: ObjId| match id {
-            ObjId::Id(1, actor, _) if actor.to_bytes().first() == Some(&Actor::DERIVED) => None,
             ObjId::Id(counter, actor, _) => Some(OpId(counter, actor)),
             ObjId::Root => None,
         };
-        Ok(found.into_iter().filter_map(|(_, id)| op(id)).collect())
+        let edits = found.into_iter().filter(|(value, id)| !is_birth(value, id));
+        Ok(edits.filter_map(|(_, id)| op(id)).collect())
     }
 
     fn begin_part(&mut self) {
