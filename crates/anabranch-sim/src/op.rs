@@ -118,7 +118,11 @@ type Make = fn(Drawn) -> Op;
 /// How often each kind of operation happens in a run: drawn anew for every seed, so that some runs have only
 /// a few kinds of faults, and those often.
 #[derive(Clone, Debug)]
-pub(crate) struct Weights(Vec<(u32, Make)>);
+pub(crate) struct Weights {
+    of: Vec<(u32, Make)>,
+    /// There are forged changes or lies.
+    forged: bool,
+}
 
 /// What happens in most runs.
 const COMMON: [Make; 6] = [
@@ -166,9 +170,11 @@ impl Weights {
         let upgrades: Make = |Drawn { client, pick, .. }| Op::Upgrade { client, pick };
         weights.push((if dice.once_in(4) { 1 + small(dice, 4) } else { 0 }, upgrades));
         let intrusions: Make = |Drawn { client, pick, .. }| Op::Intrude { client, pick };
-        weights.push((if dice.once_in(4) { 1 + small(dice, 12) } else { 0 }, intrusions));
+        let intrudes = dice.once_in(4);
+        weights.push((if intrudes { 1 + small(dice, 12) } else { 0 }, intrusions));
         let lies: Make = |Drawn { pick, .. }| Op::Lie { pick };
-        weights.push((if dice.once_in(6) { 1 + small(dice, 4) } else { 0 }, lies));
+        let lied = dice.once_in(6);
+        weights.push((if lied { 1 + small(dice, 4) } else { 0 }, lies));
         let disasters = dice.once_in(3);
         for make in BACKUPS {
             weights.push((if disasters { 4 + small(dice, 12) } else { 0 }, make));
@@ -176,16 +182,26 @@ impl Weights {
         for make in DISASTERS {
             weights.push((if disasters && dice.once_in(2) { 2 + small(dice, 10) } else { 0 }, make));
         }
-        Self(weights)
+        Self { of: weights, forged: intrudes || lied }
+    }
+
+    /// All operations of a run.
+    pub(crate) fn plan(&self, seed: u64, steps: usize, dice: &mut Dice) -> Vec<Op> {
+        let mut ops: Vec<Op> = (0..steps).map(|_| self.next(dice)).collect();
+        // What comes of what is forged is not told apart from what people have taken back or do not want.
+        if !self.forged {
+            replace_some(seed, &mut ops);
+        }
+        ops
     }
 
     /// The next operation. It depends on the dice alone, so a shorter run is a prefix of a longer one.
-    pub(crate) fn next(&self, dice: &mut Dice) -> Op {
-        let total: u32 = self.0.iter().map(|(weight, _)| weight).sum();
+    fn next(&self, dice: &mut Dice) -> Op {
+        let total: u32 = self.of.iter().map(|(weight, _)| weight).sum();
         let mut at = small(dice, total);
         let drawn =
             Drawn { client: dice.below(64), with: dice.below(64), pick: dice.any(), millis: small(dice, 3_000) };
-        for (weight, make) in &self.0 {
+        for (weight, make) in &self.of {
             if at < *weight {
                 return make(drawn);
             }
@@ -197,7 +213,7 @@ impl Weights {
 
 /// Kinds of operations that came later take the places of others, in some seeds, by dice of their own: all other seeds
 /// stay what they were.
-pub(crate) fn replace_some(seed: u64, ops: &mut [Op]) {
+fn replace_some(seed: u64, ops: &mut [Op]) {
     let mut refusals = Dice::new(seed.rotate_left(17) ^ 0x6465_6369_6465_6421);
     if refusals.once_in(4) {
         let every = 5 + refusals.below(15);
@@ -214,12 +230,11 @@ pub(crate) fn replace_some(seed: u64, ops: &mut [Op]) {
     }
 }
 
-/// One operation of so many becomes another; so do all forged changes and lies: what comes of those is not told apart
-/// from what people have taken back or do not want.
+/// One operation of so many becomes another.
 fn replace(ops: &mut [Op], dice: &mut Dice, every: usize, make: impl Fn(bool, usize, u64) -> Op) {
     for op in ops {
         let (strikes, one, client, pick) = (dice.once_in(every), dice.once_in(2), dice.below(64), dice.any());
-        if strikes || matches!(op, Op::Intrude { .. } | Op::Lie { .. }) {
+        if strikes {
             *op = make(one, client, pick);
         }
     }

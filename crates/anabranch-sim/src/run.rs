@@ -7,7 +7,7 @@ use crate::bug::Bug;
 use crate::dice::Dice;
 use crate::failure::Failure;
 use crate::fleet::{Fleet, FleetOptions};
-use crate::op::{Op, Weights, replace_some};
+use crate::op::{Op, Weights};
 use crate::shrink::Keep;
 
 /// Operations in a run of the standard profile.
@@ -77,8 +77,7 @@ impl Run {
         let fleet = dice.any();
         let weights = Weights::draw(&mut dice);
         let healing = dice.any();
-        let mut ops: Vec<Op> = (0..self.steps).map(|_| weights.next(&mut dice)).collect();
-        replace_some(self.seed, &mut ops);
+        let ops = weights.plan(self.seed, self.steps, &mut dice);
         Plan { replicas, fleet, ops, healing }
     }
 
