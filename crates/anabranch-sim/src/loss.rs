@@ -126,6 +126,7 @@ impl Fleet {
     pub(crate) fn give_up(&mut self, gone: &BTreeSet<Item>) -> Result<(), Failure> {
         (0..self.clients.len()).try_for_each(|client| self.note_forms(client))?;
         let mut left = stored(&self.server.disk.log);
+        let mut seen = Vec::new();
         for (number, client) in self.clients.iter().enumerate() {
             if client.lost {
                 continue;
@@ -143,8 +144,11 @@ impl Fleet {
             };
             let forgotten = client.held.difference(&now).any(|item| !may_go(item));
             ensure(!forgotten, || format!("client {number} has forgotten a committed change"))?;
-            left.extend(now);
+            left.extend(now.iter().cloned());
+            seen.push((number, now));
         }
+        // What counts as left with a client now goes down with that, even if it dies before its file is looked at again.
+        seen.into_iter().for_each(|(number, now)| self.clients[number].held.extend(now));
         // What is left of it in another form is not lost.
         let (gone, left) =
             (self.model.histories.with_originals(gone.clone()), self.model.histories.with_originals(left));
