@@ -56,10 +56,7 @@ impl Write<'_> {
                 self.set_aside(row, &removed.change, &QuarantineReason::NotRewritable)?;
             }
             let refused = if removal.discard.contains(hash) { Refused::Discarded } else { Refused::Rewritten };
-            // A rewrite that made way for another form is known by its original.
-            if removed.change.rewrite_of().is_none() && !is_genesis(&removed.change) {
-                self.note_refused(row, hash, refused)?;
-            }
+            self.note_gone(row, &removed.change, refused)?;
             for change in made {
                 self.put_in_place(row, change, &removed)?;
             }
@@ -143,12 +140,25 @@ impl Write<'_> {
         self.offer(row, seq, None)
     }
 
-    /// Remembers that a change was taken out.
+    /// Remembers that a change was taken out, if it can come again. A rewrite is known by its original: who has discarded
+    /// it wants no form of that; one that made way for another, and was written again as if it were no rewrite, would
+    /// become itself.
+    pub(crate) fn note_gone(&self, row: &EntityRow, change: &Change, kind: Refused) -> Result<(), StoreError> {
+        match (change.rewrite_of(), kind) {
+            _ if is_genesis(change) => Ok(()),
+            (None, _) => self.note_refused(row, &change.hash(), kind),
+            (Some(of), Refused::Discarded) => self.note_refused(row, &of.original, kind),
+            (Some(_), Refused::Rewritten) => Ok(()),
+        }
+    }
+
+    /// Remembers that a change of this hash is not taken any more. That it was discarded counts for more than that it was
+    /// written again.
     pub(crate) fn note_refused(&self, row: &EntityRow, hash: &ChangeHash, kind: Refused) -> Result<(), StoreError> {
-        let mut insert = self
-            .engine
-            .connection
-            .prepare_cached("INSERT OR IGNORE INTO refused (entity, hash, kind, refused_at) VALUES (?, ?, ?, ?)")?;
+        let mut insert = self.engine.connection.prepare_cached(
+            "INSERT INTO refused (entity, hash, kind, refused_at) VALUES (?, ?, ?, ?) \
+                 ON CONFLICT DO UPDATE SET kind = excluded.kind WHERE excluded.kind = 'discarded'",
+        )?;
         insert.execute(params![row.key, hash.as_bytes(), kind.as_str(), self.now()])?;
         Ok(())
     }

@@ -251,8 +251,8 @@ impl Write<'_> {
         let mut made: HashMap<ChangeHash, Vec<Change>> = HashMap::new();
         for (hash, changes) in outcome.map(|outcome| outcome.changes).unwrap_or_default() {
             let kind = if removal.discard.contains(&hash) { Refused::Discarded } else { Refused::Rewritten };
-            if ready.iter().any(|arrival| arrival.change.hash() == hash) {
-                self.note_refused(row, &hash, kind)?;
+            if let Some(arrival) = ready.iter().find(|arrival| arrival.change.hash() == hash) {
+                self.note_gone(row, &arrival.change, kind)?;
             }
             made.insert(hash, changes.into_iter().filter(|change| !known(change)).collect());
         }

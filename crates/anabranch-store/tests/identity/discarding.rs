@@ -357,3 +357,68 @@ fn g10_of_two_forms_that_come_at_once_one_is_taken() -> Outcome {
     assert_eq!((&b.state(id)?["title"], &b.state(id)?["stars"]), (&json!("poison"), &json!(1)));
     Ok(())
 }
+
+/// What a peer brings waits for its past, and so does what another has written instead of a part of it. When the past
+/// comes, one of the two forms stands, which depends on their hashes. Then the other comes again, with what builds on it.
+#[test]
+fn g10_what_builds_on_a_form_that_made_way_is_taken() -> Outcome {
+    let mut made_way = 0;
+    for seed in 1..=6 {
+        let ((_one, a), (_two, b)) = (device("a.db", seed), device("b.db", 100));
+        let mut server = Server::default();
+        let id = a.create(json!({ "title": "one" }))?;
+        let heads = || a.store.read(|read| read.heads_of(&space(), id));
+        let hand_over = |known| {
+            let beyond = a.store.write(move |write| write.changes_beyond(&space(), id, &known)).wait()?;
+            b.store.write(move |write| write.apply_peer(&space(), beyond)).wait()
+        };
+        let born = heads()?;
+        a.title(id, "poison")?;
+        a.edit(id, vec![stars(1)])?;
+        hand_over(born.clone())?;
+        Server::default().push_but(&a, holding("poison"))?;
+        a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+        assert!(hand_over(born)?.orphaned > 0);
+        a.hand_over(&b)?;
+        let there = b.store.read(|read| read.heads_of(&space(), id))?;
+        made_way += usize::from(!heads()?.hashes().iter().all(|head| there.hashes().contains(head)));
+        a.edit(id, vec![stars(10)])?;
+        a.hand_over(&b)?;
+        server.push(&a)?;
+        server.pull(&b)?;
+        server.push(&b)?;
+        server.pull(&a)?;
+        assert!(a.outbox()?.is_empty() && b.outbox()?.is_empty(), "seed {seed}: something is pushed in vain");
+        assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()), "seed {seed}");
+        assert_eq!(a.state(id)?["stars"], 11, "seed {seed}");
+    }
+    assert!((1..6).contains(&made_way), "both happen: {made_way}");
+    Ok(())
+}
+
+/// A discard has a later change written again, which is refused and discarded in its turn.
+#[test]
+fn g07_what_was_written_again_and_discarded_does_not_come_back_from_a_peer() -> Outcome {
+    let ((_one, a), (_two, b)) = (device("a.db", 1), device("b.db", 2));
+    let mut server = Server::default();
+    let id = a.create(json!({ "title": "one" }))?;
+    a.title(id, "venom")?;
+    a.title(id, "poison")?;
+    a.edit(id, vec![stars(1)])?;
+    server.push_but(&a, holding("venom"))?;
+    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    a.hand_over(&b)?;
+    assert_eq!(b.state(id)?["title"], "poison");
+    server.push_but(&a, holding("poison"))?;
+    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    b.hand_over(&a)?;
+    assert_eq!((&a.state(id)?["title"], &a.state(id)?["stars"]), (&json!("one"), &json!(1)));
+    // Unless the server has taken it.
+    server.push(&b)?;
+    server.pull(&a)?;
+    server.push(&a)?;
+    server.pull(&b)?;
+    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
+    assert_eq!((&a.state(id)?["title"], &a.state(id)?["stars"]), (&json!("poison"), &json!(1)));
+    Ok(())
+}
