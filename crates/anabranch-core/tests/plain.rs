@@ -2,6 +2,8 @@
 
 use anabranch_core::document::{Document, Edit, PlainReader, canonical_json};
 use anabranch_core::{Actor, Change, Collection, CollectionName, FieldName, Heads, Schema, Stamp};
+use automerge::ScalarValue;
+use automerge::transaction::{CommitOptions, Transactable as _};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -189,4 +191,30 @@ fn a_history_without_its_beginning_or_out_of_order_is_not_plain() {
     assert_eq!(reader.read(&backwards), None);
     let twice: Vec<_> = changes.iter().chain(changes.last()).cloned().collect();
     assert_eq!(reader.read(&twice), None);
+}
+
+/// What only a foreign writer puts into a register.
+#[test]
+fn values_that_json_does_not_have_are_read_as_automerge_reads_them() {
+    let born = history(&[], true);
+    let automerge = born.iter().map(|change| automerge::Change::from_bytes(change.bytes().to_vec()).expect("a change"));
+    let mut foreign = automerge::Automerge::new().with_actor(automerge::ActorId::from([7, 7]));
+    foreign.apply_changes(automerge).expect("the history");
+    let written = |value: ScalarValue| {
+        let mut fork = foreign.clone().with_actor(automerge::ActorId::from([7, 8]));
+        let mut transaction = fork.transaction();
+        transaction.put(automerge::ROOT, "title", value).expect("a put");
+        transaction.commit_with(CommitOptions::default().with_time(200));
+        let change = fork.get_last_local_change().expect("the change");
+        let change = Change::parse(change.raw_bytes().to_vec()).expect("an admitted change");
+        [born.clone(), vec![change]].concat()
+    };
+    let schema = notes();
+    for value in
+        [ScalarValue::Timestamp(1_800_000_000_000), ScalarValue::Timestamp(-1), ScalarValue::Bytes(vec![0, 255])]
+    {
+        assert!(agrees(Some(&schema), &written(value.clone())), "{value:?}");
+    }
+    // A counter is put together from its increments.
+    assert!(!agrees(Some(&schema), &written(ScalarValue::counter(5))));
 }

@@ -2,8 +2,6 @@
 
 use serde::Serialize;
 
-use crate::wire::RejectCode;
-
 /// The kind of a failed attempt, or of a refused change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -23,26 +21,6 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    /// The class of an answer to a change.
-    #[must_use]
-    pub const fn of(code: RejectCode, retryable: bool) -> Self {
-        match code {
-            RejectCode::Clock => Self::Clock,
-            RejectCode::TooLarge => Self::TooLarge,
-            RejectCode::Forbidden => Self::Auth,
-            _ if retryable => Self::Transient,
-            RejectCode::Unavailable => Self::Transient,
-            RejectCode::Malformed
-            | RejectCode::WrongCollection
-            | RejectCode::Fork
-            | RejectCode::Transaction
-            | RejectCode::Stale
-            | RejectCode::Purged
-            | RejectCode::Superseded
-            | RejectCode::Quota => Self::Rejected,
-        }
-    }
-
     /// The class of an HTTP status that is not a success.
     #[must_use]
     pub const fn of_http_status(status: u16) -> Self {

@@ -188,6 +188,18 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_that_nobody_knows_is_refused() {
+        let bytes = frame(2, &[1, 7]).unwrap();
+        assert!(matches!(decode::<Vec<u8>>(&bytes), Err(DecodeError::NotAFrame)));
+    }
+
+    #[test]
+    fn a_message_larger_than_a_frame_is_not_written() {
+        assert!(matches!(encode(&vec![7u8; MAX_FRAME_BYTES]), Err(EncodeError::TooLarge)));
+        assert!(encode(&vec![7u8; MAX_FRAME_BYTES - 5]).is_ok());
+    }
+
+    #[test]
     fn a_frame_cut_off_anywhere_is_refused() {
         let frame = encode(&vec![7u8; 2_000]).unwrap();
         for end in 0..frame.len() {

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use anabranch_core::Change;
 use anabranch_core::document::Edit;
-use anabranch_core::sync::WriteBatch;
 use anabranch_core::sync::reconcile::Theirs;
-use anabranch_core::wire::Envelope;
+use anabranch_core::sync::{OutboxRead, WriteBatch};
+use anabranch_core::wire::{Answer, Envelope};
 use anabranch_store::{Discarded, OutboxState, Resend, StoreError};
 use serde_json::json;
 
@@ -420,5 +420,29 @@ fn g07_what_was_written_again_and_discarded_does_not_come_back_from_a_peer() -> 
     server.pull(&b)?;
     assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
     assert_eq!((&a.state(id)?["title"], &a.state(id)?["stars"]), (&json!("poison"), &json!(1)));
+    Ok(())
+}
+
+/// One server refuses what another has taken: it is not given up, or the two would not agree any more.
+#[test]
+fn what_another_server_has_is_not_discarded() -> Outcome {
+    let (_folder, a) = device("a.db", 1);
+    let other = a.store.write(|write| {
+        write.ensure_remote("wss://one.example", &[])?;
+        write.ensure_remote("wss://two.example", &[])
+    });
+    let other = other.wait()?;
+    let id = a.create(json!({ "title": "one" }))?;
+    a.title(id, "poison")?;
+    Server::default().push_but(&a, holding("poison"))?;
+    let read = OutboxRead { space: space(), changes: 100, bytes: 1 << 20 };
+    let items = a.store.outbox_page(other, read).wait()?.items;
+    let answered: Vec<_> = (1..).zip(&items).map(|(seq, item)| (item.key, Answer::Accepted { seq })).collect();
+    assert!(answered.len() > 1);
+    let taken = WriteBatch { answered, ..WriteBatch::empty(space(), LINEAGE) };
+    a.store.write(move |write| write.apply_batch(other, taken)).wait()?;
+    let discard = a.store.write(move |write| write.discard(&space(), id, None)).wait();
+    assert!(matches!(discard, Err(StoreError::NotRefused(_))), "{discard:?}");
+    assert_eq!((a.state(id)?["title"].clone(), a.refused()?.len()), (json!("poison"), 1));
     Ok(())
 }

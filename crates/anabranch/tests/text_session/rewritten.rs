@@ -26,15 +26,16 @@ fn a_session_goes_on_when_a_refused_change_is_discarded() -> Result<(), Error> {
     let refused = a.refused(10)?;
     assert_eq!(refused.len(), 1);
     let caret = session.cursor(16)?;
-    session.splice(16, 0, ", eggs")?;
+    // Stored before the discard or after it: what goes is the same, and no other comma could be taken for it.
+    session.splice(16, 0, "; eggs")?;
     let discarded = notes(&a).space().discard(id, Some(refused[0].change)).wait()?;
     assert_eq!(discarded.discarded, 1);
     session.splice(22, 0, "!")?;
     session.flush().wait()?;
-    assert_eq!(session.text(), "oat milk, poison, eggs!");
+    assert_eq!(session.text(), "oat milk, poison; eggs!");
     let told = session.poll()?;
     assert_eq!(told, [TextSplice { at: 8, delete: 8, insert: String::new() }]);
-    assert_eq!((session.text().as_str(), caret.position()), ("oat milk, eggs!", 15));
+    assert_eq!((session.text().as_str(), caret.position()), ("oat milk; eggs!", 15));
     // And on, as if nothing had been.
     session.splice(14, 1, "?")?;
     session.flush().wait()?;
@@ -43,7 +44,7 @@ fn a_session_goes_on_when_a_refused_change_is_discarded() -> Result<(), Error> {
     sync(&a).now(GUARD).wait()?;
     sync(&b).now(GUARD).wait()?;
     for replica in [&a, &b] {
-        assert_eq!(notes(replica).get(id)?.expect("the note").body, "oat milk, eggs?");
+        assert_eq!(notes(replica).get(id)?.expect("the note").body, "oat milk; eggs?");
         assert_eq!(server.digest("main"), Some(replica.space_digest(&main_space())?));
     }
     assert_eq!(a.resend(Resend::All).wait()?, 0, "nothing is left of it");
