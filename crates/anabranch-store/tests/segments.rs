@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use anabranch_core::document::Edit;
 use anabranch_core::segment::{Built, Manifest, Segment, SegmentBuilder};
-use anabranch_core::sync::{FirstSync, FirstSyncStep, Reoffer, WriteBatch};
+use anabranch_core::sync::{FirstSync, FirstSyncStep, OutboxRead, Reoffer, WriteBatch};
 use anabranch_core::wire::{Cursor, Envelope, Mark};
 use anabranch_core::{Change, Digest, EntityId, Heads, Lineage};
 use anabranch_store::{Received, Store, StoreError};
@@ -143,6 +143,30 @@ fn a_first_sync_is_remembered_piece_by_piece() -> Result<(), StoreError> {
     let done = state(&store)?;
     assert_eq!((done.first_sync, done.cursor, done.had), (None, Some(Cursor(vec![4, 2])), None));
     assert_eq!(store.read(|read| read.first_sync())?, None);
+    Ok(())
+}
+
+#[test]
+fn what_one_server_s_segments_bring_is_offered_to_the_other() -> Result<(), StoreError> {
+    let folder = Folder::new();
+    let (one, two) = (folder.open("1.db"), folder.open("2.db"));
+    let id = create(&one, json!({ "title": "a" }))?;
+    edit(&one, id, set("b"))?;
+    let other = two.write(|write| {
+        write.ensure_remote("wss://one.example", &[])?;
+        write.ensure_remote("wss://two.example", &[])
+    });
+    let other = other.wait()?;
+    let received = apply(&two, &build(vec![history(&one, id)?]))?;
+    let offered = |remote| {
+        let page = two.outbox_page(remote, OutboxRead { space: space("main"), changes: 100, bytes: 1 << 20 });
+        Ok::<_, StoreError>(page.wait()?.items.into_iter().map(|item| item.envelope).collect::<Vec<_>>())
+    };
+    assert_eq!((offered(1)?.len(), offered(other)?.len()), (0, received.applied));
+    // It is all that a third replica needs.
+    let three = folder.open("3.db");
+    pull(&three, offered(other)?)?;
+    assert_eq!(digests(&three)?, digests(&one)?);
     Ok(())
 }
 

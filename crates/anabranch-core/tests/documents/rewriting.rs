@@ -260,6 +260,38 @@ fn a_change_that_names_more_writers_than_one_may_comes_in_parts() {
     let rewritten = writer.document.rewrite(&Removal::discarding([refused])).unwrap();
     assert_eq!(rewritten.changes.last().map(|(hash, made)| (*hash, made.len())), Some((last, 2)));
     assert_eq!((fields(&rewritten.document)["body"].clone(), rewritten.lost.len()), (json!("ayb"), 0));
+    // What others have built on the original is found in the second part.
+    let mut other = Writer { document: Document::new(&actor(2)), now: 1 << 40 };
+    other.document.apply(&all(&writer.document)).unwrap();
+    other.edit(splice(2, 1, "z"));
+    assert_eq!(other.fields()["body"], "aXzb");
+    let made: Vec<Change> = rewritten.changes.iter().flat_map(|(_, made)| made.clone()).collect();
+    other.document.apply(&made).unwrap();
+    let forms = rewritten.changes.iter().filter_map(|(hash, made)| Some((*hash, made.first()?.hash())));
+    let removal = Removal { instead: forms.collect(), ..Removal::discarding([refused]) };
+    let turned = other.document.rewrite(&removal).unwrap();
+    assert_eq!((fields(&turned.document)["body"].clone(), turned.lost.len()), (json!("azb"), 0));
+}
+
+/// Somebody writes under the name under which rewrites are drafted: no draft of that can be told from what it names.
+#[test]
+fn what_cannot_be_written_again_is_said_and_the_rest_is_whole() {
+    let mut writer = Writer::born(json!({ "title": "one", "body": "ab" }));
+    let refused = writer.edit(splice(1, 0, "X"));
+    let nobody = anabranch_core::Actor::from_bytes(&[0; 16]).expect("an actor");
+    let mut blank = Writer { document: Document::new(&nobody), now: 2 << 20 };
+    blank.document.apply(&all(&writer.document)).unwrap();
+    let lost = blank.edit(set("title", json!("two")));
+    writer.document.apply(&all(&blank.document)).unwrap();
+    writer.now = 3 << 20;
+    writer.edit(splice(3, 0, "c"));
+    let rewritten = writer.document.rewrite(&Removal::discarding([refused])).unwrap();
+    assert_eq!(rewritten.lost, [lost]);
+    let state = fields(&rewritten.document);
+    assert_eq!((&state["title"], &state["body"]), (&json!("one"), &json!("abc")));
+    let mut elsewhere = Document::new(&actor(9));
+    elsewhere.apply(&all(&rewritten.document)).unwrap();
+    assert_eq!((elsewhere.heads(), fields(&elsewhere)), (rewritten.document.heads(), state));
 }
 
 #[test]

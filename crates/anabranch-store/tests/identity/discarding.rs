@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use anabranch_core::Change;
-use anabranch_core::document::Edit;
+use anabranch_core::document::{Document, Edit};
 use anabranch_core::sync::reconcile::Theirs;
-use anabranch_core::sync::{OutboxRead, WriteBatch};
-use anabranch_core::wire::{Answer, Envelope};
+use anabranch_core::sync::{OutboxItem, OutboxRead, WriteBatch};
+use anabranch_core::wire::{Answer, Envelope, RejectCode};
+use anabranch_core::{Actor, Change, Heads, Stamp};
 use anabranch_store::{Discarded, OutboxState, Resend, StoreError};
 use serde_json::json;
 
-use crate::device::{Device, Outcome, field, space};
+use crate::device::{Device, NOW, Outcome, field, schema, space};
 use crate::server::{LINEAGE, Server};
 
 fn device(name: &str, seed: u64) -> (tempfile::TempDir, Device) {
@@ -444,5 +444,51 @@ fn what_another_server_has_is_not_discarded() -> Outcome {
     let discard = a.store.write(move |write| write.discard(&space(), id, None)).wait();
     assert!(matches!(discard, Err(StoreError::NotRefused(_))), "{discard:?}");
     assert_eq!((a.state(id)?["title"].clone(), a.refused()?.len()), (json!("poison"), 1));
+    Ok(())
+}
+
+/// It is kept where a person finds it.
+#[test]
+fn what_cannot_be_written_again_after_a_discard_is_set_aside() -> Outcome {
+    let (_folder, a) = device("a.db", 1);
+    let id = a.create(json!({ "title": "one", "stars": 0 }))?;
+    a.title(id, "poison")?;
+    Server::default().push_but(&a, holding("poison"))?;
+    // Somebody writes under the name under which rewrites are drafted.
+    let mut blank = Document::new(&Actor::from_bytes(&[0; 16]).expect("an actor"));
+    let beyond = |known| a.store.write(move |write| write.changes_beyond(&space(), id, &known)).wait();
+    let theirs = beyond(Heads::default())?;
+    let first = theirs[0].clone();
+    let read = |envelope: Envelope| Change::parse(envelope.change).expect("a change");
+    blank.apply(&theirs.into_iter().map(read).collect::<Vec<_>>()).expect("its past");
+    let schema = schema();
+    let edit = Edit::Set { field: field("title"), value: json!("two") };
+    let stamp = Stamp::from_raw((NOW + 1_000) << 16).expect("a stamp");
+    blank.edit(&schema.collections["notes"], stamp, &[edit]).expect("an edit");
+    let written = blank.changes_since(&a.store.read(|read| read.heads_of(&space(), id))?).expect("its changes");
+    let written = written.into_iter().map(|change| Envelope { change: change.into_bytes(), ..first.clone() }).collect();
+    a.store.write(move |write| write.apply_peer(&space(), written)).wait()?;
+    assert_eq!(a.state(id)?["title"], "two");
+    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    assert_eq!((&a.state(id)?["title"], a.store.read(|read| read.totals())?.quarantined), (&json!("one"), 1));
+    Ok(())
+}
+
+/// Nobody writes twice under a derived name: a server that says so is not believed, and nothing is written again.
+#[test]
+fn a_fork_of_the_birth_of_a_text_waits_for_a_person() -> Outcome {
+    let (_folder, a) = device("a.db", 1);
+    let id = a.create(json!({ "title": "one", "body": "text" }))?;
+    let before = (a.digests()?, a.store.actor());
+    let items = a.store.outbox_page(1, OutboxRead { space: space(), changes: 100, bytes: 1 << 20 }).wait()?.items;
+    let answer = |(seq, item): (u64, &OutboxItem)| {
+        let change = Change::parse(item.envelope.change.clone()).expect("a change");
+        let fork = Answer::Rejected { code: RejectCode::Fork, message: "taken".to_owned(), retryable: false };
+        (item.key, if change.actor().is_derived() { fork } else { Answer::Accepted { seq } })
+    };
+    Server::answer(&a, (1..).zip(&items).map(answer).collect())?;
+    let refused = a.refused()?;
+    assert!(!refused.is_empty() && refused.iter().all(|entry| entry.entity == id), "{refused:?}");
+    assert_eq!(((a.digests()?, a.store.actor()), a.state(id)?["body"].clone()), (before, json!("text")));
     Ok(())
 }

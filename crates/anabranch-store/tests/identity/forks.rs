@@ -62,6 +62,33 @@ fn g10_two_copies_that_write_under_one_actor_converge_with_every_edit() -> Outco
     Ok(())
 }
 
+/// A server has taken what one copy wrote, so that it is folded there; then the server is restored, and takes the fork of
+/// another copy.
+#[test]
+fn g10_what_yields_to_a_fork_may_have_been_folded() -> Outcome {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut server = Server::default();
+    let ([a, b], ids) = copies::<2>(folder.path(), &mut server);
+    let mut restored = server.clone();
+    write(&a, ids[0], "[1]")?;
+    write(&a, ids[0], "[2]")?;
+    server.push(&a)?;
+    assert!(a.store.write(|write| (1..4).map(|key| write.compact(key)).collect::<Result<Vec<_>, _>>()).wait()?[0]);
+    // One on top of what is folded.
+    write(&a, ids[0], "[3]")?;
+    write(&b, ids[0], "[4]")?;
+    restored.push(&b)?;
+    restored.pull(&a)?;
+    restored.push(&a)?;
+    restored.pull(&b)?;
+    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, restored.digest()));
+    let state = a.state(ids[0])?;
+    let body = state["body"].as_str().expect("a text");
+    assert!(["[1]", "[2]", "[3]", "[4]"].iter().all(|token| body.matches(token).count() == 1), "{body}");
+    assert_eq!(state["stars"], 4);
+    Ok(())
+}
+
 /// What is not wanted any more is dropped with its history. An entity of the same well-known id is no fork of that.
 #[test]
 fn what_was_dropped_is_made_again_by_another_actor() -> Outcome {
