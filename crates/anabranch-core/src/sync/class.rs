@@ -31,3 +31,15 @@ impl ErrorClass {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_what_to_do() {
+        let classes = [401, 403, 413, 429, 500, 503].map(ErrorClass::of_http_status);
+        let [auth, large, later] = [ErrorClass::Auth, ErrorClass::TooLarge, ErrorClass::Transient];
+        assert_eq!(classes, [auth, auth, large, later, later, later]);
+    }
+}
