@@ -97,6 +97,8 @@ impl Fleet {
         (space, id): (SpaceName, EntityId),
         change: Option<ChangeHash>,
     ) -> Result<(), Failure> {
+        // What has come in since the file was looked at may have been written again under a name that nobody else knows.
+        self.note_forms(number)?;
         let Some(process) = &self.clients[number].process else { return Ok(()) };
         let all = file::parked(&process.reader)?;
         let is_chosen =
