@@ -230,12 +230,10 @@ impl Write<'_> {
         arrivals: Vec<Arrival>,
         Yielding { arrivals: removal, standing }: &Yielding,
     ) -> Result<(Vec<Arrival>, bool), StoreError> {
-        let damaged = |source| StoreError::Damaged { entity: row.id, source };
         // What they were written on is here, but for what stands in their way.
         let document = self.engine.take_document(row)?;
         let context = document.rewrite(&Removal { discard: standing.clone(), ..Removal::default() });
-        let known = |change: &Change| document.has(&change.hash());
-        let mut context = context.map_err(damaged)?.document;
+        let mut context = context.map_err(|source| StoreError::Damaged { entity: row.id, source })?.document;
         let mut removal = removal.clone();
         let (ready, mut left) = in_causal_order(&context, arrivals);
         for arrival in ready.iter().filter(|arrival| !standing.contains(&arrival.change.hash())) {
@@ -247,26 +245,23 @@ impl Write<'_> {
         }
         // What is to stand may have to wait itself.
         removal.instead.retain(|_, form| context.has(form));
-        let outcome = context.rewrite(&removal).map_err(damaged);
-        let mut made: HashMap<ChangeHash, Vec<Change>> = HashMap::new();
-        for (hash, changes) in outcome.map(|outcome| outcome.changes).unwrap_or_default() {
-            let kind = if removal.discard.contains(&hash) { Refused::Discarded } else { Refused::Rewritten };
-            if let Some(arrival) = ready.iter().find(|arrival| arrival.change.hash() == hash) {
-                self.note_gone(row, &arrival.change, kind)?;
-            }
-            made.insert(hash, changes.into_iter().filter(|change| !known(change)).collect());
-        }
-        let settled = ready.iter().any(|arrival| made.contains_key(&arrival.change.hash()));
+        // If what has come cannot be read together, it is merged as it is, and told apart there.
+        let rewritten = context.rewrite(&removal).map(|rewritten| rewritten.changes).unwrap_or_default();
+        let mut made: HashMap<ChangeHash, Vec<Change>> = rewritten.into_iter().collect();
+        let mut settled = false;
         for arrival in ready {
-            match made.remove(&arrival.change.hash()) {
-                None => left.push(arrival),
-                // The server has not seen them, whoever brought the originals.
-                Some(changes) => left.extend(changes.into_iter().map(|change| Arrival {
-                    change,
-                    transaction: arrival.transaction.clone(),
-                    orphaned: true,
-                })),
-            }
+            let hash = arrival.change.hash();
+            let Some(changes) = made.remove(&hash) else {
+                left.push(arrival);
+                continue;
+            };
+            settled = true;
+            let kind = if removal.discard.contains(&hash) { Refused::Discarded } else { Refused::Rewritten };
+            self.note_gone(row, &arrival.change, kind)?;
+            // The server has not seen them, whoever brought the originals.
+            let fresh = changes.into_iter().filter(|change| !document.has(&change.hash()));
+            let transaction = arrival.transaction;
+            left.extend(fresh.map(|change| Arrival { change, transaction: transaction.clone(), orphaned: true }));
         }
         self.engine.cache.put(row.key, document);
         Ok((left, settled))

@@ -8,7 +8,7 @@ use anabranch_core::document::Edit;
 use anabranch_core::{
     CollectionName, Digest, EntityId, Entropy, Environment, FieldName, Schema, SpaceName, SplitMix64, UnixMillis,
 };
-use anabranch_store::{OpenMode, OutboxEntry, Store, StoreError};
+use anabranch_store::{Discarded, OpenMode, OutboxEntry, Store, StoreError};
 use serde_json::{Map, Value};
 
 pub(crate) type Outcome = Result<(), StoreError>;
@@ -51,6 +51,17 @@ pub(crate) struct Device {
     pub(crate) clock: Arc<AtomicI64>,
 }
 
+/// A device with a new file in a folder of its own.
+pub(crate) fn device(name: &str, seed: u64) -> (tempfile::TempDir, Device) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let device = Device::open(&folder.path().join(name), seed);
+    (folder, device)
+}
+
+pub(crate) fn stars(by: i64) -> Edit {
+    Edit::Increment { field: field("stars"), by }
+}
+
 impl Device {
     pub(crate) fn open(path: &Path, seed: u64) -> Self {
         let clock = Arc::new(AtomicI64::new(NOW));
@@ -76,6 +87,11 @@ impl Device {
 
     pub(crate) fn title(&self, id: EntityId, title: &str) -> Result<bool, StoreError> {
         self.edit(id, vec![Edit::Set { field: field("title"), value: title.into() }])
+    }
+
+    /// Gives up all that was refused of an entity.
+    pub(crate) fn discard(&self, id: EntityId) -> Result<Discarded, StoreError> {
+        self.store.write(move |write| write.discard(&space(), id, None)).wait()
     }
 
     pub(crate) fn state(&self, id: EntityId) -> Result<Map<String, Value>, StoreError> {

@@ -4,29 +4,14 @@ use std::collections::BTreeSet;
 
 use anabranch_core::document::{Document, Edit};
 use anabranch_core::sync::reconcile::Theirs;
-use anabranch_core::sync::{OutboxItem, OutboxRead, WriteBatch};
-use anabranch_core::wire::{Answer, Envelope, RejectCode};
+use anabranch_core::sync::{OutboxRead, WriteBatch};
+use anabranch_core::wire::{Answer, Envelope};
 use anabranch_core::{Actor, Change, Heads, Stamp};
 use anabranch_store::{Discarded, OutboxState, Resend, StoreError};
 use serde_json::json;
 
-use crate::device::{Device, NOW, Outcome, field, schema, space};
-use crate::server::{LINEAGE, Server};
-
-fn device(name: &str, seed: u64) -> (tempfile::TempDir, Device) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let device = Device::open(&folder.path().join(name), seed);
-    (folder, device)
-}
-
-/// Refuses changes that hold this text.
-fn holding(text: &'static str) -> impl Fn(&Envelope) -> bool {
-    move |envelope| envelope.change.windows(text.len()).any(|part| part == text.as_bytes())
-}
-
-fn stars(by: i64) -> Edit {
-    Edit::Increment { field: field("stars"), by }
-}
+use crate::device::{Device, NOW, Outcome, device, field, schema, space, stars};
+use crate::server::{LINEAGE, Server, holding};
 
 /// At full size, 10,000 changes over 2,000 entities, by hand: see the decisions.
 #[test]
@@ -92,7 +77,7 @@ fn what_was_discarded_does_not_come_back_from_a_peer_and_what_builds_on_it_is_wr
     a.hand_over(&b)?;
     b.edit(id, vec![Edit::Splice { field: field("body"), at: 2, delete: 0, insert: "c".to_owned() }])?;
     server.push_but(&a, &refuses)?;
-    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    a.discard(id)?;
     assert_eq!(a.state(id)?["title"], "one");
     // b has both the refused change and an edit on top of it.
     b.hand_over(&a)?;
@@ -191,38 +176,6 @@ fn an_edit_of_a_parent_that_is_there_holds_no_children() -> Outcome {
     Ok(())
 }
 
-#[test]
-fn a_rewrite_whose_original_the_server_has_makes_way_for_it() -> Outcome {
-    let (_one, a) = device("a.db", 1);
-    let (_two, b) = device("b.db", 2);
-    let mut server = Server::default();
-    let id = a.create(json!({ "title": "one", "stars": 0 }))?;
-    server.push(&a)?;
-    server.pull(&b)?;
-    a.title(id, "refused at first")?;
-    a.edit(id, vec![stars(1)])?;
-    a.hand_over(&b)?;
-    // a gives the first of the two up, and is slow to push; the server changes its mind about b's.
-    server.push_but(&a, holding("refused at first"))?;
-    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
-    server.push(&b)?;
-    a.edit(id, vec![stars(10)])?;
-    for _ in 0..2 {
-        server.push(&a)?;
-        server.pull(&a)?;
-    }
-    server.pull(&b)?;
-    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
-    assert_eq!((&a.state(id)?["title"], &a.state(id)?["stars"]), (&json!("refused at first"), &json!(11)));
-    let rewrites = server.rows.iter().filter(|row| row.offered.change.rewrite_of().is_some()).count();
-    assert_eq!(rewrites, 1, "of what was built on the rewrite");
-    let known: Vec<Change> = server.rows.iter().map(|row| row.offered.change.clone()).collect();
-    assert!(
-        known.iter().all(|change| change.rewrite_of().is_none_or(|it| known.iter().all(|c| c.hash() != it.original)))
-    );
-    Ok(())
-}
-
 /// The births of text and counter are refused along with the edit that came with them.
 #[test]
 fn g07_later_edits_of_what_a_discarded_change_began_are_kept() -> Outcome {
@@ -235,7 +188,7 @@ fn g07_later_edits_of_what_a_discarded_change_began_are_kept() -> Outcome {
     assert_eq!(a.refused()?.len(), 3);
     a.edit(id, vec![Edit::Splice { field: field("body"), at: 6, delete: 0, insert: "later".to_owned() }])?;
     a.edit(id, vec![stars(1)])?;
-    let done = a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    let done = a.discard(id)?;
     assert_eq!(done, Discarded { discarded: 1, rewritten: 2, left_alone: 0 });
     assert_eq!((a.state(id)?["body"].clone(), a.state(id)?["stars"].clone()), (json!("later"), json!(1)));
     assert!(a.refused()?.is_empty());
@@ -244,60 +197,6 @@ fn g07_later_edits_of_what_a_discarded_change_began_are_kept() -> Outcome {
     let (_two, b) = device("b.db", 2);
     server.pull(&b)?;
     assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
-    Ok(())
-}
-
-/// What a peer has brought waits for a change that has been written again here. Then a server has taken all of it.
-#[test]
-fn g07_what_has_waited_here_yields_to_the_same_from_a_server() -> Outcome {
-    let (_one, a) = device("a.db", 1);
-    let (_two, b) = device("b.db", 2);
-    let mut server = Server::default();
-    let id = a.create(json!({ "title": "one", "stars": 0 }))?;
-    a.title(id, "poison")?;
-    a.edit(id, vec![stars(1)])?;
-    a.edit(id, vec![stars(10)])?;
-    a.hand_over(&b)?;
-    let last =
-        b.store.write(move |write| write.changes_beyond(&space(), id, &anabranch_core::Heads::default())).wait()?;
-    server.push_but(&a, holding("poison"))?;
-    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
-    let last = last.into_iter().rev().take(1).collect();
-    let received = a.store.write(move |write| write.apply_peer(&space(), last)).wait()?;
-    assert_eq!(received.orphaned, 1);
-    server.push(&b)?;
-    server.pull(&a)?;
-    server.push(&a)?;
-    assert!(a.outbox()?.is_empty());
-    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
-    assert_eq!((&a.state(id)?["title"], &a.state(id)?["stars"]), (&json!("poison"), &json!(11)));
-    Ok(())
-}
-
-/// The server has what another has discarded, and knows that it is here, so that it does not send it.
-#[test]
-fn g10_nothing_is_discarded_for_another_s_sake_in_the_middle_of_a_reconcile() -> Outcome {
-    let (_one, a) = device("a.db", 1);
-    let (_two, b) = device("b.db", 2);
-    let mut server = Server::default();
-    let id = a.create(json!({ "title": "one", "stars": 0 }))?;
-    server.push(&a)?;
-    server.pull(&b)?;
-    a.title(id, "poison")?;
-    a.edit(id, vec![stars(1)])?;
-    a.hand_over(&b)?;
-    server.push_but(&a, holding("poison"))?;
-    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
-    server.push(&a)?;
-    let owing = WriteBatch { owes_reconcile: true, ..WriteBatch::empty(space(), LINEAGE) };
-    b.store.write(move |write| write.apply_batch(1, owing)).wait()?;
-    server.pull(&b)?;
-    assert_eq!((&b.state(id)?["title"], &b.state(id)?["stars"]), (&json!("poison"), &json!(1)));
-    server.push(&b)?;
-    assert!(b.outbox()?.is_empty());
-    server.pull(&a)?;
-    assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
-    assert_eq!(a.state(id)?["title"], "poison");
     Ok(())
 }
 
@@ -319,80 +218,12 @@ fn g10_what_a_server_shows_in_a_reconcile_does_not_wait_for_it_any_more() -> Out
     let offers = WriteBatch { offers: vec![shown], ..WriteBatch::empty(space(), LINEAGE) };
     b.store.write(move |write| write.apply_batch(1, offers)).wait()?;
     assert_eq!((b.outbox()?.len(), b.refused()?.len()), (1, 0), "what is beyond waits, and nothing else");
-    let discard = b.store.write(move |write| write.discard(&space(), id, None)).wait();
+    let discard = b.discard(id);
     assert!(matches!(discard, Err(StoreError::NotRefused(_))), "{discard:?}");
     server.push_but(&b, holding("poison"))?;
     assert!(b.outbox()?.is_empty(), "it went, although what it builds on would be turned down");
     server.pull(&a)?;
     assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()));
-    Ok(())
-}
-
-/// A change has waited for what another has discarded. Now the server brings that, and the other's form at once.
-#[test]
-fn g10_of_two_forms_that_come_at_once_one_is_taken() -> Outcome {
-    let ((_one, a), (_two, b), (_three, c)) = (device("a.db", 1), device("b.db", 2), device("c.db", 3));
-    let mut server = Server::default();
-    let id = a.create(json!({ "title": "one" }))?;
-    server.push(&a)?;
-    server.pull(&b)?;
-    server.pull(&c)?;
-    a.title(id, "poison")?;
-    let known = a.store.read(|read| read.heads_of(&space(), id))?;
-    a.edit(id, vec![stars(1)])?;
-    let later = a.store.write(move |write| write.changes_beyond(&space(), id, &known)).wait()?;
-    let waits = b.store.write(move |write| write.apply_peer(&space(), later)).wait()?;
-    assert!(waits.orphaned > 0, "{waits:?}");
-    a.hand_over(&c)?;
-    server.push_but(&c, holding("poison"))?;
-    assert!(c.store.write(move |write| write.discard(&space(), id, None)).wait()?.rewritten > 0);
-    server.push(&c)?;
-    server.push(&a)?;
-    server.pull(&b)?;
-    assert_eq!(b.outbox()?.len(), 0, "nothing is offered in another form");
-    server.pull(&a)?;
-    server.pull(&c)?;
-    let digests = b.digests()?;
-    assert_eq!((digests.0, digests, digests), (server.digest(), a.digests()?, c.digests()?));
-    assert_eq!((&b.state(id)?["title"], &b.state(id)?["stars"]), (&json!("poison"), &json!(1)));
-    Ok(())
-}
-
-/// What a peer brings waits for its past, and so does what another has written instead of a part of it. When the past
-/// comes, one of the two forms stands, which depends on their hashes. Then the other comes again, with what builds on it.
-#[test]
-fn g10_what_builds_on_a_form_that_made_way_is_taken() -> Outcome {
-    let mut made_way = 0;
-    for seed in 1..=6 {
-        let ((_one, a), (_two, b)) = (device("a.db", seed), device("b.db", 100));
-        let mut server = Server::default();
-        let id = a.create(json!({ "title": "one" }))?;
-        let heads = || a.store.read(|read| read.heads_of(&space(), id));
-        let hand_over = |known| {
-            let beyond = a.store.write(move |write| write.changes_beyond(&space(), id, &known)).wait()?;
-            b.store.write(move |write| write.apply_peer(&space(), beyond)).wait()
-        };
-        let born = heads()?;
-        a.title(id, "poison")?;
-        a.edit(id, vec![stars(1)])?;
-        hand_over(born.clone())?;
-        Server::default().push_but(&a, holding("poison"))?;
-        a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
-        assert!(hand_over(born)?.orphaned > 0);
-        a.hand_over(&b)?;
-        let there = b.store.read(|read| read.heads_of(&space(), id))?;
-        made_way += usize::from(!heads()?.hashes().iter().all(|head| there.hashes().contains(head)));
-        a.edit(id, vec![stars(10)])?;
-        a.hand_over(&b)?;
-        server.push(&a)?;
-        server.pull(&b)?;
-        server.push(&b)?;
-        server.pull(&a)?;
-        assert!(a.outbox()?.is_empty() && b.outbox()?.is_empty(), "seed {seed}: something is pushed in vain");
-        assert_eq!((a.digests()?, a.digests()?.0), (b.digests()?, server.digest()), "seed {seed}");
-        assert_eq!(a.state(id)?["stars"], 11, "seed {seed}");
-    }
-    assert!((1..6).contains(&made_way), "both happen: {made_way}");
     Ok(())
 }
 
@@ -406,11 +237,11 @@ fn g07_what_was_written_again_and_discarded_does_not_come_back_from_a_peer() -> 
     a.title(id, "poison")?;
     a.edit(id, vec![stars(1)])?;
     server.push_but(&a, holding("venom"))?;
-    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    a.discard(id)?;
     a.hand_over(&b)?;
     assert_eq!(b.state(id)?["title"], "poison");
     server.push_but(&a, holding("poison"))?;
-    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    a.discard(id)?;
     b.hand_over(&a)?;
     assert_eq!((&a.state(id)?["title"], &a.state(id)?["stars"]), (&json!("one"), &json!(1)));
     // Unless the server has taken it.
@@ -441,7 +272,7 @@ fn what_another_server_has_is_not_discarded() -> Outcome {
     assert!(answered.len() > 1);
     let taken = WriteBatch { answered, ..WriteBatch::empty(space(), LINEAGE) };
     a.store.write(move |write| write.apply_batch(other, taken)).wait()?;
-    let discard = a.store.write(move |write| write.discard(&space(), id, None)).wait();
+    let discard = a.discard(id);
     assert!(matches!(discard, Err(StoreError::NotRefused(_))), "{discard:?}");
     assert_eq!((a.state(id)?["title"].clone(), a.refused()?.len()), (json!("poison"), 1));
     Ok(())
@@ -469,26 +300,7 @@ fn what_cannot_be_written_again_after_a_discard_is_set_aside() -> Outcome {
     let written = written.into_iter().map(|change| Envelope { change: change.into_bytes(), ..first.clone() }).collect();
     a.store.write(move |write| write.apply_peer(&space(), written)).wait()?;
     assert_eq!(a.state(id)?["title"], "two");
-    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    a.discard(id)?;
     assert_eq!((&a.state(id)?["title"], a.store.read(|read| read.totals())?.quarantined), (&json!("one"), 1));
-    Ok(())
-}
-
-/// Nobody writes twice under a derived name: a server that says so is not believed, and nothing is written again.
-#[test]
-fn a_fork_of_the_birth_of_a_text_waits_for_a_person() -> Outcome {
-    let (_folder, a) = device("a.db", 1);
-    let id = a.create(json!({ "title": "one", "body": "text" }))?;
-    let before = (a.digests()?, a.store.actor());
-    let items = a.store.outbox_page(1, OutboxRead { space: space(), changes: 100, bytes: 1 << 20 }).wait()?.items;
-    let answer = |(seq, item): (u64, &OutboxItem)| {
-        let change = Change::parse(item.envelope.change.clone()).expect("a change");
-        let fork = Answer::Rejected { code: RejectCode::Fork, message: "taken".to_owned(), retryable: false };
-        (item.key, if change.actor().is_derived() { fork } else { Answer::Accepted { seq } })
-    };
-    Server::answer(&a, (1..).zip(&items).map(answer).collect())?;
-    let refused = a.refused()?;
-    assert!(!refused.is_empty() && refused.iter().all(|entry| entry.entity == id), "{refused:?}");
-    assert_eq!(((a.digests()?, a.store.actor()), a.state(id)?["body"].clone()), (before, json!("text")));
     Ok(())
 }

@@ -215,7 +215,7 @@ fn what_was_discarded_does_not_come_back_as_another_s_rewrite() -> Outcome {
     a.hand_over(&c)?;
     server.push_but(&a, poison)?;
     let id = ids[0];
-    a.store.write(move |write| write.discard(&space(), id, None)).wait()?;
+    a.discard(id)?;
     // Another copy has taken the place of what is discarded; c writes that again behind it, not knowing.
     write(&b, id, "[b]")?;
     server.push(&b)?;

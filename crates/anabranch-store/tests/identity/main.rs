@@ -3,6 +3,7 @@
 mod device;
 mod discarding;
 mod forks;
+mod forms;
 #[path = "../support/log.rs"]
 mod log;
 mod server;

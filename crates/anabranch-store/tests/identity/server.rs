@@ -13,6 +13,11 @@ pub(crate) const LINEAGE: Lineage = Lineage::from_bytes([7; 16]);
 
 pub(crate) use crate::log::Log as Server;
 
+/// Refuses changes that hold this text.
+pub(crate) fn holding(text: &'static str) -> impl Fn(&Envelope) -> bool {
+    move |envelope| envelope.change.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
 impl Server {
     /// Takes one page of what waits, but for what it refuses. `false` if nothing could be pushed now.
     pub(crate) fn push_page(&mut self, from: &Device, refuses: impl Fn(&Envelope) -> bool) -> Result<bool, StoreError> {
